@@ -1,0 +1,28 @@
+"""ConvTranspose2d -> multiply -> global average pool in one pass: Triton, CUDA C++ or plain torch."""
+
+from __future__ import annotations
+
+import torch
+
+from convgap.backends import BACKENDS, Status, status_of
+from convgap.module import ConvTranspose2dMultiplyGAP
+from convgap.ops import conv_transpose2d_multiply_gap, multiply_gap
+
+__all__ = [
+    "BACKENDS",
+    "ConvTranspose2dMultiplyGAP",
+    "Status",
+    "conv_transpose2d_multiply_gap",
+    "multiply_gap",
+    "status",
+]
+
+
+def status(device: torch.device | str | None = None) -> list[Status]:
+    """Each backend on `device` (default: the current CUDA device if there is one, else the CPU)."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return [status_of(name, device) for name in BACKENDS]

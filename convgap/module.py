@@ -1,0 +1,69 @@
+"""The operator as a module that holds an nn.ConvTranspose2d."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from convgap.ops import STRATEGIES, Size, conv_transpose2d_multiply_gap
+from convgap.backends import check_name
+
+
+class ConvTranspose2dMultiplyGAP(nn.Module):
+    """Global average pool of multiplier * ConvTranspose2d(x): [N, in, H, W] -> [N, out, 1, 1].
+
+    `conv_transpose` is an ordinary nn.ConvTranspose2d: same parameters, initialisation and state_dict
+    keys as a model that calls it step by step. The arguments are its own, and `multiplier`,
+    `strategy` and `backend` those of `conv_transpose2d_multiply_gap`. A tensor multiplier is kept as
+    it is given: pass an nn.Parameter to train it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        multiplier: float | Tensor = 1.0,
+        *,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        strategy: str = "collapsed",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_name(backend)
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
+        self.conv_transpose = nn.ConvTranspose2d(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self.multiplier = multiplier
+        self.strategy = strategy
+        self.backend = backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv_transpose
+        return conv_transpose2d_multiply_gap(
+            x,
+            conv.weight,
+            conv.bias,
+            multiplier=self.multiplier,
+            stride=conv.stride,  # pyright: ignore[reportArgumentType]
+            padding=conv.padding,  # pyright: ignore[reportArgumentType]
+            output_padding=conv.output_padding,  # pyright: ignore[reportArgumentType]
+            groups=conv.groups,
+            dilation=conv.dilation,  # pyright: ignore[reportArgumentType]
+            strategy=self.strategy,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        shown = self.multiplier if not isinstance(self.multiplier, Tensor) else tuple(self.multiplier.shape)
+        return f"multiplier={shown}, strategy={self.strategy!r}, backend={self.backend!r}"

@@ -1,0 +1,64 @@
+// What kernels.cu needs of the GPU beyond CUDA C++ itself. No header is included: half and bfloat16
+// are 16 bits of storage here, so compiling needs no CUDA toolkit headers and a third of the time.
+
+struct half { unsigned short bits; };
+struct bfloat16 { unsigned short bits; };
+
+template <class T, int N> struct alignas(sizeof(T) * N) vec { T at[N]; };
+
+__device__ __forceinline__ float widen(float value) { return value; }
+__device__ __forceinline__ double widen(double value) { return value; }
+__device__ __forceinline__ float widen(half value) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+    return wide;
+}
+__device__ __forceinline__ float widen(bfloat16 value) { return __uint_as_float((unsigned)value.bits << 16); }
+
+template <class T, class A> __device__ __forceinline__ T narrow(A value);
+template <> __device__ __forceinline__ float narrow<float, float>(float value) { return value; }
+template <> __device__ __forceinline__ float narrow<float, double>(double value) { return (float)value; }
+template <> __device__ __forceinline__ double narrow<double, double>(double value) { return value; }
+template <> __device__ __forceinline__ half narrow<half, float>(float value) {
+    half result;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+    return result;
+}
+template <> __device__ __forceinline__ bfloat16 narrow<bfloat16, float>(float value) {
+    bfloat16 result;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+    return result;
+}
+
+// Read-only path, and out of L1 first: every element of a plane is used once.
+template <int BYTES> struct load_bits;
+template <> struct load_bits<2> { static __device__ __forceinline__ void at(const void* p, void* to) {
+    asm("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(*(unsigned short*)to) : "l"(p)); } };
+template <> struct load_bits<4> { static __device__ __forceinline__ void at(const void* p, void* to) {
+    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(*(unsigned*)to) : "l"(p)); } };
+template <> struct load_bits<8> { static __device__ __forceinline__ void at(const void* p, void* to) {
+    unsigned* word = (unsigned*)to;
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "l"(p)); } };
+template <> struct load_bits<16> { static __device__ __forceinline__ void at(const void* p, void* to) {
+    unsigned* word = (unsigned*)to;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3]) : "l"(p)); } };
+template <class V> __device__ __forceinline__ V load_streaming(const V* p) {
+    V value;
+    load_bits<sizeof(V)>::at(p, &value);
+    return value;
+}
+
+// From L2, past an L1 that may be stale: for what other blocks of this launch have stored.
+__device__ __forceinline__ float load_coherent(const float* p) {
+    float value;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(p) : "memory");
+    return value;
+}
+__device__ __forceinline__ double load_coherent(const double* p) {
+    double value;
+    asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(value) : "l"(p) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }

@@ -1,0 +1,203 @@
+"""From sizes and strides to CUDA launches: specialisation, grids, workspace, limits.
+
+A call is prepared once per distinct (shapes, strides, alignment, dtype); after that it costs the
+allocation of its output and its launches. CUDA tensors go to NVRTC's code through CuPy's RawKernel,
+CPU tensors to the same source through `interpret`. Memory comes from torch alone, never from CuPy's
+pool: one allocator knows about streams and graph capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from math import ceil
+from typing import Any
+
+import torch
+
+from cupy_impl import plan
+from reference.calls import BackwardCall, ChainCall, TailCall, accumulator, check_grid
+from reference.layout import Layout, describe, pow2_at_least
+from reference.problem import Chain
+
+_ELEMENT = {torch.float32: "float", torch.float64: "double", torch.float16: "half", torch.bfloat16: "bfloat16"}
+_AXIS = {"planes": 1, "rows": 2, "columns": 3, "none": 3}
+
+
+@lru_cache(maxsize=None)
+def kernel_source() -> str:
+    """kernels.cu, which needs a device header before it: device.cuh, or the interpreter's own."""
+    return (files("cupy_impl") / "kernels.cu").read_text()
+
+
+@lru_cache(maxsize=None)
+def device_source() -> str:
+    """The whole translation unit for NVRTC."""
+    return (files("cupy_impl") / "device.cuh").read_text() + kernel_source()
+
+
+@dataclass(frozen=True)
+class Specialization:
+    """One kernel with all that fixes its code."""
+
+    kernel: str
+    constants: tuple[tuple[str, Any], ...]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Compiler options, without the architecture."""
+        macros = (f"-D{name}={int(v) if isinstance(v, bool) else v}" for name, v in self.constants)
+        return ("--std=c++17", f"-DKERNEL_{self.kernel}=1", *macros)
+
+
+@lru_cache(maxsize=None)
+def _launcher(special: Specialization) -> Callable[..., None]:
+    """launch(grid_x, grid_y, stream, *arguments) on the current CUDA device."""
+    import cupy
+
+    kernel = cupy.RawKernel(device_source(), special.kernel, options=special.options)
+
+    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
+        kernel((grid_x, grid_y), (plan.THREADS,), arguments, stream=_Stream(stream))
+
+    return launch
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    ptr: int
+
+
+@lru_cache(maxsize=None)
+def _interpreted(special: Specialization) -> Callable[..., None]:
+    """The same on the CPU."""
+    from cupy_impl import interpret
+
+    macros = tuple(option for option in special.options if option.startswith("-D"))
+    kernel = interpret.Module(kernel_source(), macros).function(special.kernel)
+
+    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
+        del stream
+        kernel((grid_x, grid_y), plan.THREADS, arguments)
+
+    return launch
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A prepared launch: which code and how many blocks."""
+
+    special: Specialization
+    grid: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        check_grid(self.grid)
+
+    def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
+        pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+        if device.type == "cpu":
+            _interpreted(self.special)(*self.grid, stream, *pointers)
+            return
+        with torch.cuda.device(device):
+            _launcher(self.special)(*self.grid, stream, *pointers)
+
+
+def _specialize(
+    kernel: str, layout: Layout, tile: plan.Tile | None, dtype: torch.dtype, constants: dict[str, Any]
+) -> Specialization:
+    fixed: dict[str, Any] = {
+        "ELEMENT": _ELEMENT[dtype],
+        "ACC": _ELEMENT[accumulator(dtype)],
+        # A merged plane can be longer than 2^31; everything else keeps 32-bit rows and columns.
+        "SIZE": "index_t" if max(layout.h, layout.w) >= 2**31 else "int",
+        "THREADS": plan.THREADS,
+    }
+    if tile is not None:
+        fixed |= {"VEC": layout.vector, "AXIS": _AXIS[layout.unit], "ROWS": tile.ROWS}
+        fixed |= {"BP": tile.BP, "BR": tile.BR, "BC": tile.BC}
+    return Specialization(kernel, tuple((fixed | constants).items()))
+
+
+def _geometry(problem: Chain) -> dict[str, int]:
+    (KH, KW), (SH, SW) = problem.kernel, problem.stride
+    (PH, PW), (DH, DW) = problem.padding, problem.dilation
+    return {"KH": KH, "KW": KW, "SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
+
+
+@lru_cache(maxsize=4096)
+def prepare_tail(
+    shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
+) -> TailCall:
+    """Prepare multiply + average pool of y [n, c, h, w]; `alignment` is the address modulo 16."""
+    layout = describe(shape, stride, dtype.itemsize, alignment, whole_planes=True)
+    tile = plan.tile(layout, layout.c, dtype.itemsize)
+    single = tile.parts == 1
+    constants = {"TENSOR": tensor, "SINGLE": single, "FR": plan.FINISH}
+    special = _specialize("multiply_gap", layout, tile, dtype, constants)
+    tiles = layout.n * tile.blocks(layout.c)
+    return TailCall(
+        layout,
+        Launch(special, (tiles * tile.parts, 1)),
+        0 if single else tiles * tile.parts * tile.BP,
+        0 if single else tiles,
+    )
+
+
+@lru_cache(maxsize=4096)
+def prepare_chain(
+    problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
+) -> ChainCall:
+    """Prepare the chain on x of `problem.in_shape`; `alignment` is its address modulo 16."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
+    G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
+    geometry = _geometry(problem)
+    output = {"TENSOR": tensor, "BIAS": problem.bias}
+
+    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    band_sums = _specialize("band_sums", layout, tile, dtype, geometry)
+    step = plan.CONTRACT
+    contract = _specialize(
+        "contract", layout, None, dtype, {**output, **geometry, "BN": step.BN, "BCO": step.BCO}
+    )
+
+    own = plan.tile(layout, CI, dtype.itemsize, problem.kernel)
+    rows = own.blocks(CI) * own.parts
+    width = pow2_at_least(CO)
+    fused = None
+    if plan.one_launch(problem, own):
+        constants = {**output, **geometry, "BCO": width, "FR": plan.FINISH}
+        special = _specialize("band_sums_contract", layout, own, dtype, constants)
+        fused = Launch(special, (problem.n * G * rows, 1))
+    return ChainCall(
+        layout,
+        tile.parts,
+        Launch(band_sums, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
+        Launch(contract, (ceil(problem.n / step.BN), G * ceil(CO / step.BCO))),
+        fused,
+        problem.n * G * rows * width,
+        problem.n * G,
+    )
+
+
+@lru_cache(maxsize=4096)
+def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype) -> BackwardCall:
+    """Prepare the gradients; dx has `stride` and, fresh from the allocator, an aligned address."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
+    KH, KW = problem.kernel
+    G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
+    geometry = _geometry(problem)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    step = plan.EXPAND
+    expand = _specialize(
+        "expand", layout, None, dtype, {"KK": KH * KW, "BN": step.BN, "BK": step.BK}
+    )
+    band_fill = _specialize("band_fill", layout, tile, dtype, geometry)
+    weight_grad = _specialize("weight_grad", layout, None, dtype, geometry)
+    return BackwardCall(
+        layout,
+        Launch(expand, (ceil(problem.n / step.BN), G * ceil(CI * KH * KW / step.BK))),
+        Launch(band_fill, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
+        Launch(weight_grad, (problem.c_in, ceil(CO * KH * KW / plan.THREADS))),
+    )

@@ -1,0 +1,101 @@
+"""Launch constants of the CUDA kernels. They depend on C, H, W, dtype and layout, never on N."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from reference.layout import Layout, pow2_at_least
+from reference.problem import Chain
+
+THREADS = 256
+"""Threads per block: eight blocks fill a multiprocessor and hide each other's epilogues."""
+
+TILE_BYTES = 16 * 1024
+"""Bytes one block has in flight: 64 per thread, four 16-byte loads."""
+
+PART_BYTES = 64 * 1024
+"""Bytes of a plane that one block reads: long enough to hide its start and end, short enough that
+one large sample already fills the card."""
+
+KEPT = 2048
+"""Column sums (BP x KH x BC) and band sums (BP x KH x KW) in shared memory: 8 KiB each in float32."""
+
+FINISH = 8
+"""Partial outputs that a thread of the last block loads at a time."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """BP planes x BR rows x BC columns per step; ROWS rows x BC columns per block; parts per plane."""
+
+    BP: int
+    BR: int
+    BC: int
+    ROWS: int
+    parts: int
+
+    def blocks(self, planes: int) -> int:
+        """Blocks for one sample and one group of `planes` planes, without the parts."""
+        return ceil(planes / self.BP)
+
+
+def pow2_at_most(value: int) -> int:
+    """Largest power of two <= value, at least 1."""
+    return 1 << max(value.bit_length() - 1, 0)
+
+
+def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (1, 1)) -> Tile:
+    """Tile for planes of `layout`, of which `planes` belong together (all, or those of one group)."""
+    size = TILE_BYTES // itemsize
+    kept = pow2_at_most(KEPT // kernel[0])
+    most = pow2_at_most(KEPT // (kernel[0] * kernel[1]))
+    c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
+    c = min(c, most)
+    if layout.unit == "planes":
+        # 256 bytes of neighbouring planes: two whole lines of the L2.
+        BP = min(c, 256 // itemsize)
+        BC = min(w, max(1, kept // BP), max(1, THREADS * layout.vector // BP))
+        BR = min(h, max(1, size // (BP * BC)))
+    elif layout.unit == "rows":
+        BR = min(h, size if w == 1 else 256)
+        BC = min(w, 16)
+        # At least 16 lanes stay on one column, so that their loads share whole sectors.
+        lanes = min(16, max(1, BR // layout.vector))
+        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS // lanes // BC))
+    else:
+        BC = min(w, 1024 if layout.vector > 1 else THREADS, kept)
+        BR = min(h, max(1, size // BC))
+        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS * layout.vector // BC))
+    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+    ROWS = min(ROWS, ceil(layout.h / BR) * BR)
+    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC))
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """BN samples x BCO outputs, or BK (ci, tap) pairs, per block of the small matrix products."""
+
+    BN: int
+    BCO: int
+    BK: int
+
+
+CONTRACT = Contraction(BN=4, BCO=16, BK=1)
+"""16 lanes share a weight row's sectors; the other 16-fold of threads splits the sum over k."""
+
+EXPAND = Contraction(BN=4, BCO=1, BK=32)
+"""A warp reads neighbouring (ci, tap) pairs; eight warps split the sum over the outputs."""
+
+
+def one_launch(problem: Chain, chosen: Tile) -> bool:
+    """Whether each block contracts its own band sums and the last one of a sample finishes.
+
+    That reads the weights of a block's planes once per sample, so they must be small beside the
+    planes (an eighth: L2 gives that away), one thread per output, and leave few rows to the finish.
+    """
+    taps = problem.kernel[0] * problem.kernel[1]
+    ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
+    plane = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
+    rows = chosen.blocks(ci) * chosen.parts
+    return co * taps * 8 <= plane and pow2_at_least(co) <= THREADS and rows * co <= 32 * 1024

@@ -1,0 +1,1 @@
+"""The lab: cases, their inputs and truth, comparison, timing, reports."""

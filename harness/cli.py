@@ -1,0 +1,55 @@
+"""The command line. A command is a module with SUMMARY, add_arguments(parser) and run(args) -> exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from harness.errors import UsageError
+
+DEFAULT = "compare"
+COMMANDS = {
+    "compare": "harness.bench",
+    "check": "harness.check",
+    "doctor": "harness.doctor",
+    "diff": "harness.diff",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; 2, after one line on standard error, for bad usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in ("-h", "--help")):
+        arguments.insert(0, DEFAULT)
+    _interpret_without_gpu()
+    args = _parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except UsageError as error:
+        print(f"bench.py {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _interpret_without_gpu() -> None:
+    """Triton decides when a kernel is decorated whether to interpret it: call before anything imports it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench.py",
+        description="Compare the backends of one operator: are they right, and how fast are they?",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, module in COMMANDS.items():
+        command = import_module(module)
+        sub = commands.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser

@@ -1,0 +1,77 @@
+"""Command-line options that several commands share: which cases, which rows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+from harness import shapes
+from harness.cases import LAYOUTS, Case, select
+from harness.errors import UsageError
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+def words(text: str) -> list[str]:
+    """Words of a comma-separated option."""
+    return [word for word in (part.strip() for part in text.split(",")) if word]
+
+
+def add_case_options(parser: argparse.ArgumentParser) -> None:
+    """Options that choose cases and rows."""
+    group = parser.add_argument_group("cases and rows (lists are separated by commas)")
+    group.add_argument(
+        "--cases",
+        type=words,
+        metavar="LIST",
+        help="sets (headline, grid, edge), names or globs such as 'tail/*'",
+    )
+    group.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="SHAPE",
+        help=f"a case of your own: {shapes.USAGE['chain']}, or {shapes.USAGE['tail']}; may be repeated",
+    )
+    group.add_argument("--op", choices=("chain", "tail"), help="only this operator")
+    group.add_argument(
+        "--dtype", type=words, metavar="LIST", help=f"run the cases in these dtypes: {', '.join(DTYPES)}"
+    )
+    group.add_argument(
+        "--layout", type=words, metavar="LIST", help=f"run the cases in these layouts: {', '.join(LAYOUTS)}"
+    )
+    group.add_argument("--backends", type=words, metavar="LIST", help="only these rows")
+    group.add_argument(
+        "--seed", type=int, default=0, help="seed of the inputs and of the order of rows (default: 0)"
+    )
+
+
+def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool) -> list[Case]:
+    """Cases of the command line, at the size that fits the machine. UsageError for what does not exist."""
+    for name, values, known in (("dtype", args.dtype, DTYPES), ("layout", args.layout, LAYOUTS)):
+        if unknown := [value for value in values or [] if value not in known]:
+            raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
+    try:
+        own = [Case(f"shape/{text}", shapes.parse(text), "given on the command line") for text in args.shape]
+        named = list(select(args.cases or default, op=args.op, gpu=gpu)) if args.cases or not own else []
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    cases = [*named, *(case for case in own if args.op in (None, case.op))]
+    if not gpu:
+        cases = [case.small() for case in cases]
+    cases = [
+        _variant(case, dtype, layout)
+        for case, dtype, layout in product(cases, args.dtype or [None], args.layout or [None])
+    ]
+    if not cases:
+        raise UsageError(f"no case is left: --op {args.op} excludes all that were chosen")
+    return [replace(case, seed=case.seed + args.seed) for case in cases]
+
+
+def _variant(case: Case, dtype: str | None, layout: str | None) -> Case:
+    """The case in another dtype or layout, and its name says so."""
+    dtype, layout = dtype or case.dtype, layout or case.layout
+    odd = [new for new, old in ((dtype, case.dtype), (layout, case.layout)) if new != old]
+    return replace(case, name="@".join([case.name, *odd]), dtype=dtype, layout=layout)

@@ -1,0 +1,66 @@
+"""What a kernel set prepares for a call: its launches and the workspace they need.
+
+Both kernel sets take the same arguments in the same order, so what happens between tensors and
+launches is written once (convgap/execute.py) and served by either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from reference.layout import Layout
+
+
+class Launch(Protocol):
+    """A kernel with its code, grid and block fixed. Pointers are given as tensors."""
+
+    grid: tuple[int, int]
+
+    def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class TailCall:
+    """`partials` accumulators and `counters` int32 zeros: none where one block holds a plane."""
+
+    layout: Layout
+    multiply_gap: Launch
+    partials: int
+    counters: int
+
+
+@dataclass(frozen=True)
+class ChainCall:
+    """Either band_sums_contract with its workspace (where one launch serves), or band_sums, then contract."""
+
+    layout: Layout
+    parts: int
+    band_sums: Launch
+    contract: Launch
+    band_sums_contract: Launch | None
+    partials: int
+    counters: int
+
+
+@dataclass(frozen=True)
+class BackwardCall:
+    """expand, then band_fill, make dx; weight_grad makes dweight from the saved band sums."""
+
+    layout: Layout
+    expand: Launch
+    band_fill: Launch
+    weight_grad: Launch
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """float64 accumulates in itself, everything else in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_grid(grid: tuple[int, int]) -> None:
+    """Refuse what CUDA cannot launch. Raises ValueError."""
+    if grid[0] >= 2**31 or grid[1] >= 2**16:
+        raise ValueError(f"sizes: expected a grid within CUDA's 2**31 - 1 x 65535 blocks, they need {grid}")

@@ -1,0 +1,62 @@
+"""How a 4-D tensor lies in memory, in the terms that a kernel's tiles are chosen by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import Literal
+
+Unit = Literal["planes", "rows", "columns", "none"]
+
+
+def pow2_at_least(value: int) -> int:
+    """Smallest power of two >= value, at least 1."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes and strides of [n, c, h, w], in elements.
+
+    unit    the axis along which neighbours are adjacent in memory
+    vector  elements of a 16-byte (or narrower) access that stays aligned everywhere along `unit`
+    """
+
+    n: int
+    c: int
+    h: int
+    w: int
+    stride: tuple[int, int, int, int]
+    unit: Unit
+    vector: int
+
+
+def describe(
+    shape: tuple[int, ...], stride: tuple[int, ...], itemsize: int, address: int, *, whole_planes: bool
+) -> Layout:
+    """Layout of a tensor of 4-D `shape` at `address` (bytes; only its alignment matters).
+
+    With whole_planes every element of a plane counts alike, so that rows and columns that lie in one
+    run are merged into one long column: [n, c, h * w, 1]. Without it rows are cut at band edges,
+    which no alignment along the rows survives.
+    """
+    n, c, h, w = shape
+    sn, sc, sh, sw = stride
+    if whole_planes and (w == 1 or h == 1 or sh == w * sw):
+        sh, sw = (sh if w == 1 else sw), 0
+        h, w = h * w, 1
+    if w > 1 and sw == 1:
+        unit: Unit = "columns"
+    elif h > 1 and sh == 1:
+        unit = "rows"
+    elif c > 1 and sc == 1:
+        unit = "planes"
+    else:
+        unit = "none"
+    axes = {"planes": 1, "rows": 2, "columns": 3}
+    vector = 1
+    if unit != "none" and not (unit == "rows" and not whole_planes) and address % itemsize == 0:
+        along = axes[unit]
+        steps = [s for axis, s in enumerate((sn, sc, sh, sw)) if axis != along and (n, c, h, w)[axis] > 1]
+        vector = gcd(16 // itemsize, address // itemsize, (n, c, h, w)[along], *steps)
+    return Layout(n, c, h, w, (sn, sc, sh, sw), unit, vector)

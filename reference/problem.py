@@ -1,0 +1,122 @@
+"""One operator call as plain numbers: sizes, bands, compulsory bytes. Pure Python, no tensors.
+
+The chain is linear, so the convolution output never has to exist. Kernel tap (kh, kw) sends input
+element (h, w) to output element (h*s - p + kh*d, w*s - p + kw*d), and the element counts only if
+that lands inside the output. So a tap sees one rectangle of the input: a *row band* times a
+*column band*. With T[n, ci, kh, kw] the sum of x over the band of tap (kh, kw),
+
+    out[n, co] = multiplier * (bias[co] + 1/(Hout*Wout) * sum over ci in the group, kh, kw of
+                               T[n, ci, kh, kw] * weight[ci, co, kh, kw])
+
+Both ends of the bands fall as k grows. Therefore [lo(0), hi(K-1)) lies inside every band: it is
+the *core*, streamed once; the few rows before and after it are the *rims*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+Band = tuple[int, int]
+
+
+def band(k: int, size: int, out_size: int, stride: int, padding: int, dilation: int) -> Band:
+    """Input interval [lo, hi) that kernel index k sends inside [0, out_size); empty if lo >= hi."""
+    lo = (max(padding - k * dilation, 0) + stride - 1) // stride
+    hi = min(size, max(out_size - 1 + padding - k * dilation + stride, 0) // stride)
+    return lo, hi
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Sizes of one multiply + global average pool: y [n, c, h, w] -> out [n, c, 1, 1]."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+
+    @property
+    def in_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.c, self.h, self.w
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.c, 1, 1
+
+    def compulsory_bytes(self, itemsize: int) -> int:
+        """Each input element read once, each output written once."""
+        return itemsize * (prod(self.in_shape) + prod(self.out_shape))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Sizes of one conv_transpose2d + multiply + global average pool.
+
+    x [n, c_in, h, w], weight [c_in, c_out / groups, *kernel] -> out [n, c_out, 1, 1].
+    """
+
+    n: int
+    c_in: int
+    c_out: int
+    h: int
+    w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    output_padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    bias: bool = True
+
+    @property
+    def in_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.c_in, self.h, self.w
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return self.c_in, self.c_out // self.groups, *self.kernel
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.c_out, 1, 1
+
+    @property
+    def conv_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the convolution output, which only the literal operator ever stores."""
+        return self.n, self.c_out, self.out_size(0), self.out_size(1)
+
+    def out_size(self, axis: int) -> int:
+        """Rows (axis 0) or columns (axis 1) of the convolution output, as torch defines them."""
+        size = (self.h, self.w)[axis]
+        return (
+            (size - 1) * self.stride[axis]
+            - 2 * self.padding[axis]
+            + self.dilation[axis] * (self.kernel[axis] - 1)
+            + self.output_padding[axis]
+            + 1
+        )
+
+    def bands(self, axis: int) -> tuple[Band, ...]:
+        """Row (axis 0) or column (axis 1) band of each kernel index."""
+        size, out = (self.h, self.w)[axis], self.out_size(axis)
+        return tuple(
+            band(k, size, out, self.stride[axis], self.padding[axis], self.dilation[axis])
+            for k in range(self.kernel[axis])
+        )
+
+    def covered(self, axis: int) -> int:
+        """Rows or columns that at least one band holds: the only ones that are ever read."""
+        reach = end = 0
+        for lo, hi in sorted(b for b in self.bands(axis) if b[0] < b[1]):
+            reach += max(0, hi - max(lo, end))
+            end = max(end, hi)
+        return reach
+
+    def compulsory_bytes(self, itemsize: int) -> int:
+        """The covered part of x, the weight and the bias read once, the output written once."""
+        x = self.n * self.c_in * self.covered(0) * self.covered(1)
+        return itemsize * (x + prod(self.weight_shape) + self.bias * self.c_out + prod(self.out_shape))
+
+
+Problem = Chain | Tail

@@ -1,0 +1,1 @@
+"""The operator as Triton kernels; `launch` holds what a caller uses."""

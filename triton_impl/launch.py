@@ -1,0 +1,278 @@
+"""From sizes and strides to Triton launches: specialisation, grids, workspace, limits.
+
+A call is prepared once per distinct (shapes, strides, alignment, dtype); after that it costs the
+allocation of its output and its launches. The compiled kernels are launched directly: the JIT's own
+launch binds and inspects every argument again on each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, gcd
+from typing import Any
+
+import torch
+import triton
+from triton.compiler import ASTSource
+from triton.runtime.interpreter import InterpretedFunction
+
+from reference.calls import BackwardCall, ChainCall, TailCall, accumulator, check_grid
+from reference.layout import Layout, describe, pow2_at_least
+from reference.problem import Chain
+from triton_impl import kernels, plan
+
+INTERPRETED = isinstance(kernels.multiply_gap, InterpretedFunction)
+"""Whether TRITON_INTERPRET was set when the kernels were decorated: then they run on CPU tensors."""
+
+_POINTER = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+}
+
+
+@dataclass(frozen=True)
+class Specialization:
+    """One kernel with all that fixes its code."""
+
+    kernel: Any
+    types: tuple[str, ...]
+    """Triton types of the run-time parameters, in order."""
+    constants: tuple[tuple[str, Any], ...]
+    """The constexpr parameters, in order, and strides that are 1."""
+    divisible: tuple[tuple[str, int], ...]
+    """Parameters known to be multiples of a number, for wide accesses."""
+
+    def source(self) -> ASTSource:
+        names = self.kernel.arg_names
+        signature = dict(zip(names, self.types, strict=False))
+        constants = dict(self.constants)
+        signature |= dict.fromkeys(constants, "constexpr")
+        attrs = {
+            (names.index(name),): [["tt.divisibility", by]]
+            for name, by in self.divisible
+            if name not in constants
+        }
+        return ASTSource(self.kernel, signature, constants, attrs)
+
+    def compile(self, target: Any = None) -> Any:
+        """The compiled kernel for `target` (a GPUTarget), or for the current device."""
+        # Fusing a product into a sum is one rounding less; the default of this flag has changed
+        # between Triton releases, the bits of a result should not.
+        options = {"num_warps": plan.WARPS, "enable_fp_fusion": True}
+        return triton.compile(self.source(), target=target, options=options)
+
+
+@lru_cache(maxsize=None)
+def _launcher(special: Specialization, device: int) -> Callable[..., None]:
+    """launch(grid_x, grid_y, stream, *run-time arguments) on CUDA device number `device`."""
+    compiled = special.compile()
+    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+    fixed = tuple(value for name, value in special.constants if not name.startswith("stride_"))
+
+    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
+        run(grid_x, grid_y, 1, stream, function, packed, None, None, None, *arguments, *fixed)
+
+    return launch
+
+
+def _interpret(special: Specialization) -> Callable[..., None]:
+    constants = {name: value for name, value in special.constants if not name.startswith("stride_")}
+
+    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
+        del stream
+        special.kernel[(grid_x, grid_y)](*arguments, **constants)
+
+    return launch
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A prepared launch: which code and how many programs."""
+
+    special: Specialization
+    grid: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        check_grid(self.grid)
+
+    def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
+        if INTERPRETED:
+            _interpret(self.special)(*self.grid, stream, *arguments)
+            return
+        pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+        with torch.cuda.device(device):
+            _launcher(self.special, device.index)(*self.grid, stream, *pointers)
+
+
+def _integers(layout: Layout) -> str:
+    """Type of H and W: 32 bits unless a merged plane is longer than that."""
+    return "i64" if max(layout.h, layout.w) >= 2**31 else "i32"
+
+
+def _access(layout: Layout, pointer: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """(constant strides, divisibility) that let the compiler use accesses of `layout.vector` elements."""
+    unit = {"planes": "stride_c", "rows": "stride_h", "columns": "stride_w"}.get(layout.unit)
+    divisible = {}
+    if unit and layout.vector > 1:
+        size = {"planes": "C", "rows": "H", "columns": "W"}[layout.unit]
+        strides = {"stride_n", "stride_c", "stride_h", "stride_w"} - {unit}
+        divisible = {pointer: 16, size: layout.vector} | dict.fromkeys(sorted(strides), layout.vector)
+    return ({unit: 1} if unit else {}), divisible
+
+
+def _specialize(
+    kernel: Any,
+    types: list[str],
+    constants: dict[str, Any],
+    access: tuple[dict[str, Any], dict[str, int]] = ({}, {}),
+) -> Specialization:
+    strides, divisible = access
+    return Specialization(
+        kernel, tuple(types), tuple((strides | constants).items()), tuple(divisible.items())
+    )
+
+
+def _triton_type(dtype: torch.dtype) -> Any:
+    return triton.language.float64 if dtype == torch.float64 else triton.language.float32
+
+
+def _geometry(problem: Chain) -> dict[str, int]:
+    (SH, SW), (PH, PW), (DH, DW) = problem.stride, problem.padding, problem.dilation
+    return {"SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
+
+
+@lru_cache(maxsize=4096)
+def prepare_tail(
+    shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
+) -> TailCall:
+    """Prepare multiply + average pool of y [n, c, h, w]; `alignment` is the address modulo 16."""
+    layout = describe(shape, stride, dtype.itemsize, alignment, whole_planes=True)
+    acc = accumulator(dtype)
+    chosen = plan.tile(layout, layout.c, dtype.itemsize)
+    pointer, acc_pointer, size = _POINTER[dtype], _POINTER[acc], _integers(layout)
+    types = [pointer, pointer, acc_pointer, "*i32", acc_pointer, *["i64"] * 6, "fp64", "i32", size, size]
+    constants = {
+        "ROWS": chosen.ROWS,
+        "TENSOR": tensor,
+        "SINGLE": chosen.parts == 1,
+        "ACC": _triton_type(acc),
+        "BP": chosen.BP,
+        "BR": chosen.BR,
+        "BC": chosen.BC,
+        "FR": plan.finish_rows(chosen.BP),
+    }
+    special = _specialize(kernels.multiply_gap, types, constants, _access(layout, "y"))
+    tiles = layout.n * chosen.blocks(layout.c)
+    single = chosen.parts == 1
+    return TailCall(
+        layout,
+        Launch(special, (tiles * chosen.parts, 1)),
+        0 if single else tiles * chosen.parts * chosen.BP,
+        0 if single else tiles,
+    )
+
+
+@lru_cache(maxsize=4096)
+def prepare_chain(
+    problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
+) -> ChainCall:
+    """Prepare the chain on x of `problem.in_shape`; `alignment` is its address modulo 16."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
+    acc = accumulator(dtype)
+    ACC, pointer, acc_pointer, size = _triton_type(acc), _POINTER[dtype], _POINTER[acc], _integers(layout)
+    KH, KW = problem.kernel
+    G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
+    bands = {"KH": KH, "KW": KW, "KHP": pow2_at_least(KH), **_geometry(problem)}
+    output = {"TENSOR": tensor, "BIAS": problem.bias, "ACC": ACC}
+    strides, divisible = _access(layout, "x")
+
+    tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
+    band_sums = _specialize(
+        kernels.band_sums,
+        [pointer, acc_pointer, *["i64"] * 4, "i32", *[size] * 4],
+        {"ROWS": tile.ROWS, "ACC": ACC, **bands, "BP": tile.BP, "BR": tile.BR, "BC": tile.BC},
+        (strides, divisible),
+    )
+    step = plan.CONTRACT
+    contract = _specialize(
+        kernels.contract,
+        [acc_pointer, *[pointer] * 3, acc_pointer, "i64", "i64", "fp64", "fp64", *["i32"] * 5, *[size] * 4],
+        {**output, "KH": KH, "KW": KW, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK},
+    )
+
+    own = plan.tile(layout, CI, dtype.itemsize, KH)
+    rows = own.blocks(CI) * own.parts
+    width = pow2_at_least(CO)
+    fused = None
+    if plan.one_launch(problem, own):
+        if "C" in divisible:
+            divisible["CI"] = gcd(divisible.pop("C"), CI)
+        special = _specialize(
+            kernels.band_sums_contract,
+            [
+                *[pointer] * 4, acc_pointer, "*i32", acc_pointer, *["i64"] * 6, "fp64", "fp64",
+                *["i32"] * 3, *[size] * 4,
+            ],
+            {
+                "ROWS": own.ROWS, **output, **bands, "BP": own.BP, "BR": own.BR, "BC": own.BC,
+                "BCO": width, "FR": plan.finish_rows(width),
+            },
+            (strides, divisible),
+        )  # fmt: skip
+        fused = Launch(special, (problem.n * G * rows, 1))
+    return ChainCall(
+        layout,
+        tile.parts,
+        Launch(band_sums, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
+        Launch(contract, (ceil(problem.n / step.BN), G * ceil(CO / step.BCO))),
+        fused,
+        problem.n * G * rows * width,
+        problem.n * G,
+    )
+
+
+@lru_cache(maxsize=4096)
+def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype) -> BackwardCall:
+    """Prepare the gradients; dx has `stride` and, fresh from the allocator, an aligned address."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
+    acc = accumulator(dtype)
+    ACC, pointer, acc_pointer, size = _triton_type(acc), _POINTER[dtype], _POINTER[acc], _integers(layout)
+    KH, KW = problem.kernel
+    G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
+    tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
+    step, grads = plan.EXPAND, plan.WEIGHT_GRAD
+    expand = _specialize(
+        kernels.expand,
+        [acc_pointer, pointer, acc_pointer, "i64", "i64", "fp64", *["i32"] * 4],
+        {"ACC": ACC, "KK": KH * KW, "BN": step.BN, "BCO": step.BCO, "BK": step.BK},
+    )
+    band_fill = _specialize(
+        kernels.band_fill,
+        [acc_pointer, pointer, *["i64"] * 4, "i32", *[size] * 4],
+        {
+            "ROWS": tile.ROWS, "ACC": ACC, "KH": KH, "KW": KW, "KHP": pow2_at_least(KH), **_geometry(problem),
+            "BP": tile.BP, "BR": tile.BR, "BC": tile.BC,
+        },
+        _access(layout, "dx"),
+    )  # fmt: skip
+    KKP = pow2_at_least(KH * KW)
+    BCO = max(1, min(grads.BCO, grads.BK // KKP))
+    weight_grad = _specialize(
+        kernels.weight_grad,
+        [acc_pointer, acc_pointer, pointer, "i64", "i64", "fp64", *["i32"] * 5, *[size] * 4],
+        {
+            "ACC": ACC, "KH": KH, "KW": KW, "KKP": KKP, **_geometry(problem),
+            "BN": grads.BN, "BCO": BCO,
+        },
+    )  # fmt: skip
+    return BackwardCall(
+        layout,
+        Launch(expand, (ceil(problem.n / step.BN), G * ceil(CI * KH * KW / step.BK))),
+        Launch(band_fill, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
+        Launch(weight_grad, (problem.c_in, ceil(CO / BCO))),
+    )

@@ -1,0 +1,111 @@
+"""Launch constants of the Triton kernels. They depend on C, H, W, dtype and layout, never on N."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, log2
+
+from reference.layout import Layout, pow2_at_least
+from reference.problem import Chain
+
+WARPS = 4
+"""Warps per program: 4 keep 8 to 16 programs on a multiprocessor, enough to hide each other's epilogues."""
+
+TILE_BYTES = 16 * 1024
+"""Bytes one program has in flight: 128 per thread, eight 16-byte loads."""
+
+PART_BYTES = 64 * 1024
+"""Bytes of a plane that one program reads: long enough to hide its start and end, short enough that
+one large sample already fills the card."""
+
+KEPT = 4096
+"""Column sums (BP x KHP x BC) that a program holds in registers: 32 per thread."""
+
+FINISH = 8192
+"""Partial outputs that the last program loads at a time: 64 per thread."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """BP planes x BR rows x BC columns per step; ROWS rows x BC columns per program; parts per plane."""
+
+    BP: int
+    BR: int
+    BC: int
+    ROWS: int
+    parts: int
+
+    def blocks(self, planes: int) -> int:
+        """Programs for one sample and one group of `planes` planes, without the parts."""
+        return ceil(planes / self.BP)
+
+
+def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 1) -> Tile:
+    """Tile for planes of `layout`, of which `planes` belong together (all, or those of one group)."""
+    size = TILE_BYTES // itemsize
+    kept = KEPT // pow2_at_least(kernel_rows)
+    c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
+    if layout.unit == "planes":
+        # 256 bytes of neighbouring planes: two whole lines of the L2.
+        BP = min(c, 256 // itemsize)
+        BC = min(w, max(1, kept // BP))
+        BR = min(h, max(1, size // (BP * BC)))
+    elif layout.unit == "rows":
+        BR = min(h, size if w == 1 else 256)
+        BC = min(w, 16)
+        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
+    else:
+        BC = min(w, 1024, kept)
+        BR = min(h, max(1, size // BC))
+        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
+    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+    ROWS = min(ROWS, ceil(layout.h / BR) * BR)
+    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC))
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products."""
+
+    BN: int
+    BCO: int
+    BK: int
+
+
+CONTRACT = Contraction(BN=4, BCO=16, BK=64)
+"""4096 products per step, 32 per thread; few outputs per program because there are few outputs."""
+
+EXPAND = Contraction(BN=4, BCO=16, BK=64)
+"""The transpose of CONTRACT, the same reasons."""
+
+WEIGHT_GRAD = Contraction(BN=8, BCO=32, BK=512)
+"""BK is the most (co, tap) pairs of one program: with BN samples per step, 32 products per thread."""
+
+
+def one_launch(problem: Chain, chosen: Tile) -> bool:
+    """Whether each program contracts its own band sums and the last one of a sample finishes.
+
+    That reads the weights of a program's planes once per sample, so they must be small beside the
+    planes (an eighth: L2 gives that away), fit the registers, and leave few rows to the finish.
+    """
+    taps = problem.kernel[0] * problem.kernel[1]
+    ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
+    plane = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
+    rows = chosen.blocks(ci) * chosen.parts
+    registers = chosen.BP * pow2_at_least(co) * pow2_at_least(problem.kernel[0])
+    return co * taps * 8 <= plane and registers <= KEPT and rows * co <= 32 * 1024
+
+
+def finish_rows(width: int) -> int:
+    """Rows of partial outputs, each `width` wide, per step of the finish."""
+    return max(1, min(64, FINISH // pow2_at_least(width)))
+
+
+def _tree(count: int) -> int:
+    return ceil(log2(max(count, 1)))
+
+
+def depth_of_stream(chosen: Tile, kernel_rows: int, height: int) -> int:
+    """Longest chain of additions behind one band sum: rims, the walk down a part, the trees."""
+    rims = 2 * min(height, chosen.ROWS) if kernel_rows > 1 else 0
+    return rims + ceil(chosen.ROWS / chosen.BR) + _tree(chosen.BR) + _tree(chosen.BC) + _tree(kernel_rows) + 2
