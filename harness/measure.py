@@ -175,7 +175,7 @@ def _one_line(error: BaseException) -> str:
 
 @dataclass
 class Timer:
-    """Times the right rows of cases. Everything that touches a device is a field, so that a test can stand in.
+    """Times the right rows of cases. All that touches a device is a field, so that a test can stand in.
 
     prepares: by mode, what is enqueued before a sample, None for a warm L2.
     """

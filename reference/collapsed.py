@@ -120,13 +120,9 @@ def _problem(
     dilation: Size,
 ) -> Chain:
     n, c_in, h, w = x.shape
-    pairs = {
-        name: value if isinstance(value, tuple) else (value, value)
-        for name, value in dict(
-            stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
-        ).items()
-    }
-    kernel = (weight.shape[2], weight.shape[3])
-    return Chain(
-        n, c_in, weight.shape[1] * groups, h, w, kernel, groups=groups, bias=bias is not None, **pairs
+    s, p, op, d = (
+        size if isinstance(size, tuple) else (size, size)
+        for size in (stride, padding, output_padding, dilation)
     )
+    kernel = (weight.shape[2], weight.shape[3])
+    return Chain(n, c_in, weight.shape[1] * groups, h, w, kernel, s, p, op, d, groups, bias is not None)

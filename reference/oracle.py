@@ -111,9 +111,18 @@ def conv_transpose2d_multiply_gap_grad(
 ) -> Gradients:
     """Gradients of sum(grad * out), grad [N, Cout, 1, 1]: the scatter's adjoint, a gather per tap."""
     x, weight, multiplier, grad = _float64(absolute, x, weight, multiplier, grad)
-    sizes = dict(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation)
-    size, taps = _scatter(x.shape[2:], weight.shape[2:], **sizes)
-    pooled = conv_transpose2d_multiply_gap(x, weight, bias, groups=groups, absolute=absolute, **sizes)
+    size, taps = _scatter(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    pooled = conv_transpose2d_multiply_gap(
+        x,
+        weight,
+        bias,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        groups=groups,
+        dilation=dilation,
+        absolute=absolute,
+    )
     dx, dweight, dbias = np.zeros_like(x), np.zeros_like(weight), np.zeros(grad.shape[1])
     # Views with a group axis, written through.
     x, dx_, weight, dweight_ = (

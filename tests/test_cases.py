@@ -21,8 +21,10 @@ def test_names_are_unique_and_say_the_operator() -> None:
 
 def test_headline_is_the_published_problem() -> None:
     chain, tail = (case.problem for case in HEADLINE)
-    assert isinstance(chain, Chain) and chain.conv_shape == tail.in_shape == (16, 128, 256, 256)
-    assert chain.in_shape == (16, 64, 128, 128) and HEADLINE[0].multiplier == 0.5
+    assert isinstance(chain, Chain)
+    assert chain.conv_shape == tail.in_shape == (16, 128, 256, 256)
+    assert chain.in_shape == (16, 64, 128, 128)
+    assert HEADLINE[0].multiplier == 0.5
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
@@ -59,10 +61,12 @@ def test_chains_are_valid(case: Case) -> None:
 def test_edges_are_there() -> None:
     chains = [case.problem for case in EDGE if isinstance(case.problem, Chain)]
     assert {s for p in chains for s in p.stride} == {1, 2, 3, 4}
-    assert any(p.covered(0) == 0 for p in chains) and any(p.covered(0) and p.covered(0) < p.h for p in chains)
+    assert any(p.covered(0) == 0 for p in chains)
+    assert any(p.covered(0) and p.covered(0) < p.h for p in chains)
     assert any(p.bands(0)[0][0] >= p.bands(0)[-1][1] and p.covered(0) for p in chains), "no core"
     assert any(p.output_padding[0] >= p.stride[0] for p in chains)
-    assert {case.values for case in ALL} == set(VALUES) and {case.layout for case in ALL} <= set(LAYOUTS)
+    assert {case.values for case in ALL} == set(VALUES)
+    assert {case.layout for case in ALL} <= set(LAYOUTS)
     assert any(case.problem.h * case.problem.w > 2**31 and case.layout == "contiguous" for case in EDGE)
 
 
@@ -93,7 +97,8 @@ def test_weights_have_the_scale_of_conv_transpose2d() -> None:
     (case,) = select(["chain/edge/many-channels"])
     assert isinstance(case.problem, Chain)
     weight, peer = make_inputs(case, "cpu").weight, torch.nn.ConvTranspose2d(130, 129, 3).weight
-    assert weight is not None and weight.shape == peer.shape
+    assert weight is not None
+    assert weight.shape == peer.shape
     assert weight.abs().max().item() == pytest.approx(peer.abs().max().item(), rel=0.01)
 
 
@@ -119,7 +124,8 @@ def test_layouts(layout: str) -> None:
         "offset": (c * h * w, h * w, w, 1),
         "transposed": (c * h * w, h * w, 1, h),
     }
-    assert x.stride() == strides[layout] and not x.isnan().any()
+    assert x.stride() == strides[layout]
+    assert not x.isnan().any()
     assert (x.storage_offset() == 0) is (layout not in ("sliced", "cropped", "offset"))
     if "expanded" not in layout:
         assert torch.equal(x, make_inputs(case, "cpu", layout="contiguous").x)

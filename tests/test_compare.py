@@ -50,7 +50,7 @@ def test_formats_are_torchs(dtype: str) -> None:
     assert info.max == (2 - info.eps) * 2.0**fmt.emax
 
 
-@pytest.mark.parametrize("dtype", ("float32", "float16", "bfloat16"))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_half_ulp_is_the_largest_rounding_error(dtype: str) -> None:
     fmt = FORMATS[dtype]
     # Exponents from below the subnormals to the largest; and the exact halfway points.
@@ -110,7 +110,8 @@ def test_right_answers_pass_at_the_headlines_planes(large: tuple[Inputs, Truth],
 
 def test_empty_passes_and_says_so() -> None:
     result = compare(ones(0, 4, 1, 1), np.ones((0, 4, 1, 1)), np.ones((0, 4, 1, 1)), "float32", 3)
-    assert result.passed and "nothing to compare" in result.message
+    assert result.passed
+    assert "nothing to compare" in result.message
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -138,9 +139,12 @@ def test_overflow(dtype: str, sign: int) -> None:
         true = np.full((1, 1, 1, 1), sign * fmt.overflow * factor)
         return compare(actual, true, np.abs(true), dtype, 3).passed
 
-    assert passes(infinite, 1.5) and not passes(largest, 1.5) and not passes(-infinite, 1.5)
+    assert passes(infinite, 1.5)
+    assert not passes(largest, 1.5)
+    assert not passes(-infinite, 1.5)
     assert passes(infinite, 1.0) and passes(largest, 1.0), "either side of the rounding boundary"
-    assert not passes(infinite, 0.9) and not passes(largest, 0.9)
+    assert not passes(infinite, 0.9)
+    assert not passes(largest, 0.9)
 
 
 def test_float64_zero_has_a_budget() -> None:
@@ -158,7 +162,8 @@ def test_unexpected_non_finite(value: float) -> None:
     got[1, 2] = value
     result = compare(got, np.ones((2, 3, 1, 1)), np.ones((2, 3, 1, 1)), "float32", 3)
     assert (result.passed, result.worst, result.worst_index, result.n_bad) == (False, np.inf, (1, 2, 0, 0), 1)
-    assert result.expected == 1.0 and "[1, 2, 0, 0]" in result.message
+    assert result.expected == 1.0
+    assert "[1, 2, 0, 0]" in result.message
 
 
 def test_a_magnitude_that_is_no_number_excuses_nothing() -> None:
@@ -170,12 +175,14 @@ def test_a_magnitude_that_is_no_number_excuses_nothing() -> None:
 @pytest.mark.parametrize("shape", [(2, 3), (3, 2, 1, 1), (2, 3, 1), (1, 3, 1, 1), (0, 3, 1, 1)])
 def test_wrong_shape(shape: tuple[int, ...]) -> None:
     result = compare(ones(*shape), np.ones((2, 3, 1, 1)), np.ones((2, 3, 1, 1)), "float32", 3)
-    assert not result.passed and result.message == f"shape {shape}, expected (2, 3, 1, 1)"
+    assert not result.passed
+    assert result.message == f"shape {shape}, expected (2, 3, 1, 1)"
 
 
 def test_wrong_dtype() -> None:
     result = compare(ones(1, 1, 1, 1), np.ones((1, 1, 1, 1)), np.ones((1, 1, 1, 1)), "float16", 3)
-    assert not result.passed and result.message == "dtype float32, expected float16"
+    assert not result.passed
+    assert result.message == "dtype float32, expected float16"
 
 
 def test_one_bad_element(large: tuple[Inputs, Truth]) -> None:
@@ -185,7 +192,9 @@ def test_one_bad_element(large: tuple[Inputs, Truth]) -> None:
         got = inputs.call(collapsed)
         got[index] += 1e-5 * true.magnitude[index].item()
         result = judge(got, true)
-        assert not result.passed and result.n_bad == 1 and result.worst_index == (*index, 0, 0)
+        assert not result.passed
+        assert result.n_bad == 1
+        assert result.worst_index == (*index, 0, 0)
 
 
 def test_swapped_samples_and_channels(large: tuple[Inputs, Truth]) -> None:
@@ -207,11 +216,13 @@ def test_answer_that_ignores_x(large: tuple[Inputs, Truth]) -> None:
 def test_forgotten_border_crop(large: tuple[Inputs, Truth]) -> None:
     # Every tap given the whole plane: the published shortcut. The usual tolerance lets it pass.
     inputs, true = large
-    assert inputs.weight is not None and inputs.bias is not None
+    assert inputs.weight is not None
+    assert inputs.bias is not None
     total = inputs.x.double().sum((-2, -1)) @ inputs.weight.double().sum((-2, -1))
     got = (0.5 * (total / 256**2 + inputs.bias.double()))[:, :, None, None].float()
     result = judge(got, true)
-    assert not result.passed and result.worst > 3
+    assert not result.passed
+    assert result.worst > 3
     assert np.allclose(got.numpy(), true.expected, rtol=1e-3, atol=1e-3)
 
 

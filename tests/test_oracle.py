@@ -126,7 +126,8 @@ def test_gradients_are_those_of_the_literal_operator(seed: int) -> None:
     actual = oracle.conv_transpose2d_multiply_gap_grad(*arrays, **sizes(chain))
     magnitude = oracle.conv_transpose2d_multiply_gap_grad(*arrays, absolute=True, **sizes(chain))
     for a, e, m in zip(actual, expected, magnitude, strict=True):
-        assert a is not None and m is not None
+        assert a is not None
+        assert m is not None
         assert a.shape == tuple(e.shape)
         assert np.all(np.abs(a - e.numpy()) <= 1e-12 * m + 1e-300)
         assert np.all(np.abs(a) <= m * (1 + 1e-12))
@@ -138,7 +139,8 @@ def test_gradient_by_hand() -> None:
     got = oracle.conv_transpose2d_multiply_gap_grad(x, [[[[2.0]]]], [7.0], 3.0, [[[[4.0]]]])
     assert got.x.tolist() == [[[[6.0, 6.0], [6.0, 6.0]]]]
     assert (got.weight.item(), got.multiplier.item()) == (30.0, 48.0)
-    assert got.bias is not None and got.bias.item() == 12.0
+    assert got.bias is not None
+    assert got.bias.item() == 12.0
     assert oracle.conv_transpose2d_multiply_gap_grad(x, [[[[2.0]]]], None, 3.0, [[[[4.0]]]]).bias is None
 
 

@@ -1,5 +1,6 @@
 """The two torch references against the oracle: every small case, dtype and layout, and random problems."""
 
+import contextlib
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -158,7 +159,7 @@ def test_ieee_float32_pins_and_restores() -> None:
     before = [s.fp32_precision for s in switches]
     try:
         backends.cuda.matmul.fp32_precision = "tf32"
-        with pytest.raises(KeyError), eager.ieee_float32():
+        with contextlib.suppress(KeyError), eager.ieee_float32():
             assert [s.fp32_precision for s in switches] == ["ieee"] * 3
             raise KeyError
         assert [s.fp32_precision for s in switches] == ["tf32", *before[1:]]

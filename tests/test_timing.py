@@ -105,7 +105,7 @@ def test_no_rows_no_rounds() -> None:
 
 
 class FakeCuda:
-    """A device of one stream and a host: us pass on the host per enqueued piece, and on the device per work."""
+    """A device of one stream, and a host that needs `host_us` to enqueue a piece of work."""
 
     def __init__(self, *, host_us: float, work_us: float) -> None:
         self.host, self.device, self.host_us, self.work_us = 0.0, 0.0, host_us, work_us

@@ -163,7 +163,7 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, stride_c, str
                              BP, FR, ACC)  # fmt: skip
     if last:
         # 6 scale
-        total *= scale
+        total = (total * scale).to(ACC)
         if TENSOR:
             total *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(ACC)
         # 7 store
@@ -228,9 +228,9 @@ def contract(sums, weight, bias, out, multiplier, mult_n, mult_c, scale, bias_sc
     # 6 scale and bias
     c = (g * CO + co)[None, :]
     mask = (n < N)[:, None] & (co < CO)[None, :]
-    acc *= scale
+    acc = (acc * scale).to(ACC)
     if BIAS:
-        acc += bias_scale * tl.load(bias + c, mask=(co < CO)[None, :], other=0).to(ACC)
+        acc += (bias_scale * tl.load(bias + c, mask=(co < CO)[None, :], other=0)).to(ACC)
     if TENSOR:
         acc *= tl.load(multiplier + n[:, None] * mult_n + c * mult_c, mask=mask, other=0).to(ACC)
     # 7 store
@@ -276,9 +276,9 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
     if last:
         # 6 scale and bias
         c = g * CO + co
-        total *= scale
+        total = (total * scale).to(ACC)
         if BIAS:
-            total += bias_scale * tl.load(bias + c, mask=co < CO, other=0).to(ACC)
+            total += (bias_scale * tl.load(bias + c, mask=co < CO, other=0)).to(ACC)
         if TENSOR:
             total *= tl.load(multiplier + n * mult_n + c * mult_c, mask=co < CO, other=0).to(ACC)
         # 7 store
@@ -309,7 +309,7 @@ def expand(grad, weight, d, grad_n, grad_c, scale, N, G, CI, CO, ACC: tl.constex
         acc += tl.sum(v[:, :, None] * w[None, :, :], 1)
     # 6 scale, 7 store
     to = d + (n[:, None] * G + g) * (CI * KK) + k[None, :]
-    tl.store(to, acc * scale, mask=(n < N)[:, None] & (ci < CI)[None, :])
+    tl.store(to, (acc * scale).to(ACC), mask=(n < N)[:, None] & (ci < CI)[None, :])
 
 
 @triton.jit
@@ -375,5 +375,5 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, G, CI, CO, PARTS, H, W
         acc += tl.sum(v[:, :, None] * t[:, None, :], 0)
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
     to = dw + (ci * CO + co[:, None]) * (KH * KW) + tap
-    acc = tl.where(live, acc * scale, 0)
+    acc = tl.where(live, (acc * scale).to(ACC), 0)
     tl.store(to, acc.to(dw.dtype.element_ty), mask=(co < CO)[:, None] & (tap < KH * KW))

@@ -21,8 +21,8 @@ one large sample already fills the card."""
 KEPT = 4096
 """Column sums (BP x KHP x BC) that a program holds in registers: 32 per thread."""
 
-FINISH = 8192
-"""Partial outputs that the last program loads at a time: 64 per thread."""
+FINISH = 4096
+"""Partial outputs that the last program loads at a time: 32 per thread."""
 
 
 @dataclass(frozen=True)
