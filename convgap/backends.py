@@ -9,6 +9,7 @@ sets run through interpreters, for checking and not for use, so "auto" is torch 
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,10 +20,13 @@ import torch
 
 from convgap import execute
 from reference import collapsed
-from reference.problem import Chain
+from reference.problem import Chain, Problem
 
 BACKENDS = ("triton", "cupy", "torch")
 """Every backend, in the order in which "auto" tries them."""
+
+DISTRIBUTIONS = {"triton": "Triton", "cupy": "CuPy"}
+"""What has to be installed for a kernel set, by the name it is imported under."""
 
 DEFAULT = os.environ.get("CONVGAP_BACKEND", "auto")
 """What "auto" means, read once at import: "auto" itself, or the name of a backend."""
@@ -67,12 +71,13 @@ def kernels(backend: str, device: torch.device) -> ModuleType | None:
 
     Raises RuntimeError, with the reason, if a named backend is not usable there.
     """
+    if backend == "auto" and DEFAULT not in ("auto", *BACKENDS):
+        raise ValueError(f"CONVGAP_BACKEND: expected one of {('auto', *BACKENDS)}, got {DEFAULT!r}")
     return _resolved(DEFAULT if backend == "auto" else backend, device)
 
 
 @lru_cache(maxsize=None)
 def _resolved(backend: str, device: torch.device) -> ModuleType | None:
-    check_name(backend)
     if backend == "torch" or (backend == "auto" and device.type != "cuda"):
         return None
     for name in ("triton", "cupy") if backend == "auto" else (backend,):
@@ -85,7 +90,7 @@ def _resolved(backend: str, device: torch.device) -> ModuleType | None:
     return None
 
 
-def depth(backend: str, problem: Chain, dtype: torch.dtype) -> int:
+def depth(backend: str, problem: Problem, dtype: torch.dtype) -> int:
     """Longest chain of additions behind one output of `backend`: see docs/numerics.md."""
     if backend == "torch":
         return collapsed.depth(problem)
@@ -121,8 +126,15 @@ def _probe(kernel_set: ModuleType, device: torch.device) -> None:
     weight = torch.arange(12, dtype=torch.float32).reshape(problem.weight_shape) - 5
     bias = torch.tensor([3.0])
     area = problem.out_size(0) * problem.out_size(1)
-    geometry = {"stride": problem.stride, "padding": problem.padding, "output_padding": problem.output_padding}
-    expected = collapsed.conv_transpose2d_multiply_gap(x, weight, bias, multiplier=float(area), **geometry)
+    expected = collapsed.conv_transpose2d_multiply_gap(
+        x,
+        weight,
+        bias,
+        multiplier=float(area),
+        stride=problem.stride,
+        padding=problem.padding,
+        output_padding=problem.output_padding,
+    )
     stream = current_stream(device)
     x, weight, bias = x.to(device), weight.to(device), bias.to(device)
     for save in (False, True):
@@ -138,8 +150,15 @@ def _expect(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    """The cause in one line: of a chain of errors the first, of its text the first line that has words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ModuleNotFoundError) and error.name in DISTRIBUTIONS:
+        return f"{DISTRIBUTIONS[error.name]} is not installed"
+    lines = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
+    text = lines[0] if lines else "no message"
+    # The reasons given here are sentences already.
+    return text if type(error) is RuntimeError else f"{type(error).__name__}: {text}"
 
 
 def current_stream(device: torch.device) -> int:

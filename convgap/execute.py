@@ -40,12 +40,17 @@ def tail(kernels: KernelSet, y: Tensor, scale: float, multiplier: Tensor | None,
     if out.numel() == 0:
         return out
     call = kernels.prepare_tail((n, c, h, w), y.stride(), y.dtype, y.data_ptr() % 16, multiplier is not None)
+    m, mult_n, mult_c = _multiplier(multiplier, out)
+    layout = call.layout
+    if call.flat:
+        call.multiply_gap(
+            y.device, stream, y, out, m, layout.stride[0], mult_n, mult_c, scale / (h * w), layout.c
+        )
+        return out
     partials = zeros = out
     if call.counters:
         partials = torch.empty(call.partials, dtype=accumulator(y.dtype), device=y.device)
         zeros = counters.take(call.counters, y.device, stream)
-    m, mult_n, mult_c = _multiplier(multiplier, out)
-    layout = call.layout
     call.multiply_gap(
         y.device, stream, y, out, partials, zeros, m, *layout.stride, mult_n, mult_c, scale / (h * w),
         layout.c, layout.h, layout.w,

@@ -85,10 +85,10 @@ def _chain(
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     kernel_set = kernels(backend, x.device)
     if kernel_set is None:
-        sums = plain.band_sums(problem, x)
-        return plain.contract(problem, sums, weight, bias, scale, multiplier), sums
-    stream = current_stream(x.device)
-    out, sums = execute.chain(kernel_set, problem, x, weight, bias, scale, multiplier, save, stream)
+        out, sums = plain.chain(problem, x, weight, bias, scale, multiplier, save)
+    else:
+        stream = current_stream(x.device)
+        out, sums = execute.chain(kernel_set, problem, x, weight, bias, scale, multiplier, save, stream)
     return out, out.new_empty(0) if sums is None else sums
 
 

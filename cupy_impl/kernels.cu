@@ -1,6 +1,7 @@
 // The CUDA C++ kernels. triton_impl/kernels.py is the same file in Triton: same names, order, steps.
 //
 //     multiply_gap         out[n, c]  = multiplier / (H*W) * sum of y[n, c]
+//     multiply_gap_flat    the same, for small planes that lie one behind the other
 //     band_sums            T[n, ci, part, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
 //     contract             out[n, co] = multiplier * (bias[co] + 1/(Hout*Wout) * sum of T * weight)
 //     band_sums_contract   both in one launch, for weights that are small beside the planes
@@ -15,8 +16,9 @@
 // part are 64-bit; inside a part, row and column numbers are 32-bit.
 //
 // One compilation makes one kernel. What fixes its code are macros: KERNEL_<name>, ELEMENT and ACC
-// (types), SIZE (int, or long long for planes past 2^31), THREADS, VEC elements per access along
-// AXIS (1 planes, 2 rows, 3 columns), and the uppercase constants that Triton calls constexpr.
+// (types), SIZE (int, or long long for planes past 2^31), THREADS and BLOCKS (resident blocks per
+// multiprocessor to aim at), VEC elements per access along AXIS (1 planes, 2 rows, 3 columns), and
+// the uppercase constants that Triton calls constexpr.
 
 typedef long long index_t;
 
@@ -51,7 +53,7 @@ __device__ __forceinline__ bool lands(int tap, SIZE H, SIZE W, SIZE H_OUT, SIZE 
 }
 #endif
 
-#ifdef BP
+#ifdef BR
 // Threads of a tile: AXIS runs fastest over the lanes, then what is left of planes, columns, rows.
 constexpr int VP = AXIS == 1 ? VEC : 1, VR = AXIS == 2 ? VEC : 1, VC = AXIS == 3 ? VEC : 1;
 constexpr int TP = BP / VP, TC = BC / VC, FREE = THREADS / (TP * TC);
@@ -119,7 +121,7 @@ template <bool PLANES_LAST> __device__ __forceinline__ void deposit(const Place&
 }
 #endif
 
-#if defined(BP) && defined(KH)
+#if defined(BR) && defined(KH)
 // The rows in all row bands (the core), counted from r0. Both ends of a band fall as kh grows, so
 // [lo(0), hi(KH - 1)) is in every band; the rows before and after are in some: the rims.
 __device__ __forceinline__ void core_rows(const Place& at, SIZE H, SIZE H_OUT, int& core_lo, int& core_hi) {
@@ -136,6 +138,13 @@ __device__ __forceinline__ void column_sums(const Place& at, const ELEMENT* plan
                                             index_t stride_w, ACC* red, ACC* columns) {
     int core_lo, core_hi;
     core_rows(at, H, H_OUT, core_lo, core_hi);
+    // The rims are read after the stream: their first rows start for L2 now.
+    for (int i = threadIdx.x; i < BP * BC; i += THREADS)
+        if (at.ci + i / BC < CI && at.col0 + i % BC < W) {
+            const ELEMENT* column = planes + i / BC * stride_c + (at.col0 + i % BC) * stride_w;
+            if (core_lo > 0) prefetch(column + (core_lo - 1) * stride_h);
+            if (core_hi < at.rows) prefetch(column + core_hi * stride_h);
+        }
     ACC acc[VEC];
     bool inside = at.active && at.ci + at.p < CI && at.col0 + at.c < W;
     stream_rows(planes + at.p * stride_c + (at.col0 + at.c) * stride_w, inside, at.r, core_lo, core_hi,
@@ -210,7 +219,7 @@ template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsig
 #endif
 
 #ifdef KERNEL_multiply_gap
-extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier,
     index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, index_t mult_n,
     index_t mult_c, double scale, int C, SIZE H, SIZE W) {
@@ -246,8 +255,60 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap(
 }
 #endif
 
+#ifdef KERNEL_multiply_gap_flat
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
+    const ELEMENT* y, ELEMENT* out, const ACC* multiplier, index_t stride_n, index_t mult_n,
+    index_t mult_c, double scale, int C) {
+    typedef vec<ELEMENT, VEC> access;
+    constexpr int LOADS = (BP * PLANE / VEC + THREADS - 1) / THREADS, PIECES = PLANE / FOLD;
+    constexpr int LANES = THREADS / BP < 1 ? 1 : THREADS / BP > 32 ? 32 : THREADS / BP;
+    __shared__ ACC pieces[BP * PIECES];
+    // 1 who am I: BP small planes that lie one behind the other
+    int blocks = (C + BP - 1) / BP;
+    index_t n = blockIdx.x / blocks;
+    int first = blockIdx.x % blocks * BP;
+    // 2 addresses: one run of memory, read in wide loads whatever the size of a plane
+    const access* run = (const access*)(y + n * stride_n + (index_t)first * PLANE);
+    int length = min(BP, C - first) * PLANE / VEC;
+    // 3 masked load
+    access held[LOADS];
+    #pragma unroll
+    for (int u = 0; u < LOADS; u++) {
+        int i = threadIdx.x + u * THREADS;
+        held[u] = i < length ? load_streaming(run + i) : access{};
+    }
+    // 4 accumulate what is sure to belong to one plane
+    #pragma unroll
+    for (int u = 0; u < LOADS; u++) {
+        int i = threadIdx.x + u * THREADS;
+        if (i >= BP * PLANE / VEC) break;
+        for (int e = 0; e < VEC; e += FOLD) {
+            ACC piece = widen(held[u].at[e]);
+            for (int f = 1; f < FOLD; f++) piece += widen(held[u].at[e + f]);
+            pieces[(i * VEC + e) / FOLD] = piece;
+        }
+    }
+    __syncthreads();
+    // 5 regroup by plane and reduce
+    for (int from = 0; from < BP; from += THREADS / LANES) {
+        int p = from + threadIdx.x / LANES, c = first + p;
+        ACC total = 0;
+        if (p < BP)
+            for (int i = threadIdx.x % LANES; i < PIECES; i += LANES) total += pieces[p * PIECES + i];
+        for (int lanes = LANES / 2; lanes > 0; lanes /= 2) total += __shfl_xor_sync(0xffffffffu, total, lanes);
+        if (threadIdx.x % LANES == 0 && p < BP && c < C) {
+            // 6 scale
+            total = (ACC)(total * scale);
+            if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
+            // 7 store
+            out[n * C + c] = narrow<ELEMENT>(total);
+        }
+    }
+}
+#endif
+
 #ifdef KERNEL_band_sums
-extern "C" __global__ void __launch_bounds__(THREADS) band_sums(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     const ELEMENT* x, ACC* sums, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
     int C, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
     __shared__ ACC red[TR * BP * BC], columns[BP * KH * BC];
@@ -270,7 +331,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_sums(
 #endif
 
 #ifdef KERNEL_contract
-extern "C" __global__ void __launch_bounds__(THREADS) contract(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, const ACC* multiplier,
     index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
     int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
@@ -315,43 +376,43 @@ extern "C" __global__ void __launch_bounds__(THREADS) contract(
 #endif
 
 #ifdef KERNEL_band_sums_contract
-extern "C" __global__ void __launch_bounds__(THREADS) band_sums_contract(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract(
     const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
     unsigned* counters, const ACC* multiplier, index_t stride_n, index_t stride_c, index_t stride_h,
     index_t stride_w, index_t mult_n, index_t mult_c, double scale, double bias_scale, int G, int CI,
     int CO, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
-    __shared__ ACC red[TR * BP * BC > THREADS ? TR * BP * BC : THREADS], columns[BP * KH * BC];
-    __shared__ ACC totals[BP * KH * KW];
-    // 1 who am I
+    __shared__ ACC red[TR * BC > THREADS ? TR * BC : THREADS], columns[KH * BC], totals[KH * KW];
+    // 1 who am I: a part of one plane
     Place at = locate(CI, H, W);
     index_t n = at.ng / G, g = at.ng % G;
     // 2 addresses
     const ELEMENT* planes = x + n * stride_n + (g * CI + at.ci) * stride_c + at.r0 * stride_h;
     int co = threadIdx.x % BCO;
-    weight += ((g * CI + at.ci) * CO + co) * (KH * KW);
-    // 3 masked load, 4 accumulate
+    const ELEMENT* weights = weight + (g * CI + at.ci) * CO * (KH * KW);
+    // 3 masked load, 4 accumulate. The weights start for L2 now and are there when the plane is done.
+    for (int i = threadIdx.x; i * 128 < CO * (KH * KW) * (int)sizeof(ELEMENT); i += THREADS)
+        prefetch((const char*)weights + i * 128);
     column_sums(at, planes, CI, H, W, H_OUT, stride_c, stride_h, stride_w, red, columns);
-    for (int from = 0; from < BP * KH * KW; from += THREADS / LANES) {
+    for (int from = 0; from < KH * KW; from += THREADS / LANES) {
         // 5 reduce
         int item = from + threadIdx.x / LANES;
         ACC total = band_sum(at, item, W, W_OUT, columns);
-        if (threadIdx.x % LANES == 0 && item < BP * KH * KW) totals[item] = total;
+        if (threadIdx.x % LANES == 0 && item < KH * KW) totals[item] = total;
     }
     __syncthreads();
     ACC partial = 0;
-    for (int k = threadIdx.x / BCO; k < BP * KH * KW; k += THREADS / BCO) {
-        int p = k / (KH * KW), tap = k % (KH * KW);
-        if (at.ci + p < CI && co < CO && lands(tap, H, W, H_OUT, W_OUT))
-            partial += totals[k] * widen(weight[(index_t)p * CO * (KH * KW) + tap]);
+    for (int tap = threadIdx.x / BCO; tap < KH * KW; tap += THREADS / BCO)
+        if (co < CO && lands(tap, H, W, H_OUT, W_OUT))
+            partial += totals[tap] * widen(weights[co * (KH * KW) + tap]);
+    if (THREADS > BCO) {
+        red[threadIdx.x] = partial;
+        reduce<THREADS / BCO, BCO>(red);
+        partial = red[co];
+        __syncthreads();
     }
-    red[threadIdx.x] = partial;
-    reduce<THREADS / BCO, BCO>(red);
-    partial = red[co];
-    __syncthreads();
-    int blocks = (CI + BP - 1) / BP, from = blocks * at.parts;
+    int from = CI * at.parts;
     partials += (index_t)at.ng * from * BCO;
-    int row = at.tile % blocks * at.parts + at.part;
-    if (!finish<BCO>(partials, counters + at.ng, row, from, partial, red)) return;
+    if (!finish<BCO>(partials, counters + at.ng, at.ci * at.parts + at.part, from, partial, red)) return;
     if (threadIdx.x < CO) {
         // 6 scale and bias
         index_t c = g * CO + co;
@@ -365,7 +426,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_sums_contract(
 #endif
 
 #ifdef KERNEL_expand
-extern "C" __global__ void __launch_bounds__(THREADS) expand(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
     const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N,
     int G, int CI, int CO) {
     constexpr int COUNT = THREADS / BK;
@@ -398,7 +459,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) expand(
 #endif
 
 #ifdef KERNEL_band_fill
-extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
     const ACC* d, ELEMENT* dx, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
     int C, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
     typedef vec<ELEMENT, VEC> access;
@@ -453,7 +514,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
 #endif
 
 #ifdef KERNEL_weight_grad
-extern "C" __global__ void __launch_bounds__(THREADS) weight_grad(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N,
     int G, int CI, int CO, int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
     // 1 who am I: input plane, thread per (co, tap) of the outputs of its group

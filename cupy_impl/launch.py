@@ -113,6 +113,7 @@ def _specialize(
         # A merged plane can be longer than 2^31; everything else keeps 32-bit rows and columns.
         "SIZE": "index_t" if max(layout.h, layout.w) >= 2**31 else "int",
         "THREADS": plan.THREADS,
+        "BLOCKS": plan.BLOCKS,
     }
     if tile is not None:
         fixed |= {"VEC": layout.vector, "AXIS": _AXIS[layout.unit], "ROWS": tile.ROWS}
@@ -132,6 +133,10 @@ def prepare_tail(
 ) -> TailCall:
     """Prepare multiply + average pool of y [n, c, h, w]; `alignment` is the address modulo 16."""
     layout = describe(shape, stride, dtype.itemsize, alignment, whole_planes=True)
+    if flat := plan.flat(layout, dtype.itemsize):
+        constants = {"BP": flat.BP, "PLANE": layout.h, "FOLD": flat.FOLD, "VEC": flat.VEC, "TENSOR": tensor}
+        special = _specialize("multiply_gap_flat", layout, None, dtype, constants)
+        return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, flat=True)
     tile = plan.tile(layout, layout.c, dtype.itemsize)
     single = tile.parts == 1
     constants = {"TENSOR": tensor, "SINGLE": single, "FR": plan.FINISH}
@@ -162,11 +167,11 @@ def prepare_chain(
         "contract", layout, None, dtype, {**output, **geometry, "BN": step.BN, "BCO": step.BCO}
     )
 
-    own = plan.tile(layout, CI, dtype.itemsize, problem.kernel)
-    rows = own.blocks(CI) * own.parts
+    own = plan.tile(layout, 1, dtype.itemsize, problem.kernel)
+    rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
-    if plan.one_launch(problem, own):
+    if plan.one_launch(problem, layout, own):
         constants = {**output, **geometry, "BCO": width, "FR": plan.FINISH}
         special = _specialize("band_sums_contract", layout, own, dtype, constants)
         fused = Launch(special, (problem.n * G * rows, 1))

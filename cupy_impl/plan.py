@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 
-from reference.layout import Layout, pow2_at_least
+from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
 
 THREADS = 256
 """Threads per block: eight blocks fill a multiprocessor and hide each other's epilogues."""
+
+BLOCKS = 6
+"""Resident blocks per multiprocessor that the register allocation aims at: 40 registers per thread."""
 
 TILE_BYTES = 16 * 1024
 """Bytes one block has in flight: 64 per thread, four 16-byte loads."""
@@ -40,11 +43,6 @@ class Tile:
         return ceil(planes / self.BP)
 
 
-def pow2_at_most(value: int) -> int:
-    """Largest power of two <= value, at least 1."""
-    return 1 << max(value.bit_length() - 1, 0)
-
-
 def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (1, 1)) -> Tile:
     """Tile for planes of `layout`, of which `planes` belong together (all, or those of one group)."""
     size = TILE_BYTES // itemsize
@@ -73,6 +71,28 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (
 
 
 @dataclass(frozen=True)
+class Flat:
+    """BP planes per block, read in accesses of VEC elements, of which FOLD at a time belong to one plane."""
+
+    BP: int
+    FOLD: int
+    VEC: int
+
+
+def flat(layout: Layout, itemsize: int) -> Flat | None:
+    """How to read small planes as one run of memory, or None if they are not small or not adjacent.
+
+    Only where a plane is too short, or of too odd a size, for a tile of its own to be read in wide loads.
+    """
+    plane = layout.h
+    if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > 1024 or layout.c < 2:
+        return None
+    BP = min(pow2_at_least(layout.c), pow2_at_most(TILE_BYTES // itemsize // plane))
+    VEC = gcd(layout.first, BP * plane, layout.c * plane, layout.stride[0] if layout.n > 1 else 0)
+    return Flat(BP, gcd(VEC, plane), VEC)
+
+
+@dataclass(frozen=True)
 class Contraction:
     """BN samples x BCO outputs, or BK (ci, tap) pairs, per block of the small matrix products."""
 
@@ -88,14 +108,19 @@ EXPAND = Contraction(BN=4, BCO=1, BK=32)
 """A warp reads neighbouring (ci, tap) pairs; eight warps split the sum over the outputs."""
 
 
-def one_launch(problem: Chain, chosen: Tile) -> bool:
+def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each block contracts its own band sums and the last one of a sample finishes.
 
-    That reads the weights of a block's planes once per sample, so they must be small beside the
-    planes (an eighth: L2 gives that away), one thread per output, and leave few rows to the finish.
+    That reads the weights of a plane once per sample and part, so they must be small beside the part
+    (an eighth: L2 gives that away), one thread per output, and leave few rows to the finish. `chosen`
+    is a tile of one plane; where neighbouring planes share lines, that would waste them.
     """
     taps = problem.kernel[0] * problem.kernel[1]
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
-    plane = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
-    rows = chosen.blocks(ci) * chosen.parts
-    return co * taps * 8 <= plane and pow2_at_least(co) <= THREADS and rows * co <= 32 * 1024
+    part = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
+    return (
+        layout.unit != "planes"
+        and co * taps * 8 <= part
+        and pow2_at_least(co) <= THREADS
+        and ci * chosen.parts * co <= 32 * 1024
+    )

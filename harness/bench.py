@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     settings = _settings(args)
-    _require_outputs(args, gpu=gpu)
+    timer = measure.timer_for(device, settings)
+    _require_outputs(args, timed=timer is not None)
 
     out = report.console()
-    timer = measure.Timer.on(device, settings) if gpu else None
     found = Run(
         environment=measure.environment(device, timer and timer.telemetry),
         settings={
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         report.print_provenance(found, out)
         report.print_lines(out, ["", "no GPU: answers are checked, timing needs a GPU"])
     _write(args, found, out)
-    return finish(found, out)
+    return finish(found, out, timed=timer is not None)
 
 
 def _settings(args: argparse.Namespace) -> measure.Settings:
@@ -125,11 +125,11 @@ def _settings(args: argparse.Namespace) -> measure.Settings:
     return measure.Settings(modes, stop, args.seed, args.first_call)
 
 
-def _require_outputs(args: argparse.Namespace, *, gpu: bool) -> None:
+def _require_outputs(args: argparse.Namespace, *, timed: bool) -> None:
     """UsageError now rather than after minutes of measuring."""
     files = [path for path in (args.json, args.csv) if path]
     if args.plot is not None:
-        if not gpu:
+        if not timed:
             raise UsageError("--plot: there is nothing to draw without times, and timing needs a GPU")
         plots.require_matplotlib()
         files += [path for _, path in plots.targets(args.plot)]

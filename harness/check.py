@@ -38,16 +38,18 @@ def run(args: argparse.Namespace) -> int:
         measure.run_cases(found, cases, peers, device, None, advance)
     report.print_check(found, out)
     report.print_provenance(found, out)
-    return finish(found, out)
+    return finish(found, out, timed=False)
 
 
-def finish(found: Run, out: report.Console) -> int:
-    """Last line and exit code of a run."""
+def finish(found: Run, out: report.Console, *, timed: bool) -> int:
+    """Last line and exit code of a run; timed: whether every right answer should have been timed too."""
     rows = [row for case in found.cases for row in case.rows]
     good = sum(row.status in ("right", "timed") for row in rows)
     wrong = len(found.wrong())
-    report.section(out, f"{len(found.cases)} cases: {good} answers inside their budget, {wrong} wrong")
+    untimed = sum(row.status == "right" for row in rows) if timed else 0
+    verdict = f"{len(found.cases)} cases: {good} answers inside their budget, {wrong} wrong"
+    report.section(out, verdict + (f", {untimed} not timed" if untimed else ""))
     if not found.finished:
         report.print_lines(out, ["interrupted: the cases above are complete, the rest did not run"])
         return INTERRUPTED
-    return int(wrong > 0 or good == 0)
+    return int(wrong > 0 or untimed > 0 or good == 0)

@@ -100,7 +100,7 @@ def _commit() -> str:
 
 def check_case(
     case: Case, peers: Sequence[Peer], device: torch.device
-) -> tuple[CaseRecord, list[Ready], Inputs, Truth]:
+) -> tuple[CaseRecord, list[Ready], Truth]:
     """Run every row once and hold its answer against the float64 truth, and every two against each other."""
     inputs = make_inputs(case, device)
     expected = truth(case.problem, inputs)
@@ -121,8 +121,11 @@ def check_case(
         try:
             built = peer.build(case, inputs)
             row.what = built.what
+            _poison(case, inputs)
             with built.context():
-                answer = built.call().clone()
+                answer = built.call()
+            if answer.is_cuda:
+                torch.cuda.synchronize()  # so that a kernel's crash is this row's and not a later one's
         except Unavailable as reason:
             row.reason = str(reason)
             continue
@@ -143,7 +146,19 @@ def check_case(
     for (a, b), worst in matrix(right, expected.expected, expected.magnitude, case.dtype, plans).items():
         record.pairwise.setdefault(a, {})[b] = worst
         record.pairwise.setdefault(b, {})[a] = worst
-    return record, ready, inputs, expected
+    return record, ready, expected
+
+
+def _poison(case: Case, inputs: Inputs) -> None:
+    """Leave NaN in the memory that the next output is likely to get.
+
+    Otherwise a row that writes nothing could return what a right one has just left there.
+    """
+    blocks = [
+        torch.full(case.problem.out_shape, torch.nan, dtype=inputs.x.dtype, device=inputs.x.device)
+        for _ in range(4)
+    ]
+    del blocks
 
 
 def _plan(built: Built, expected: Truth) -> dict[str, Any]:
@@ -313,6 +328,11 @@ class Timer:
         return None if reading is None else Clocks(**asdict(reading))
 
 
+def timer_for(device: torch.device, settings: Settings) -> Timer | None:
+    """Timer of the device; None without a GPU, where an interpreter's time would mean nothing."""
+    return Timer.on(device, settings) if device.type == "cuda" else None
+
+
 def _in_context(built: Built) -> Callable[[], object]:
     if built.context is nullcontext:
         return built.call
@@ -339,9 +359,9 @@ def run_cases(
     run.finished = False
     try:
         for case in cases:
-            record, ready, _, expected = check_case(case, peers, device)
+            record, ready, expected = check_case(case, peers, device)
             if timer is not None and ready:
-                timer.time_case(case, record, ready, expected)
+                _time(timer, case, record, ready, expected)
             del ready
             run.cases.append(record)
             done(record)
@@ -349,6 +369,14 @@ def run_cases(
         run.finished = True
     except KeyboardInterrupt:
         _free()
+
+
+def _time(timer: Timer, case: Case, record: CaseRecord, ready: list[Ready], expected: Truth) -> None:
+    """Time the case; what goes wrong is flagged, its rows stay "right", and the other cases go on."""
+    try:
+        timer.time_case(case, record, ready, expected)
+    except Exception as error:  # out of memory, mostly
+        record.flags.append(f"timing failed: {_one_line(error)}")
 
 
 def _free() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import IO, TYPE_CHECKING
 
@@ -174,36 +174,58 @@ def label(case: CaseRecord) -> str:
     return ", ".join([case.name, *(text for text in odd if text not in case.name)])
 
 
-def check_table(run: Run) -> Table:
-    """Worst error of each backend on each case, in units of its budget; "!" fails."""
-    backends = _backends(run)
+def check_tables(run: Run) -> list[Table]:
+    """Worst error of each backend on each case, in units of its budget; "!" fails. One table or more."""
     interpreted = {
         row.backend for case in run.cases for row in case.rows if row.what.startswith("interpreter")
     }
-    table = _table(["case", *(f"{name} (interpreter)" if name in interpreted else name for name in backends)])
-    for case in run.cases:
-        cells = []
-        for name in backends:
-            row = case.row(name)
-            text = NONE if row is None or row.error is None else error_text(row.error)
-            if row is not None and row.status == "wrong":
-                text = f"{'none' if row.error is None else text} !"
-            cells.append(Text(text, style="red" if text.endswith("!") else ""))
-        table.add_row(label(case), *cells)
-    return table
+    headers = {name: f"{name} (interpreter)" if name in interpreted else name for name in _backends(run)}
+    names = [label(case) for case in run.cases]
+    tables = []
+    for group in _groups(headers, max(map(len, names), default=0)):
+        table = _table(["case", *(headers[name] for name in group)])
+        for name, case in zip(names, run.cases, strict=True):
+            table.add_row(name, *(_error_cell(case.row(backend)) for backend in group))
+        tables.append(table)
+    return tables
 
 
-def pairwise_table(run: Run) -> Table:
+def _error_cell(row: Row | None) -> Text:
+    text = NONE if row is None or row.error is None else error_text(row.error)
+    if row is None or row.status != "wrong":
+        return Text(text)
+    return Text(f"{'none' if row.error is None else text} !", style="red")
+
+
+def pairwise_tables(run: Run) -> list[Table]:
     """Largest difference between each two backends over all cases, in units of the sum of their budgets."""
     backends = [name for name in _backends(run) if any(name in case.pairwise for case in run.cases)]
-    table = _table(["", *backends])
-    for a in backends:
-        cells = []
-        for b in backends:
-            found = [case.pairwise[a][b] for case in run.cases if b in case.pairwise.get(a, {})]
-            cells.append(error_text(max(found, key=_nan_last)) if found and a != b else NONE)
-        table.add_row(a, *cells)
-    return table
+    tables = []
+    for group in _groups({name: name for name in backends}, max(map(len, backends), default=0)):
+        table = _table(["", *group])
+        for a in backends:
+            table.add_row(a, *(_pair_cell(run, a, b) for b in group))
+        tables.append(table)
+    return tables
+
+
+def _pair_cell(run: Run, a: str, b: str) -> str:
+    found = [case.pairwise[a][b] for case in run.cases if b in case.pairwise.get(a, {})]
+    return error_text(max(found, key=_nan_last)) if found and a != b else NONE
+
+
+def _groups(headers: Mapping[str, str], first: int) -> list[list[str]]:
+    """Names in groups whose columns fit beside a first column of that width; no column is under 9 wide."""
+    groups: list[list[str]] = []
+    room = 0
+    for name, header in headers.items():
+        width = max(9, len(header)) + 1
+        if width > room:
+            groups.append([])
+            room = WIDTH - first - 1
+        groups[-1].append(name)
+        room -= width
+    return groups
 
 
 def _nan_last(value: float) -> tuple[bool, float]:
@@ -281,10 +303,12 @@ def print_provenance(run: Run, out: Console) -> None:
 def print_check(run: Run, out: Console) -> None:
     """The numerical part: errors of each backend on each case, then every pair of backends."""
     section(out, "Worst error against float64, in units of the budget (up to 1 passes)")
-    out.print(check_table(run))
+    for table in check_tables(run):
+        out.print(table)
     print_lines(out, [line for case in run.cases for line in failures(case)])
     section(out, "Worst difference between two backends over all cases, in units of the sum of their budgets")
-    out.print(pairwise_table(run))
+    for table in pairwise_tables(run):
+        out.print(table)
 
 
 def section(out: Console, title: str) -> None:

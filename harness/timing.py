@@ -32,6 +32,7 @@ LONGEST_RUNWAY = (
 )  # about 3 ms: a call that is still not enqueued by then waits for the device itself
 WARM_SAMPLE_US = 50.0  # a warm sample repeats the call to last this long: 100 times the event's resolution
 MOST_REPEATS = 16
+SHORTEST_US = 1e-3  # far below an event's resolution: what launches nothing must not take no time at all
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Stopwatch:
                 self.host_bound = True
                 break
             self.runway *= 2
-        return 1000 * self.start.elapsed_time(self.stop) / self.repeats
+        return max(1000 * self.start.elapsed_time(self.stop), SHORTEST_US) / self.repeats
 
     def _enqueue(self) -> bool:
         """Run one sample to its end; True if the host stayed ahead of the device."""
@@ -165,16 +166,19 @@ def capture(call: Callable[[], torch.Tensor], *, warmups: int = 3) -> tuple[Call
     The warm-ups run on a side stream, as torch.cuda.graph asks, so that workspaces and lazily loaded
     modules exist before the capture. Raises whatever the call raises when it cannot be captured.
     """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(current)
     with torch.cuda.stream(side):
         for _ in range(warmups):
             call()
-    torch.cuda.current_stream().wait_stream(side)
+    current.wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = call()
+    try:
+        with torch.cuda.graph(graph):
+            out = call()
+    finally:
+        torch.cuda.set_stream(current)  # a capture that fails leaves its own stream behind as the current one
     return graph.replay, out
 
 

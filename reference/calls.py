@@ -17,19 +17,22 @@ from reference.layout import Layout
 class Launch(Protocol):
     """A kernel with its code, grid and block fixed. Pointers are given as tensors."""
 
-    grid: tuple[int, int]
+    @property
+    def grid(self) -> tuple[int, int]: ...
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class TailCall:
-    """`partials` accumulators and `counters` int32 zeros: none where one block holds a plane."""
+    """multiply_gap with `partials` accumulators and `counters` zeros (none where one block holds a
+    plane), or, with `flat`, multiply_gap_flat, which takes fewer arguments."""
 
     layout: Layout
     multiply_gap: Launch
     partials: int
     counters: int
+    flat: bool = False
 
 
 @dataclass(frozen=True)

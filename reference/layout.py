@@ -14,12 +14,18 @@ def pow2_at_least(value: int) -> int:
     return 1 << max(value - 1, 0).bit_length()
 
 
+def pow2_at_most(value: int) -> int:
+    """Largest power of two <= value, at least 1."""
+    return 1 << max(value.bit_length() - 1, 0)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Sizes and strides of [n, c, h, w], in elements.
 
     unit    the axis along which neighbours are adjacent in memory
     vector  elements of a 16-byte (or narrower) access that stays aligned everywhere along `unit`
+    first   elements of such an access that is aligned at the first element
     """
 
     n: int
@@ -29,6 +35,7 @@ class Layout:
     stride: tuple[int, int, int, int]
     unit: Unit
     vector: int
+    first: int
 
 
 def describe(
@@ -54,9 +61,10 @@ def describe(
     else:
         unit = "none"
     axes = {"planes": 1, "rows": 2, "columns": 3}
+    first = gcd(16 // itemsize, address // itemsize)
     vector = 1
-    if unit != "none" and not (unit == "rows" and not whole_planes) and address % itemsize == 0:
+    if unit != "none" and not (unit == "rows" and not whole_planes):
         along = axes[unit]
         steps = [s for axis, s in enumerate((sn, sc, sh, sw)) if axis != along and (n, c, h, w)[axis] > 1]
-        vector = gcd(16 // itemsize, address // itemsize, (n, c, h, w)[along], *steps)
-    return Layout(n, c, h, w, (sn, sc, sh, sw), unit, vector)
+        vector = gcd(first, (n, c, h, w)[along], *steps)
+    return Layout(n, c, h, w, (sn, sc, sh, sw), unit, vector, first)

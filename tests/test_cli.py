@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from harness.cases import EDGE, GRID, HEADLINE, Case
 from harness.cli import COMMANDS, main
 from harness.inputs import Inputs
 from harness.records import load
-from harness.roofline import Card
+from harness.roofline import Card, Ceiling
 from harness.timing import Stop
 from reference import eager
 from reference.problem import Chain, Tail
@@ -280,7 +281,9 @@ def fake_timer(captured: list[Any], throttled: int = 0, **changes: Any) -> measu
         "settings": measure.Settings({"cold": "read", "warm": None}, Stop(min_rounds=8, max_rounds=8)),
         "telemetry": telemetry,
         "prepares": {"cold": lambda: None, "warm": None},
-        "ceilings": SimpleNamespace(read_us=lambda size, mode: 5.0, reason=""),
+        "ceilings": SimpleNamespace(
+            read_us=lambda size, mode: 5.0, reason="", large=lambda: [Ceiling("empty", 0, 3.0, "made up")]
+        ),
         "card": Card("fake", 1000.0, 1 << 20, 1),
         "capture": capture,
         "stopwatch": FakeStopwatch,
@@ -337,6 +340,55 @@ def test_what_cannot_be_captured_is_timed_by_events_and_says_so(peers: dict[str,
         assert why in row.notes[0]
 
 
+def test_a_whole_timed_run(
+    peers: dict[str, Peer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(measure, "timer_for", lambda device, settings: fake_timer([]))
+    peers["wrong"] = Peer("wrong", eager_row(1.01), cpu=True)
+    path = tmp_path / "run.json"
+    command = [*SMALL, "--json", str(path), "--csv", str(tmp_path / "run.csv")]
+    plot = ["--plot", str(tmp_path / "p.svg")] if find_spec("matplotlib") else []
+    assert main([*command, *plot]) == 1
+    out = capsys.readouterr().out
+    assert "cold us" in out and "speed-up over eager-ieee" in out and "Summary" in out
+    assert "1 cases: 2 answers inside their budget, 1 wrong" in out
+    assert len(os.listdir(tmp_path)) == 2 + 3 * bool(plot)
+    assert load(path).ceilings[0].kind == "empty"
+    assert main(["diff", str(path), str(path)]) == 0
+
+
+def test_a_right_row_that_was_not_timed_exits_with_1(
+    peers: dict[str, Peer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopwatch(launch: Any, prepare: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(measure, "timer_for", lambda *_: fake_timer([], stopwatch=stopwatch))
+    assert main(SMALL) == 1
+    assert "2 not timed" in capsys.readouterr().out
+
+
+def test_a_failed_measurement_is_flagged_and_the_answers_stay_right(peers: dict[str, Peer]) -> None:
+    def stopwatch(launch: Any, prepare: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    record = timed_run(peers, fake_timer([], stopwatch=stopwatch))
+    assert record.flags == ["timing failed: OutOfMemoryError: no room"]
+    assert [row.status for row in record.rows] == ["right", "right", "unavailable"]
+
+
+def test_a_row_that_writes_nothing_is_wrong_even_after_a_right_one(peers: dict[str, Peer]) -> None:
+    def lazy(case: Case, inputs: Inputs) -> Built:
+        return Built(lambda: torch.empty(case.problem.out_shape), "nothing", 1)
+
+    peers["lazy"] = Peer("lazy", lazy, cpu=True)
+    row = timed_run(peers, fake_timer([])).row("lazy")
+    assert row is not None and row.status == "wrong"
+
+
 def test_a_throttled_case_is_measured_again_and_flagged_and_nothing_is_dropped(
     peers: dict[str, Peer],
 ) -> None:
@@ -345,6 +397,35 @@ def test_a_throttled_case_is_measured_again_and_flagged_and_nothing_is_dropped(
     assert row is not None and len(row.samples["cold"]) == 16 and len(row.samples["warm"]) == 8
     assert [bool(mark) for mark in record.marks["cold"]] == [True] * 3 + [False] * 13
     assert record.flags == ["cold: throttled in 3 of 16 rounds (power cap); measured twice, all kept"]
+
+
+def interpreted() -> bool:
+    try:
+        from triton_impl.baseline import multiply_gap_kernel
+    except ImportError:
+        return False
+    return type(multiply_gap_kernel).__name__ == "InterpretedFunction"
+
+
+@pytest.mark.skipif(
+    not interpreted(), reason="runs the Triton baseline on the CPU, which needs its interpreter"
+)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "tail:2,70,9,60",  # a ragged second block of channels and a ragged second step of positions
+        "tail:1,3,1,1",
+        "tail:1,65,16,16",  # the plane size whose variant never compiled
+        "chain:2,3,66,5,4,k3,s2,p1,op1",
+    ],
+)
+# No bfloat16: Triton's interpreter cuts float32 down to it where hardware rounds.
+@pytest.mark.parametrize("options", ["float32/contiguous", "float16/sliced", "float64/channels_last"])
+def test_the_baseline_schedule_is_right(shape: str, options: str) -> None:
+    dtype, layout = options.split("/")
+    assert (
+        main(["check", "--shape", shape, "--backends", "baseline", "--dtype", dtype, "--layout", layout]) == 0
+    )
 
 
 def test_doctor_needs_a_fast_backend(

@@ -105,7 +105,8 @@ def test_right_answers_pass_at_the_headlines_planes(large: tuple[Inputs, Truth],
     inputs, true = large
     module = {"eager": eager, "collapsed": collapsed}[name]
     result = judge(inputs.call(module), true, module.depth(LARGE.problem))
-    assert result.passed and result.worst < 0.6, result.message
+    assert result.passed
+    assert result.worst < 0.6
 
 
 def test_empty_passes_and_says_so() -> None:
@@ -142,7 +143,9 @@ def test_overflow(dtype: str, sign: int) -> None:
     assert passes(infinite, 1.5)
     assert not passes(largest, 1.5)
     assert not passes(-infinite, 1.5)
-    assert passes(infinite, 1.0) and passes(largest, 1.0), "either side of the rounding boundary"
+    # At the rounding boundary either side is right.
+    assert passes(infinite, 1.0)
+    assert passes(largest, 1.0)
     assert not passes(infinite, 0.9)
     assert not passes(largest, 0.9)
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness import plots, report
 from harness.errors import UsageError
-from harness.records import Run
+from harness.records import Row, Run
 from harness.statistics import Interval
 from tests import synthetic
 
@@ -63,6 +63,21 @@ def test_three_modes_fit_too() -> None:
     assert (
         max(len(line) for line in text.splitlines() if line.startswith(tuple(plots.COLOURS))) <= report.WIDTH
     )
+
+
+def test_the_cross_check_of_all_rows_fits() -> None:
+    run = synthetic.run()
+    for case in run.cases:
+        case.name = f"{case.name}, a name as long as any"
+        case.rows = [Row(name, "right", what="interpreter", error=0.00012) for name in plots.COLOURS]
+        case.pairwise = {a: {b: 0.1 for b in plots.COLOURS} for a in plots.COLOURS}
+    file = io.StringIO()
+    report.print_check(run, report.console(file))
+    text = file.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= report.WIDTH
+    assert all(f"{name} (interpreter)" in text for name in plots.COLOURS)
+    assert text.count("0.00012") == 2 * len(plots.COLOURS)
+    assert text.count("0.1") == len(plots.COLOURS) * (len(plots.COLOURS) - 1)
 
 
 def test_piped_text_has_no_escape_codes_and_no_boxes() -> None:

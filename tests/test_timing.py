@@ -219,6 +219,23 @@ def test_graph_and_flush_on_a_gpu(mode: Any) -> None:
 
 
 @needs_gpu
+def test_a_capture_that_fails_leaves_the_device_usable() -> None:
+    x = torch.rand(1000, device="cuda")
+
+    def waits() -> torch.Tensor:
+        return torch.full_like(x, x.sum().item())  # waits for the device, which a capture forbids
+
+    before = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        capture(waits)
+    assert torch.cuda.current_stream() == before
+    replay, out = capture(lambda: x + 1)
+    out.zero_()
+    replay()
+    assert torch.equal(out, x + 1)
+
+
+@needs_gpu
 def test_a_planted_delay_of_a_tenth_is_called_slower() -> None:
     # A sleep counts clock cycles, so the base is a sleep too and a tenth stays a tenth whatever the clock is.
     base, _ = capture(lambda: _sleep(200_000))

@@ -1,6 +1,7 @@
 """The Triton kernels. cupy_impl/kernels.cu is the same file in CUDA C++: same names, order, steps.
 
     multiply_gap         out[n, c]  = multiplier / (H*W) * sum of y[n, c]
+    multiply_gap_flat    the same, for small planes that lie one behind the other
     band_sums            T[n, ci, part, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
     contract             out[n, co] = multiplier * (bias[co] + 1/(Hout*Wout) * sum of T * weight)
     band_sums_contract   both in one launch, for weights that are small beside the planes
@@ -117,6 +118,16 @@ def column_sums(ptrs, mask, r0, rows, H, H_OUT, stride_h, ACC: tl.constexpr, KH:
 
 
 @triton.jit
+def tap_sums(columns, col, W, W_OUT, KW: tl.constexpr, KWP: tl.constexpr, SW: tl.constexpr,
+             PW: tl.constexpr, DW: tl.constexpr):  # fmt: skip
+    """Sum of columns [BP, KHP, BC] over the column band of each kw: [BP, KHP, KWP]."""
+    kw = tl.arange(0, KWP)[:, None]
+    lo, hi = band(kw, W, W_OUT, SW, PW, DW)
+    inside = (kw < KW) & (col[None, :] >= lo) & (col[None, :] < hi)
+    return tl.sum(tl.where(inside[None, None, :, :], columns[:, :, None, :], 0), 3)
+
+
+@triton.jit
 def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, FR: tl.constexpr,
            ACC: tl.constexpr):  # fmt: skip
     """Store one row of partial outputs. The last program to come gets (True, the sum of all rows).
@@ -171,11 +182,42 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, stride_c, str
 
 
 @triton.jit
+def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PLANE: tl.constexpr,
+                      TENSOR: tl.constexpr, ACC: tl.constexpr, FOLD: tl.constexpr, BP: tl.constexpr,
+                      RUN: tl.constexpr, PIECES: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+    # 1 who am I: BP small planes that lie one behind the other
+    blocks = tl.cdiv(C, BP)
+    n = (tl.program_id(0) // blocks).to(tl.int64)
+    first = tl.program_id(0) % blocks * BP
+    c = first + tl.arange(0, BP)
+    # 2 addresses: one run of memory, read in wide loads whatever the size of a plane
+    i = tl.arange(0, RUN)
+    length = tl.multiple_of(tl.minimum(BP, C - first) * PLANE, VEC)
+    # 3 masked load
+    run = tl.load(y + n * stride_n + first * PLANE + i, mask=i < length, other=0).to(ACC)
+    # 4 accumulate what is sure to belong to one plane, 5 regroup by plane and reduce
+    run = tl.sum(tl.reshape(run, (RUN // FOLD, FOLD)), 1)
+    piece = tl.arange(0, PIECES)[None, :]
+    if PIECES * FOLD == PLANE:
+        total = tl.sum(tl.reshape(run, (BP, PIECES)), 1)
+    else:
+        index = tl.arange(0, BP)[:, None] * (PLANE // FOLD) + tl.minimum(piece, PLANE // FOLD - 1)
+        planes = tl.reshape(tl.gather(run, tl.reshape(index, (BP * PIECES,)), 0), (BP, PIECES))
+        total = tl.sum(tl.where(piece < PLANE // FOLD, planes, 0), 1)
+    # 6 scale
+    total = (total * scale).to(ACC)
+    if TENSOR:
+        total *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(ACC)
+    # 7 store
+    tl.store(out + n * C + c, total.to(out.dtype.element_ty), mask=c < C)
+
+
+@triton.jit
 def band_sums(x, sums, stride_n, stride_c, stride_h, stride_w, C, H, W, H_OUT, W_OUT,
               ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-              KHP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
-              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, BP: tl.constexpr,
-              BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+              KHP: tl.constexpr, KWP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+              PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
+              BP: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(C, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
@@ -183,17 +225,15 @@ def band_sums(x, sums, stride_n, stride_c, stride_h, stride_w, C, H, W, H_OUT, W
     planes = x + n * stride_n + c.to(tl.int64) * stride_c
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
     mask = (c < C)[:, None, None] & (col < W)[None, None, :]
-    kh = tl.arange(0, KHP)[None, :]
-    to = sums + ((n * C + c[:, None]) * parts + part) * (KH * KW) + kh * KW
+    kh = tl.arange(0, KHP)[None, :, None]
+    kw = tl.arange(0, KWP)[None, None, :]
     # 3 masked load, 4 accumulate
     columns = column_sums(ptrs, mask, r0, rows, H, H_OUT, stride_h, ACC, KH, KHP, SH, PH, DH, BP, BR, BC)
-    for kw in range(KW):
-        # 5 reduce
-        lo, hi = band(kw, W, W_OUT, SW, PW, DW)
-        inside = ((col >= lo) & (col < hi))[None, None, :]
-        total = tl.sum(tl.where(inside, columns, 0), 2)
-        # 7 store
-        tl.store(to + kw, total, mask=(c < C)[:, None] & (kh < KH))
+    # 5 reduce
+    total = tap_sums(columns, col, W, W_OUT, KW, KWP, SW, PW, DW)
+    # 7 store
+    to = sums + ((n * C + c) * parts + part)[:, None, None] * (KH * KW) + kh * KW + kw
+    tl.store(to, total, mask=(c < C)[:, None, None] & (kh < KH) & (kw < KW))
 
 
 @triton.jit
@@ -242,37 +282,33 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
                        stride_h, stride_w, mult_n, mult_c, scale, bias_scale, G, CI, CO, H, W,
                        H_OUT, W_OUT, ROWS: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
                        ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, KHP: tl.constexpr,
-                       SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-                       DH: tl.constexpr, DW: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
+                       KWP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
+                       PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, BR: tl.constexpr,
                        BC: tl.constexpr, BCO: tl.constexpr, FR: tl.constexpr):  # fmt: skip
-    # 1 who am I
-    tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, BP, BC)
+    # 1 who am I: a part of one plane
+    tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, 1, BC)
     n = (ng // G).to(tl.int64)
     g = (ng % G).to(tl.int64)
     # 2 addresses
     planes = x + n * stride_n + (g * CI + ci) * stride_c
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
-    mask = (ci < CI)[:, None, None] & (col < W)[None, None, :]
-    kh = tl.arange(0, KHP)
+    mask = (col < W)[None, None, :]
     co = tl.arange(0, BCO)
-    w_mask = (kh < KH)[None, None, :] & (ci < CI)[:, None, None] & (co < CO)[None, :, None]
-    pairs = (g * CI + ci)[:, None, None] * CO + co[None, :, None]
-    w_ptrs = weight + pairs * (KH * KW) + kh[None, None, :] * KW
-    # 3 masked load, 4 accumulate
-    columns = column_sums(ptrs, mask, r0, rows, H, H_OUT, stride_h, ACC, KH, KHP, SH, PH, DH, BP, BR, BC)
-    partial = tl.zeros((BCO,), ACC)
-    for kw in range(KW):
-        # 5 reduce
-        lo, hi = band(kw, W, W_OUT, SW, PW, DW)
-        inside = ((col >= lo) & (col < hi))[None, None, :]
-        total = tl.sum(tl.where(inside, columns, 0), 2)
-        live = lands(kh * KW + kw, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
-        w = tl.load(w_ptrs + kw, mask=w_mask & live[None, None, :], other=0).to(ACC)
-        partial += tl.sum(tl.sum(total[:, None, :] * w, 2), 0)
-    FROM = tl.cdiv(CI, BP) * parts
+    kh = tl.arange(0, KHP)[None, :, None]
+    kw = tl.arange(0, KWP)[None, None, :]
+    tap = kh * KW + kw
+    live = (kh < KH) & (kw < KW) & lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+    w_ptrs = weight + ((g * CI + tile % CI) * CO + co)[:, None, None] * (KH * KW) + tap
+    # 3 masked load, 4 accumulate. The weights come first: they arrive while the plane streams.
+    w = tl.load(w_ptrs, mask=live & (co < CO)[:, None, None], other=0)
+    columns = column_sums(ptrs, mask, r0, rows, H, H_OUT, stride_h, ACC, KH, KHP, SH, PH, DH, 1, BR, BC)
+    # 5 reduce
+    total = tap_sums(columns, col, W, W_OUT, KW, KWP, SW, PW, DW)
+    partial = tl.sum(tl.sum(total * w.to(ACC), 2), 1)
+    FROM = CI * parts
     partials += ng.to(tl.int64) * FROM * BCO
-    row = tile % tl.cdiv(CI, BP) * parts + part
-    last, total = finish(partials, counters + ng, row, FROM, co, co < CO, partial, BCO, FR, ACC)
+    last, total = finish(partials, counters + ng, tile % CI * parts + part, FROM, co, co < CO, partial,
+                         BCO, FR, ACC)  # fmt: skip
     if last:
         # 6 scale and bias
         c = g * CO + co

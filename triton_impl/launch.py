@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, gcd
+from math import ceil
 from typing import Any
 
 import torch
@@ -153,6 +153,8 @@ def prepare_tail(
     """Prepare multiply + average pool of y [n, c, h, w]; `alignment` is the address modulo 16."""
     layout = describe(shape, stride, dtype.itemsize, alignment, whole_planes=True)
     acc = accumulator(dtype)
+    if flat := plan.flat(layout, dtype.itemsize):
+        return _prepare_flat(layout, flat, dtype, tensor)
     chosen = plan.tile(layout, layout.c, dtype.itemsize)
     pointer, acc_pointer, size = _POINTER[dtype], _POINTER[acc], _integers(layout)
     types = [pointer, pointer, acc_pointer, "*i32", acc_pointer, *["i64"] * 6, "fp64", "i32", size, size]
@@ -177,6 +179,25 @@ def prepare_tail(
     )
 
 
+def _prepare_flat(layout: Layout, flat: plan.Flat, dtype: torch.dtype, tensor: bool) -> TailCall:
+    acc = accumulator(dtype)
+    pointer, acc_pointer = _POINTER[dtype], _POINTER[acc]
+    types = [pointer, pointer, acc_pointer, *["i64"] * 3, "fp64", "i32"]
+    constants = {
+        "PLANE": layout.h,
+        "TENSOR": tensor,
+        "ACC": _triton_type(acc),
+        "FOLD": flat.FOLD,
+        "BP": flat.BP,
+        "RUN": flat.RUN,
+        "PIECES": flat.PIECES,
+        "VEC": flat.VEC,
+    }
+    divisible = {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC}
+    special = _specialize(kernels.multiply_gap_flat, types, constants, ({}, divisible))
+    return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, flat=True)
+
+
 @lru_cache(maxsize=4096)
 def prepare_chain(
     problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
@@ -187,11 +208,11 @@ def prepare_chain(
     ACC, pointer, acc_pointer, size = _triton_type(acc), _POINTER[dtype], _POINTER[acc], _integers(layout)
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
-    bands = {"KH": KH, "KW": KW, "KHP": pow2_at_least(KH), **_geometry(problem)}
+    bands = {"KH": KH, "KW": KW, "KHP": pow2_at_least(KH), "KWP": pow2_at_least(KW), **_geometry(problem)}
     output = {"TENSOR": tensor, "BIAS": problem.bias, "ACC": ACC}
     strides, divisible = _access(layout, "x")
 
-    tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     band_sums = _specialize(
         kernels.band_sums,
         [pointer, acc_pointer, *["i64"] * 4, "i32", *[size] * 4],
@@ -205,13 +226,12 @@ def prepare_chain(
         {**output, "KH": KH, "KW": KW, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK},
     )
 
-    own = plan.tile(layout, CI, dtype.itemsize, KH)
-    rows = own.blocks(CI) * own.parts
+    own = plan.tile(layout, 1, dtype.itemsize, problem.kernel)
+    rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
-    if plan.one_launch(problem, own):
-        if "C" in divisible:
-            divisible["CI"] = gcd(divisible.pop("C"), CI)
+    if plan.one_launch(problem, layout, own):
+        divisible.pop("C", None)
         special = _specialize(
             kernels.band_sums_contract,
             [
@@ -219,7 +239,7 @@ def prepare_chain(
                 *["i32"] * 3, *[size] * 4,
             ],
             {
-                "ROWS": own.ROWS, **output, **bands, "BP": own.BP, "BR": own.BR, "BC": own.BC,
+                "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
                 "BCO": width, "FR": plan.finish_rows(width),
             },
             (strides, divisible),
@@ -244,7 +264,7 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     ACC, pointer, acc_pointer, size = _triton_type(acc), _POINTER[dtype], _POINTER[acc], _integers(layout)
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
-    tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     step, grads = plan.EXPAND, plan.WEIGHT_GRAD
     expand = _specialize(
         kernels.expand,

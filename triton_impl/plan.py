@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log2
+from math import ceil, gcd, log2
 
-from reference.layout import Layout, pow2_at_least
+from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
 
 WARPS = 4
@@ -19,7 +19,7 @@ PART_BYTES = 64 * 1024
 one large sample already fills the card."""
 
 KEPT = 4096
-"""Column sums (BP x KHP x BC) that a program holds in registers: 32 per thread."""
+"""Numbers (BP x KHP x KWP x BC) behind the band sums, in registers: 32 per thread."""
 
 FINISH = 4096
 """Partial outputs that the last program loads at a time: 32 per thread."""
@@ -40,10 +40,10 @@ class Tile:
         return ceil(planes / self.BP)
 
 
-def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 1) -> Tile:
+def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (1, 1)) -> Tile:
     """Tile for planes of `layout`, of which `planes` belong together (all, or those of one group)."""
     size = TILE_BYTES // itemsize
-    kept = KEPT // pow2_at_least(kernel_rows)
+    kept = max(16, KEPT // (pow2_at_least(kernel[0]) * pow2_at_least(kernel[1])))
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
         # 256 bytes of neighbouring planes: two whole lines of the L2.
@@ -61,6 +61,33 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 1) -> Ti
     ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC))
+
+
+@dataclass(frozen=True)
+class Flat:
+    """BP planes, together RUN elements (padded to a power of two), folded to pieces of FOLD elements."""
+
+    BP: int
+    RUN: int
+    FOLD: int
+    PIECES: int
+    VEC: int
+    """Elements of the widest access that is aligned in every block."""
+
+
+def flat(layout: Layout, itemsize: int) -> Flat | None:
+    """How to read small planes as one run of memory, or None if they are not small or not adjacent.
+
+    Only where a plane is too short, or of too odd a size, for a tile of its own to be read in wide loads.
+    """
+    plane = layout.h
+    if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > 1024 or layout.c < 2:
+        return None
+    size = TILE_BYTES // itemsize
+    BP = min(pow2_at_least(layout.c), pow2_at_most(size // plane))
+    vector = gcd(layout.first, BP * plane, layout.c * plane, layout.stride[0] if layout.n > 1 else 0)
+    FOLD = gcd(16 // itemsize, plane)
+    return Flat(BP, pow2_at_least(BP * plane), FOLD, pow2_at_least(plane // FOLD), vector)
 
 
 @dataclass(frozen=True)
@@ -82,18 +109,23 @@ WEIGHT_GRAD = Contraction(BN=8, BCO=32, BK=512)
 """BK is the most (co, tap) pairs of one program: with BN samples per step, 32 products per thread."""
 
 
-def one_launch(problem: Chain, chosen: Tile) -> bool:
+def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each program contracts its own band sums and the last one of a sample finishes.
 
-    That reads the weights of a program's planes once per sample, so they must be small beside the
-    planes (an eighth: L2 gives that away), fit the registers, and leave few rows to the finish.
+    That reads the weights of a plane once per sample and part, so they must be small beside the part
+    (an eighth: L2 gives that away), fit the registers, and leave few rows to the finish. `chosen`
+    is a tile of one plane; where neighbouring planes share lines, that would waste them.
     """
     taps = problem.kernel[0] * problem.kernel[1]
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
-    plane = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
-    rows = chosen.blocks(ci) * chosen.parts
-    registers = chosen.BP * pow2_at_least(co) * pow2_at_least(problem.kernel[0])
-    return co * taps * 8 <= plane and registers <= KEPT and rows * co <= 32 * 1024
+    part = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
+    registers = pow2_at_least(co) * pow2_at_least(problem.kernel[0]) * pow2_at_least(problem.kernel[1])
+    return (
+        layout.unit != "planes"
+        and co * taps * 8 <= part
+        and registers <= KEPT
+        and ci * chosen.parts * co <= 32 * 1024
+    )
 
 
 def finish_rows(width: int) -> int:

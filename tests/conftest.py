@@ -1,0 +1,55 @@
+"""What every test relies on: which device it runs on, and that no test changes that for the next."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+
+# Triton decides when a kernel is decorated whether to interpret it: this comes before any such import.
+if not GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+else:
+    with contextlib.suppress(ImportError):
+        import triton_impl.launch  # noqa: F401
+
+# Workers of pytest-xdist share the cores already.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The CUDA device if there is one, else the CPU, where both kernel sets are interpreted."""
+    return torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """A test of the command line may switch Triton's interpreter on; the next test starts as this one did."""
+    before = os.environ.get("TRITON_INTERPRET")
+    yield
+    if before is None:
+        os.environ.pop("TRITON_INTERPRET", None)
+    else:
+        os.environ["TRITON_INTERPRET"] = before
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fresh memory is NaN (all ones in integers) instead of whatever it held: reading it shows.
+
+    torch does so in its deterministic mode, which otherwise only warns here.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    torch.utils.deterministic.fill_uninitialized_memory = fill

@@ -1,0 +1,340 @@
+"""Every backend against the oracle: cases, dtypes, layouts, memory, streams, graphs, and the same bits again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+import convgap
+from convgap.backends import BACKENDS, depth
+from harness.cases import LAYOUTS, Case, random_chain, select
+from harness.compare import compare
+from harness.inputs import Inputs, make_inputs
+from harness.truth import Truth, truth
+from reference.problem import Chain, Tail
+
+GPU = torch.cuda.is_available()
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+CASES = [case if GPU else case.small() for case in select(["*"], gpu=GPU)]
+EDGE = [case.name for case in select(["edge"], gpu=False)]
+# A kernel is compiled for each dtype, in about a second where it is not interpreted.
+SWEPT = EDGE if not GPU else [
+    "chain/edge/1x1", "chain/edge/prime", "chain/edge/no-band", "chain/edge/rectangular", "chain/edge/groups3",
+    "chain/edge/many-channels", "chain/edge/multiplier-tensor", "chain/edge/subnormal", "chain/edge/nonfinite",
+    "tail/edge/1x1", "tail/edge/prime", "tail/edge/many-planes", "tail/edge/multiplier-tensor",
+    "tail/edge/subnormal", "tail/edge/nonfinite",
+]  # fmt: skip
+# Ordinary, cropped with strides that differ by axis, grouped, and the tail; no size divides a tile.
+LAID_OUT = ("chain/edge/prime", "chain/edge/rectangular", "chain/edge/groups3", "tail/edge/prime")
+
+needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU: the CPU has neither streams nor graphs")
+# Deterministic mode asks for a workspace setting that only matters to matrix products on several streams.
+pytestmark = pytest.mark.filterwarnings("ignore:.*CUBLAS_WORKSPACE_CONFIG")
+
+
+def require(backend: str, device: torch.device) -> None:
+    """Skip, with the reason, where a backend cannot run."""
+    status = {status.name: status for status in convgap.status(device)}[backend]
+    if not status.usable:
+        pytest.skip(f"{backend} is not usable on {device}: {status.reason}")
+
+
+@lru_cache(maxsize=4)
+def known(case: Case, device: torch.device, dtype: str, layout: str) -> tuple[Inputs, Truth]:
+    """Inputs and their truth, which the backends share; nobody writes to them."""
+    inputs = make_inputs(case, device, dtype, layout)
+    return inputs, truth(case.problem, inputs)
+
+
+def check(backend: str, case: Case, device: torch.device, dtype: str, layout: str) -> None:
+    require(backend, device)
+    inputs, true = known(case, device, dtype, layout)
+    out = inputs.call(convgap, backend=backend)
+    additions = depth(backend, case.problem, inputs.x.dtype)
+    result = compare(
+        out, true.expected, true.magnitude, dtype, additions, floor=true.floor, reference_depth=true.depth
+    )
+    assert result.passed, result.message
+    assert out.is_contiguous()
+
+
+def named(name: str, **changes: object) -> Case:
+    (case,) = select([name])
+    return replace(case, **changes)  # pyright: ignore[reportArgumentType]
+
+
+# The uppermost parameter runs fastest: the backends share one truth.
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.usefixtures("poisoned")
+def test_case(backend: str, case: Case, device: torch.device) -> None:
+    check(backend, case, device, case.dtype, case.layout)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.usefixtures("poisoned")
+def test_dtype(backend: str, name: str, dtype: str, device: torch.device) -> None:
+    check(backend, named(name), device, dtype, "contiguous")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_layout(backend: str, name: str, layout: str, dtype: str, device: torch.device) -> None:
+    # What lies between the elements of a view is NaN: reading it shows. float16 has wider vectors.
+    check(backend, named(name), device, dtype, layout)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.usefixtures("poisoned")
+def test_random_problem(backend: str, seed: int, device: torch.device) -> None:
+    case = Case(
+        f"ops-{seed}",
+        random_chain(Random(7000 + seed), size=7),
+        "drawn",
+        values="normal",
+        multiplier=(None, -1.7)[seed % 2],
+    )
+    check(backend, case, device, DTYPES[seed % 4], LAYOUTS[seed % len(LAYOUTS)])
+
+
+# One of each way through the kernels: planes shared by a block, a plane in several parts (more than
+# 64 KiB), channels_last, one launch and two.
+def x2(n: int, c_in: int, c_out: int, h: int, w: int) -> Chain:
+    return Chain(n, c_in, c_out, h, w, (3, 3), (2, 2), (1, 1), (1, 1))
+
+
+REPEATED = [
+    Case("repeat/tail", Tail(5, 6, 7, 7), "planes share a block", values="normal"),
+    Case("repeat/tail-parts", Tail(2, 1, 140, 130), "a plane in parts", values="normal"),
+    Case("repeat/tail-channels_last", Tail(3, 8, 6, 5), "columns", layout="channels_last", values="normal"),
+    Case("repeat/chain", x2(5, 4, 3, 12, 12), "small weight", values="normal"),
+    Case("repeat/chain-parts", x2(2, 1, 2, 140, 130), "a plane in parts", values="normal"),
+    Case("repeat/chain-wide", x2(3, 8, 40, 4, 4), "large weight", values="normal"),
+    Case("repeat/chain-channels_last", x2(3, 8, 3, 8, 8), "columns", layout="channels_last", values="normal"),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
+def test_same_bits_from_run_to_run(backend: str, case: Case, device: torch.device) -> None:
+    require(backend, device)
+    inputs = make_inputs(case, device)
+    first = inputs.call(convgap, backend=backend)
+    for _ in range(3 if GPU else 1):
+        assert torch.equal(inputs.call(convgap, backend=backend), first)
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+@pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
+def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, device: torch.device) -> None:
+    # Plain torch promises no such thing: how its sums are split depends on how many there are.
+    require(backend, device)
+    inputs = make_inputs(case, device)
+    together = inputs.call(convgap, backend=backend)
+    for n in range(case.problem.n):
+        alone = replace(inputs, x=inputs.x[n : n + 1]).call(convgap, backend=backend)
+        assert torch.equal(alone[0], together[n])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["chain/edge/7x7", "tail/edge/7x7", "chain/edge/multiplier-tensor"])
+def test_unbatched(backend: str, name: str, device: torch.device) -> None:
+    require(backend, device)
+    inputs = make_inputs(named(name), device)
+    one = replace(inputs, x=inputs.x[0])
+    out = one.call(convgap, backend=backend)
+    expected = replace(inputs, x=inputs.x[:1]).call(convgap, backend=backend)
+    assert out.shape == expected.shape[1:]
+    assert torch.equal(out, expected[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(), (1,), (4, 1, 1), (1, 4, 1, 1), (2, 1, 1, 1), (2, 4, 1, 1)])
+@pytest.mark.parametrize("name", ["chain/edge/batch1", "tail/edge/7x7"])
+def test_multiplier_broadcasts(backend: str, name: str, shape: tuple[int, ...], device: torch.device) -> None:
+    case = named(name)
+    problem = replace(case.problem, n=2) if case.op == "chain" else Tail(2, 4, 7, 7)
+    multiplier = torch.rand(shape, generator=torch.Generator().manual_seed(3)).to(device) - 0.5
+    require(backend, device)
+    inputs = replace(make_inputs(replace(case, problem=problem), device), multiplier=multiplier)
+    true = truth(problem, inputs)
+    out = inputs.call(convgap, backend=backend)
+    result = compare(out, true.expected, true.magnitude, "float32", depth(backend, problem, out.dtype),
+                     floor=true.floor, reference_depth=true.depth)  # fmt: skip
+    assert result.passed, result.message
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_multiplier_of_another_dtype_is_not_rounded(backend: str, dtype: str, device: torch.device) -> None:
+    # 1 + 2**-9 is 1 in both half formats: rounding it first would give exactly 2**13.
+    require(backend, device)
+    y = torch.full((1, 1, 2, 2), 2.0**13, dtype=getattr(torch, dtype), device=device)
+    exact = torch.tensor(1 + 1.5 * 2**-9, device=device)
+    wide = convgap.multiply_gap(y.float(), exact, backend=backend)
+    assert torch.equal(convgap.multiply_gap(y, exact, backend=backend), wide.to(y.dtype))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strategy_tail_is_the_same_operator(backend: str, device: torch.device) -> None:
+    # float64, where the framework's convolution has no TF32 to hide behind.
+    require(backend, device)
+    inputs, true = known(named("chain/edge/rectangular"), device, "float64", "contiguous")
+    out = inputs.call(convgap, backend=backend, strategy="tail")
+    assert out.flatten().tolist() == pytest.approx(true.expected.ravel().tolist(), rel=1e-12, abs=1e-14)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["chain/edge/prime", "tail/edge/prime"])
+def test_inputs_are_not_written(backend: str, name: str, device: torch.device) -> None:
+    require(backend, device)
+    inputs, again = (make_inputs(named(name), device) for _ in range(2))
+    inputs.call(convgap, backend=backend)
+    assert torch.equal(inputs.x, again.x)
+    if inputs.weight is not None and again.weight is not None:
+        assert torch.equal(inputs.weight, again.weight)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strided_weight_and_bias(backend: str, device: torch.device) -> None:
+    require(backend, device)
+    inputs = make_inputs(named("chain/edge/rectangular"), device)
+    expected = inputs.call(convgap, backend=backend)
+    weight, bias = inputs.weight, inputs.bias
+    assert weight is not None
+    assert bias is not None
+    strided = replace(
+        inputs, weight=weight.mT.contiguous().mT, bias=torch.stack([bias, bias], 1)[:, 0]
+    )
+    assert torch.equal(strided.call(convgap, backend=backend), expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
+def test_graph_replays_on_new_values(backend: str, case: Case, device: torch.device) -> None:
+    require(backend, device)
+    inputs = make_inputs(case, device)
+    fresh = make_inputs(replace(case, seed=1), device)
+    expected = fresh.call(convgap, backend=backend)
+    out, graph = captured(lambda: inputs.call(convgap, backend=backend))
+    for _ in range(3):
+        out.fill_(torch.nan)
+        inputs.x.copy_(fresh.x)
+        for name in ("weight", "bias"):
+            if getattr(inputs, name) is not None:
+                getattr(inputs, name).copy_(getattr(fresh, name))
+        graph.replay()
+        assert torch.equal(out, expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_graph_of_a_training_step(backend: str, device: torch.device) -> None:
+    require(backend, device)
+    inputs = make_inputs(named("chain/edge/prime"), device)
+    assert inputs.weight is not None
+    x, weight = inputs.x.requires_grad_(), inputs.weight.requires_grad_()
+
+    def step() -> Tensor:
+        out = replace(inputs, x=x, weight=weight).call(convgap, backend=backend)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(out.sum(), [x, weight])])
+
+    expected = step()
+    out, graph = captured(step)
+    out.fill_(torch.nan)
+    graph.replay()
+    assert torch.equal(out, expected)
+
+
+def captured(call: Callable[[], Tensor]) -> tuple[Tensor, torch.cuda.CUDAGraph]:
+    """What `call` gives, as a graph: run once before, on the stream of the capture, as torch asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        out = call()
+    return out, graph
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
+def test_runs_on_the_current_stream(backend: str, case: Case, device: torch.device) -> None:
+    # x arrives late on a stream of its own: a launch on any other stream would read NaN.
+    require(backend, device)
+    inputs = make_inputs(case, device)
+    expected = inputs.call(convgap, backend=backend)
+    late = replace(inputs, x=torch.full_like(inputs.x, torch.nan))
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(20_000_000)  # some 10 ms
+        late.x.copy_(inputs.x)
+        out = late.call(convgap, backend=backend)
+        torch.cuda.current_stream().synchronize()
+    assert torch.equal(out, expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+@pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
+def test_streams_do_not_share_workspace(backend: str, case: Case, device: torch.device) -> None:
+    require(backend, device)
+    inputs = make_inputs(case, device)
+    expected = inputs.call(convgap, backend=backend)
+    torch.cuda.synchronize()
+    outs = []
+    streams = [torch.cuda.Stream() for _ in range(4)]
+    for _ in range(25):
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                outs.append(inputs.call(convgap, backend=backend))
+    torch.cuda.synchronize()
+    assert all(torch.equal(out, expected) for out in outs)
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["chain/headline", "tail/7x7"])
+def test_no_call_waits_for_the_device(backend: str, name: str, device: torch.device) -> None:
+    require(backend, device)
+    inputs = make_inputs(named(name), device)
+    inputs.call(convgap, backend=backend)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        inputs.call(convgap, backend=backend)
+        # CuPy and Triton are not torch: they show in whether the device is still busy.
+        torch.cuda._sleep(200_000_000)  # some 100 ms
+        inputs.call(convgap, backend=backend)
+        busy = not torch.cuda.current_stream().query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert busy
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_reads_x_in_place(backend: str, device: torch.device) -> None:
+    # A hidden copy of 64 MiB would show beside the few KiB of workspace.
+    require(backend, device)
+    inputs = make_inputs(named("chain/headline"), device, layout="transposed")
+    inputs.call(convgap, backend=backend)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    inputs.call(convgap, backend=backend)
+    assert torch.cuda.max_memory_allocated() - before < 2**22
