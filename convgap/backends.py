@@ -1,35 +1,43 @@
 """Which implementation serves a call: what is usable on a device, in which order, and why not.
 
 "auto" takes the first of triton, cupy and torch that passes its probe on the tensor's device: a
-tiny launch of every forward kernel, whose answer is checked. A kernel set that fails is skipped with one
-warning that says why. A name never falls back: it raises with the reason. On the CPU both kernel
-sets run through interpreters, for checking and not for use, so "auto" is torch there.
+tiny launch of every forward kernel, whose answer is checked. A kernel set that fails, then or later, is
+skipped from there on with one warning that says why. A name never falls back: it raises with the reason. On
+the CPU both kernel sets run through interpreters, for checking and not for use, so "auto" is torch there.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from threading import RLock
 from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 
 from convgap import execute
 from reference import collapsed
-from reference.problem import Chain, Problem
+from reference.problem import Chain, Problem, Tail
 
 BACKENDS = ("triton", "cupy", "torch")
-"""Every backend, in the order in which "auto" tries them."""
+"""Every backend, in the order in which "auto" tries them on a CUDA device."""
 
-DISTRIBUTIONS = {"triton": "Triton", "cupy": "CuPy"}
-"""What has to be installed for a kernel set, by the name it is imported under."""
+ORDER: dict[str, tuple[str, ...]] = {"cuda": BACKENDS}
+"""What "auto" tries, by type of device; plain torch where nothing is said. Read once per device."""
 
 DEFAULT = os.environ.get("CONVGAP_BACKEND", "auto")
 """What "auto" means, read once at import: "auto" itself, or the name of a backend."""
+
+Answer = TypeVar("Answer")
+
+# Guards what is found out once: without it, threads that call at the same time would each probe and warn.
+_lock = RLock()
+_found: dict[tuple[str, torch.device], Status] = {}
 
 
 @dataclass(frozen=True)
@@ -53,48 +61,107 @@ def check_name(backend: str) -> None:
         raise ValueError(f"backend: expected one of {('auto', *BACKENDS)}, got {backend!r}")
 
 
-@lru_cache(maxsize=None)
 def status_of(name: str, device: torch.device) -> Status:
-    """Probe backend `name` on `device`, once per process."""
+    """Probe backend `name` on `device`, once per process.
+
+    Raises RuntimeError while a CUDA graph is captured, where nothing new can be probed, and
+    torch.OutOfMemoryError, which says nothing about the backend: the next call probes again.
+    """
+    with _lock:
+        found = _found.get((name, device))
+        if found is None:
+            found = _found[name, device] = _probed(name, device)
+        return found
+
+
+def _probed(name: str, device: torch.device) -> Status:
     if name == "torch":
         return Status(name, str(device), True, "torch operations", "")
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"backend {name!r} has not been used on {device} yet, and cannot be tried while a CUDA graph is captured:"
+            " call convgap.warmup(...) before"
+        )
     try:
-        kernels = _load(name, device)
-        _probe(kernels, device)
-    except Exception as error:  # any failure at all makes the backend unusable, and is reported
-        return Status(name, str(device), False, "", _sentence(error))
+        kernel_set = _load(name, device)
+        _probe(kernel_set, device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # any other failure makes the backend unusable, and is reported
+        return Status(name, str(device), False, "", sentence(error))
     return Status(name, str(device), True, "compiled" if device.type == "cuda" else "interpreter", "")
 
 
-def kernels(backend: str, device: torch.device) -> ModuleType | None:
-    """The kernel set that serves `backend` on `device`; None is plain torch.
+def serve(backend: str, device: torch.device, run: Callable[[ModuleType | None], Answer]) -> Answer:
+    """run(kernel set) with the one that serves `backend` on `device`; None is plain torch.
 
-    Raises RuntimeError, with the reason, if a named backend is not usable there.
+    Under "auto" a kernel set that fails at run, as where only some kernel of it does not compile, is
+    given up like one that fails its probe. Raises RuntimeError, with the reason, if a named backend
+    is not usable.
     """
-    if backend == "auto" and DEFAULT not in ("auto", *BACKENDS):
-        raise ValueError(f"CONVGAP_BACKEND: expected one of {('auto', *BACKENDS)}, got {DEFAULT!r}")
-    return _resolved(DEFAULT if backend == "auto" else backend, device)
+    name = choose(backend, device)
+    if name == "torch":
+        return run(None)
+    if backend != "auto" or DEFAULT != "auto":
+        return run(_module(name))
+    try:
+        return run(_module(name))
+    except (torch.OutOfMemoryError, TypeError, ValueError):
+        raise  # memory or the call's own sizes are at fault
+    except Exception as error:
+        _give_up(name, device, error)
+    return serve(backend, device, run)
+
+
+def choose(backend: str, device: torch.device) -> str:
+    """Name of the backend that serves `backend` on `device`. Raises as `serve` does."""
+    return _chosen(DEFAULT if backend == "auto" else backend, device)
 
 
 @lru_cache(maxsize=None)
-def _resolved(backend: str, device: torch.device) -> ModuleType | None:
-    if backend == "torch" or (backend == "auto" and device.type != "cuda"):
-        return None
-    for name in ("triton", "cupy") if backend == "auto" else (backend,):
-        found = status_of(name, device)
-        if found.usable:
-            return _module(name)
-        if backend != "auto":
-            raise RuntimeError(f"backend {name!r} is not usable on {device}: {found.reason}")
-        warnings.warn(f"convgap: skipping backend {name!r} on {device}: {found.reason}", RuntimeWarning, stacklevel=2)
-    return None
+def _chosen(backend: str, device: torch.device) -> str:
+    check_name(backend)
+    with _lock:
+        for name in ORDER.get(device.type, ("torch",)) if backend == "auto" else (backend,):
+            found = status_of(name, device)
+            if found.usable:
+                return name
+            if backend != "auto":
+                raise RuntimeError(f"backend {name!r} is not usable on {device}: {found.reason}")
+            _warn_skipped(found)
+    return "torch"
 
 
-def depth(backend: str, problem: Problem, dtype: torch.dtype) -> int:
-    """Longest chain of additions behind one output of `backend`: see docs/numerics.md."""
+def _give_up(name: str, device: torch.device, error: Exception) -> None:
+    with _lock:
+        if status_of(name, device).usable:
+            _found[name, device] = Status(name, str(device), False, "", sentence(error))
+            _chosen.cache_clear()
+
+
+@lru_cache(maxsize=None)
+def _warn_skipped(found: Status) -> None:
+    """Once per backend and device."""
+    message = f"convgap: skipping backend {found.name!r} on {found.device}: {found.reason}"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def depth(
+    backend: str, problem: Problem, dtype: torch.dtype, stride: tuple[int, ...] | None = None, address: int = 0
+) -> int:
+    """Longest chain of additions behind one output of `backend`: see docs/numerics.md.
+
+    stride   of the input, in elements; contiguous if not given
+    address  of the input, in bytes; only its alignment matters
+    """
     if backend == "torch":
         return collapsed.depth(problem)
-    return import_module(f"{backend}_impl.plan").depth(problem, dtype.itemsize)
+    n, c, h, w = problem.in_shape
+    stride = stride or (c * h * w, h * w, w, 1)
+    kernel_set = _module(backend)
+    if isinstance(problem, Tail):
+        return kernel_set.prepare_tail(problem.in_shape, stride, dtype, address % 16, False).depth
+    return kernel_set.prepare_chain(problem, stride, dtype, address % 16, False).depth
 
 
 def _module(name: str) -> ModuleType:
@@ -122,9 +189,10 @@ def _load(name: str, device: torch.device) -> ModuleType:
 def _probe(kernel_set: ModuleType, device: torch.device) -> None:
     """One small problem through every forward kernel; small integers, so that the answer is exact."""
     problem = Chain(2, 2, 1, 24, 24, (3, 2), (2, 2), (1, 0), (1, 1), bias=True)
-    x = (torch.arange(2 * 2 * 24 * 24, dtype=torch.float32) % 7).reshape(problem.in_shape)
-    weight = torch.arange(12, dtype=torch.float32).reshape(problem.weight_shape) - 5
-    bias = torch.tensor([3.0])
+    on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are set to
+    x = (torch.arange(2 * 2 * 24 * 24, **on_cpu) % 7).reshape(problem.in_shape)
+    weight = torch.arange(12, **on_cpu).reshape(problem.weight_shape) - 5
+    bias = torch.tensor([3.0], **on_cpu)
     area = problem.out_size(0) * problem.out_size(1)
     expected = collapsed.conv_transpose2d_multiply_gap(
         x,
@@ -137,28 +205,27 @@ def _probe(kernel_set: ModuleType, device: torch.device) -> None:
     )
     stream = current_stream(device)
     x, weight, bias = x.to(device), weight.to(device), bias.to(device)
-    for save in (False, True):
-        got, _ = execute.chain(kernel_set, problem, x, weight, bias, float(area), None, save, stream)
-        _expect("chain", got.cpu(), expected)
+    got, _ = execute.chain(kernel_set, problem, x, weight, bias, float(area), None, False, stream)
+    _expect("chain", got, expected)
+    sums = execute.band_sums(kernel_set, problem, x, stream)
+    got = execute.contract(kernel_set, problem, sums, weight, bias, float(area), None, stream)
+    _expect("band sums", got, expected)
     got = execute.tail(kernel_set, x, 24.0 * 24.0, None, stream)
-    _expect("tail", got.cpu(), x.cpu().sum((2, 3), keepdim=True))
+    _expect("tail", got, x.cpu().sum((2, 3), keepdim=True))
 
 
 def _expect(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+    got = got.cpu()
     if not torch.allclose(got, expected, rtol=1e-6, atol=0):
         raise RuntimeError(f"its probe of the {what} gave {got.flatten().tolist()}, not {expected.flatten().tolist()}")
 
 
-def _sentence(error: BaseException) -> str:
-    """The cause in one line: of a chain of errors the first, of its text the first line that has words."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, ModuleNotFoundError) and error.name in DISTRIBUTIONS:
-        return f"{DISTRIBUTIONS[error.name]} is not installed"
-    lines = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
-    text = lines[0] if lines else "no message"
-    # The reasons given here are sentences already.
-    return text if type(error) is RuntimeError else f"{type(error).__name__}: {text}"
+def sentence(error: BaseException) -> str:
+    """What an exception says, and what caused it, on one line. Banners and blank lines are left out."""
+    lines = (line.strip() for line in str(error).splitlines())
+    text = " ".join(line for line in lines if any(map(str.isalnum, line)))
+    said = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    return said if error.__cause__ is None else f"{said} (from {sentence(error.__cause__)})"
 
 
 def current_stream(device: torch.device) -> int:

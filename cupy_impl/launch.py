@@ -136,7 +136,7 @@ def prepare_tail(
     if flat := plan.flat(layout, dtype.itemsize):
         constants = {"BP": flat.BP, "PLANE": layout.h, "FOLD": flat.FOLD, "VEC": flat.VEC, "TENSOR": tensor}
         special = _specialize("multiply_gap_flat", layout, None, dtype, constants)
-        return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, flat=True)
+        return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, plan.tail_depth(layout, flat), True)
     tile = plan.tile(layout, layout.c, dtype.itemsize)
     single = tile.parts == 1
     constants = {"TENSOR": tensor, "SINGLE": single, "FR": plan.FINISH}
@@ -147,6 +147,7 @@ def prepare_tail(
         Launch(special, (tiles * tile.parts, 1)),
         0 if single else tiles * tile.parts * tile.BP,
         0 if single else tiles,
+        plan.tail_depth(layout, tile),
     )
 
 
@@ -183,6 +184,7 @@ def prepare_chain(
         fused,
         problem.n * G * rows * width,
         problem.n * G,
+        plan.chain_depth(problem, layout, tile, own if fused else None),
     )
 
 

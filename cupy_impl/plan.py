@@ -108,6 +108,12 @@ EXPAND = Contraction(BN=4, BCO=1, BK=32)
 """A warp reads neighbouring (ci, tap) pairs; eight warps split the sum over the outputs."""
 
 
+def contract_depth(k: int) -> int:
+    """Additions in a row when `contract` sums k products."""
+    count = THREADS // CONTRACT.BCO
+    return ceil(k / count) + _tree(count)
+
+
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each block contracts its own band sums and the last one of a sample finishes.
 
@@ -124,3 +130,53 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
         and pow2_at_least(co) <= THREADS
         and ci * chosen.parts * co <= 32 * 1024
     )
+
+
+def _tree(count: int) -> int:
+    return pow2_at_least(count).bit_length() - 1
+
+
+def _stream(chosen: Tile, vector: int, unit: str, height: int) -> int:
+    """Additions in a row from the elements of a column (or of a run along the rows) to one number."""
+    planes, rows, columns = (vector if unit == axis else 1 for axis in ("planes", "rows", "columns"))
+    lanes = min(THREADS // (chosen.BP // planes * (chosen.BC // columns)), chosen.BR // rows)
+    return ceil(min(chosen.ROWS, height) / (lanes * rows)) + rows - 1 + _tree(lanes)
+
+
+def _finish(rows: int, width: int) -> int:
+    count = max(1, THREADS // width)
+    return ceil(rows / count) + _tree(count)
+
+
+def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
+    """Longest chain of additions behind one output of multiply_gap or multiply_gap_flat."""
+    if isinstance(chosen, Flat):
+        lanes = max(1, min(32, THREADS // chosen.BP))
+        return chosen.FOLD - 1 + ceil(layout.h // chosen.FOLD / lanes) + _tree(lanes)
+    finish = _finish(chosen.parts, chosen.BP) if chosen.parts > 1 else 0
+    return _stream(chosen, layout.vector, layout.unit, layout.h) + _tree(chosen.BC) + finish
+
+
+def _band_depth(problem: Chain, layout: Layout, chosen: Tile) -> int:
+    """Longest chain of additions behind one band sum of one part."""
+    bands = problem.bands(0)
+    # The rims of kernel row kh: what its band holds outside the core, one addition per row.
+    core = max(0, bands[-1][1] - bands[0][0])
+    rims = max(0, *(hi - lo for lo, hi in bands)) - core
+    lanes = min(chosen.BC, 32)
+    stream = _stream(chosen, layout.vector, layout.unit, layout.h)
+    return rims + stream + 1 + ceil(chosen.BC / lanes) + _tree(lanes)
+
+
+def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None) -> int:
+    """Longest chain of additions behind one output: of band_sums and contract with tile `chosen`, and
+    of band_sums_contract with tile `own` if it is used, whichever is longer."""
+    ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
+    taps = problem.kernel[0] * problem.kernel[1]
+    depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(ci * taps)
+    if own is not None:
+        count = THREADS // pow2_at_least(co)
+        products = ceil(taps / count) + _tree(count)
+        depth = max(depth, _band_depth(problem, layout, own) + products + _finish(ci * own.parts, pow2_at_least(co)))
+    # The bias is one more.
+    return depth + 1

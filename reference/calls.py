@@ -32,6 +32,8 @@ class TailCall:
     multiply_gap: Launch
     partials: int
     counters: int
+    depth: int
+    """Longest chain of additions behind one output."""
     flat: bool = False
 
 
@@ -46,6 +48,8 @@ class ChainCall:
     band_sums_contract: Launch | None
     partials: int
     counters: int
+    depth: int
+    """Longest chain of additions behind one output, whichever way it is made."""
 
 
 @dataclass(frozen=True)

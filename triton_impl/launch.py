@@ -176,6 +176,7 @@ def prepare_tail(
         Launch(special, (tiles * chosen.parts, 1)),
         0 if single else tiles * chosen.parts * chosen.BP,
         0 if single else tiles,
+        plan.tail_depth(layout, chosen),
     )
 
 
@@ -195,7 +196,7 @@ def _prepare_flat(layout: Layout, flat: plan.Flat, dtype: torch.dtype, tensor: b
     }
     divisible = {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC}
     special = _specialize(kernels.multiply_gap_flat, types, constants, ({}, divisible))
-    return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, flat=True)
+    return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, plan.tail_depth(layout, flat), True)
 
 
 @lru_cache(maxsize=4096)
@@ -253,6 +254,7 @@ def prepare_chain(
         fused,
         problem.n * G * rows * width,
         problem.n * G,
+        plan.chain_depth(problem, tile, own if fused else None),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, gcd, log2
+from math import ceil, gcd
 
 from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
@@ -128,16 +128,57 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     )
 
 
+def contract_depth(k: int) -> int:
+    """Additions in a row when `contract` sums k products."""
+    return ceil(k / CONTRACT.BK) + _sum(CONTRACT.BK, CONTRACT.BN * CONTRACT.BCO * CONTRACT.BK)
+
+
 def finish_rows(width: int) -> int:
     """Rows of partial outputs, each `width` wide, per step of the finish."""
     return max(1, min(64, FINISH // pow2_at_least(width)))
 
 
-def _tree(count: int) -> int:
-    return ceil(log2(max(count, 1)))
+def _sum(length: int, elements: int) -> int:
+    """Additions in a row when Triton sums an axis of `length` in a tile of `elements`.
+
+    A thread first adds up what it holds of the axis, at most all it holds of the tile; a tree over
+    lanes and warps joins the threads.
+    """
+    return min(length - 1, elements // (32 * WARPS)) + pow2_at_least(length).bit_length() - 1
 
 
-def depth_of_stream(chosen: Tile, kernel_rows: int, height: int) -> int:
-    """Longest chain of additions behind one band sum: rims, the walk down a part, the trees."""
-    rims = 2 * min(height, chosen.ROWS) if kernel_rows > 1 else 0
-    return rims + ceil(chosen.ROWS / chosen.BR) + _tree(chosen.BR) + _tree(chosen.BC) + _tree(kernel_rows) + 2
+def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
+    """Longest chain of additions behind one output of multiply_gap or multiply_gap_flat."""
+    if isinstance(chosen, Flat):
+        return _sum(chosen.FOLD, chosen.RUN) + _sum(chosen.PIECES, chosen.BP * chosen.PIECES)
+    elements = chosen.BP * chosen.BR * chosen.BC
+    rows = finish_rows(chosen.BP)
+    finish = ceil(chosen.parts / rows) + _sum(rows, rows * chosen.BP) if chosen.parts > 1 else 0
+    return ceil(min(chosen.ROWS, layout.h) / chosen.BR) + _sum(chosen.BR * chosen.BC, elements) + finish
+
+
+def _band_depth(problem: Chain, chosen: Tile) -> int:
+    """Longest chain of additions behind one band sum of one part."""
+    KHP, KWP = pow2_at_least(problem.kernel[0]), pow2_at_least(problem.kernel[1])
+    bands = problem.bands(0)
+    # The rims of kernel row kh: what its band holds outside the core, one addition per row.
+    core = max(0, bands[-1][1] - bands[0][0])
+    rims = max(0, *(hi - lo for lo, hi in bands)) - core
+    stream = ceil(min(chosen.ROWS, problem.h) / chosen.BR) + _sum(chosen.BR, chosen.BP * chosen.BR * chosen.BC)
+    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * KHP * KWP * chosen.BC)
+
+
+def chain_depth(problem: Chain, chosen: Tile, own: Tile | None) -> int:
+    """Longest chain of additions behind one output: of band_sums and contract with tile `chosen`, and
+    of band_sums_contract with tile `own` if it is used, whichever is longer."""
+    KHP, KWP = pow2_at_least(problem.kernel[0]), pow2_at_least(problem.kernel[1])
+    ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
+    taps = problem.kernel[0] * problem.kernel[1]
+    depth = _band_depth(problem, chosen) + chosen.parts + contract_depth(ci * taps)
+    if own is not None:
+        rows = finish_rows(pow2_at_least(co))
+        products = _sum(KWP, co * KHP * KWP) + _sum(KHP, co * KHP)
+        finish = ceil(ci * own.parts / rows) + _sum(rows, rows * pow2_at_least(co))
+        depth = max(depth, _band_depth(problem, own) + products + finish)
+    # The bias is one more.
+    return depth + 1
