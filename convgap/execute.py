@@ -88,7 +88,7 @@ def chain(
     call.band_sums_contract(
         x.device, stream, x, weight, out if bias is None else bias, out, partials, zeros, m,
         *call.layout.stride, mult_n, mult_c, scale / (h_out * w_out), scale,
-        *_groups(problem), problem.h, problem.w, h_out, w_out,
+        problem.h, problem.w, h_out, w_out,
     )  # fmt: skip
     return out, None
 
@@ -100,7 +100,7 @@ def band_sums(kernels: KernelSet, problem: Chain, x: Tensor, stream: int) -> Ten
     sums = torch.empty(shape, dtype=accumulator(x.dtype), device=x.device)
     if sums.numel():
         call.band_sums(
-            x.device, stream, x, sums, *call.layout.stride, problem.c_in, problem.h, problem.w,
+            x.device, stream, x, sums, *call.layout.stride, problem.h, problem.w,
             problem.out_size(0), problem.out_size(1),
         )  # fmt: skip
     return sums
@@ -121,11 +121,13 @@ def contract(
     if out.numel() == 0:
         return out
     call = kernels.prepare_chain(problem, _contiguous(problem), weight.dtype, 0, multiplier is not None)
+    partials = torch.empty(call.contract_partials, dtype=sums.dtype, device=out.device)
+    zeros = counters.take(call.contract_counters, out.device, stream)
     m, mult_n, mult_c = _multiplier(multiplier, out)
     h_out, w_out = problem.out_size(0), problem.out_size(1)
     call.contract(
-        out.device, stream, sums, weight, out if bias is None else bias, out, m, mult_n, mult_c,
-        scale / (h_out * w_out), scale, problem.n, *_groups(problem), sums.shape[2],
+        out.device, stream, sums, weight, out if bias is None else bias, out, partials, zeros, m, mult_n, mult_c,
+        scale / (h_out * w_out), scale, problem.n, sums.shape[2],
         problem.h, problem.w, h_out, w_out,
     )  # fmt: skip
     return out
@@ -139,7 +141,7 @@ def expand(kernels: KernelSet, problem: Chain, grad: Tensor, weight: Tensor, sca
         area = problem.out_size(0) * problem.out_size(1)
         call.expand(
             d.device, stream, grad, weight, d, grad.stride(0), grad.stride(1), scale / area,
-            problem.n, *_groups(problem),
+            problem.n,
         )  # fmt: skip
     return d
 
@@ -149,7 +151,7 @@ def band_fill(kernels: KernelSet, problem: Chain, d: Tensor, dx: Tensor, stream:
     if dx.numel():
         call = kernels.prepare_backward(problem, dx.stride(), dx.dtype)
         call.band_fill(
-            dx.device, stream, d, dx, *call.layout.stride, problem.c_in, problem.h, problem.w,
+            dx.device, stream, d, dx, *call.layout.stride, problem.h, problem.w,
             problem.out_size(0), problem.out_size(1),
         )  # fmt: skip
     return dx
@@ -165,7 +167,7 @@ def weight_grad(
         h_out, w_out = problem.out_size(0), problem.out_size(1)
         call.weight_grad(
             dw.device, stream, grad, sums, dw, grad.stride(0), grad.stride(1), scale / (h_out * w_out),
-            problem.n, *_groups(problem), sums.shape[2], problem.h, problem.w, h_out, w_out,
+            problem.n, sums.shape[2], problem.h, problem.w, h_out, w_out,
         )  # fmt: skip
     return dw
 
@@ -175,11 +177,6 @@ def _multiplier(multiplier: Tensor | None, absent: Tensor) -> tuple[Tensor, int,
     if multiplier is None:
         return absent, 0, 0
     return multiplier, multiplier.stride(0), multiplier.stride(1)
-
-
-def _groups(problem: Chain) -> tuple[int, int, int]:
-    """Groups, input planes of each, output planes of each."""
-    return problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
 
 
 def _contiguous(problem: Chain) -> tuple[int, int, int, int]:

@@ -68,13 +68,13 @@ struct Place {
 };
 
 // Place of this block: parts run fastest, then blocks of BP planes, then (sample, group).
-__device__ __forceinline__ Place locate(int CI, SIZE H, SIZE W) {
+__device__ __forceinline__ Place locate(int planes, SIZE H, SIZE W) {
     Place at;
     int row_parts = (int)((H + ROWS - 1) / ROWS);
     at.parts = row_parts * (int)((W + BC - 1) / BC);
     at.part = blockIdx.x % at.parts;
     at.tile = blockIdx.x / at.parts;
-    int blocks = (CI + BP - 1) / BP;
+    int blocks = (planes + BP - 1) / BP;
     at.ng = at.tile / blocks;
     at.ci = at.tile % blocks * BP;
     at.r0 = (index_t)(at.part % row_parts) * ROWS;
@@ -106,112 +106,124 @@ __device__ __forceinline__ void stream_rows(const ELEMENT* thread, bool inside, 
             for (int e = 0; e < VEC; e++) acc[e] += widen(tile[u].at[e]);
     }
 }
-
-// The threads' accumulators, to red[row][BP][BC] or, with PLANES_LAST, to red[row][BC][BP].
-template <bool PLANES_LAST> __device__ __forceinline__ void deposit(const Place& at, const ACC (&acc)[VEC], ACC* red) {
-    constexpr int P = PLANES_LAST ? 1 : BC, C = PLANES_LAST ? BP : 1;
-    if (!at.active) return;
-    red += at.r / VR * BP * BC + at.p * P + at.c * C;
-    if (AXIS == 2) {
-        red[0] = acc[0];
-        for (int e = 1; e < VEC; e++) red[0] += acc[e];
-    } else {
-        for (int e = 0; e < VEC; e++) red[e * (AXIS == 1 ? P : C)] = acc[e];
-    }
-}
 #endif
 
 #if defined(BR) && defined(KH)
-// The rows in all row bands (the core), counted from r0. Both ends of a band fall as kh grows, so
-// [lo(0), hi(KH - 1)) is in every band; the rows before and after are in some: the rims.
-__device__ __forceinline__ void core_rows(const Place& at, SIZE H, SIZE H_OUT, int& core_lo, int& core_hi) {
-    SIZE first_lo, last_hi, unused;
-    band(0, H, H_OUT, SH, PH, DH, first_lo, unused);
-    band(KH - 1, H, H_OUT, SH, PH, DH, unused, last_hi);
-    clip(first_lo, max(first_lo, last_hi), at.r0, at.rows, core_lo, core_hi);
+// Rows of a part that bands hold, counted from r0. Both ends of a band fall as kh grows, so
+// [lo(0), hi(KH - 1)) is in every band: the core. The few rows before and after it are in some: the
+// rims. Where the core is empty, the rims hold everything.
+struct Rows {
+    int core_lo, core_hi, rim_lo, top, rims;   // top: rims before the core
+    __device__ __forceinline__ int rim(int j) const { return j < top ? rim_lo + j : core_hi + j - top; }
+};
+
+__device__ __forceinline__ Rows split_rows(const Place& at, SIZE H, SIZE H_OUT) {
+    SIZE first_lo, first_hi, last_lo, last_hi;
+    band(0, H, H_OUT, SH, PH, DH, first_lo, first_hi);
+    band(KH - 1, H, H_OUT, SH, PH, DH, last_lo, last_hi);
+    Rows rows;
+    int rim_hi;
+    clip(first_lo, max(first_lo, last_hi), at.r0, at.rows, rows.core_lo, rows.core_hi);
+    clip(last_lo, first_hi, at.r0, at.rows, rows.rim_lo, rim_hi);
+    rows.top = rows.core_lo - rows.rim_lo;
+    rows.rims = rows.top + max(0, rim_hi - rows.core_hi);
+    return rows;
 }
 
-// columns[p][kh][c] = sum over the row band of kh, within this part. planes: row r0, column 0 of the
-// block's first plane. red: scratch of TR * BP * BC elements.
-__device__ __forceinline__ void column_sums(const Place& at, const ELEMENT* planes, int CI, SIZE H, SIZE W,
-                                            SIZE H_OUT, index_t stride_c, index_t stride_h,
-                                            index_t stride_w, ACC* red, ACC* columns) {
-    int core_lo, core_hi;
-    core_rows(at, H, H_OUT, core_lo, core_hi);
-    // The rims are read after the stream: their first rows start for L2 now.
-    for (int i = threadIdx.x; i < BP * BC; i += THREADS)
-        if (at.ci + i / BC < CI && at.col0 + i % BC < W) {
-            const ELEMENT* column = planes + i / BC * stride_c + (at.col0 + i % BC) * stride_w;
-            if (core_lo > 0) prefetch(column + (core_lo - 1) * stride_h);
-            if (core_hi < at.rows) prefetch(column + core_hi * stride_h);
-        }
-    ACC acc[VEC];
-    bool inside = at.active && at.ci + at.p < CI && at.col0 + at.c < W;
-    stream_rows(planes + at.p * stride_c + (at.col0 + at.c) * stride_w, inside, at.r, core_lo, core_hi,
-                stride_h, acc);
-    deposit<false>(at, acc, red);
-    reduce<TR, BP * BC>(red);
-    for (int i = threadIdx.x; i < BP * KH * BC; i += THREADS) {
-        int p = i / BC / KH, kh = i / BC % KH, c = i % BC;
-        ACC total = 0;
-        if (at.ci + p < CI && at.col0 + c < W) {
-            const ELEMENT* column = planes + p * stride_c + (at.col0 + c) * stride_w;
-            SIZE lo, hi;
-            int from, to;
-            band(kh, H, H_OUT, SH, PH, DH, lo, hi);
-            clip(lo, hi, at.r0, at.rows, from, to);
-            for (int row = from; row < min(to, core_lo); row++) total += widen(column[row * stride_h]);
-            for (int row = max(from, core_hi); row < to; row++) total += widen(column[row * stride_h]);
-            total += red[p * BC + c];
-        }
-        columns[i] = total;
-    }
-    __syncthreads();
-}
+// Taps that fit in 16 KiB of shared memory at a time.
+constexpr int ROOM = 16384 / (int)sizeof(ACC) / (THREADS * VP);
+constexpr int KWC = KW < ROOM ? KW : ROOM, KHC = KH < ROOM / KWC ? KH : ROOM / KWC;
+constexpr int RED = THREADS * VP * KHC * KWC;
 
-// Sum of columns[p][kh] over the column band of kw, by neighbouring lanes; every lane of them gets it.
-constexpr int LANES = BC < 32 ? BC : 32;
-__device__ __forceinline__ ACC band_sum(const Place& at, int item, SIZE W, SIZE W_OUT, const ACC* columns) {
-    ACC total = 0;
-    if (item < BP * KH * KW) {
-        SIZE lo, hi;
-        band(item % KW, W, W_OUT, SW, PW, DW, lo, hi);
-        for (int c = threadIdx.x % LANES; c < BC; c += LANES)
-            if (at.col0 + c >= lo && at.col0 + c < hi) total += columns[item / KW * BC + c];
+// sink(p, tap, sum of plane p over the band of the tap), within this part, from as many threads as
+// there are sums. thread: row r0 of this thread's plane and column. red: RED elements.
+template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at, const ELEMENT* thread, int planes, SIZE H,
+                                                                SIZE W, SIZE H_OUT, SIZE W_OUT, index_t stride_h,
+                                                                ACC* red, Sink sink) {
+    typedef vec<ELEMENT, VEC> access;
+    Rows rows = split_rows(at, H, H_OUT);
+    bool inside = at.active && at.ci + at.p < planes && at.col0 + at.c < W;
+    // The first rim row of a thread is asked for before the stream and used after it; most have one.
+    bool rim = inside && at.r < rows.rims;
+    access first = rim ? load_streaming((const access*)(thread + rows.rim(at.r) * stride_h)) : access{};
+    ACC core[VEC];
+    stream_rows(thread, inside, at.r, rows.core_lo, rows.core_hi, stride_h, core);
+    for (int kh0 = 0; kh0 < KH; kh0 += KHC) {
+        for (int kw0 = 0; kw0 < KW; kw0 += KWC) {
+            ACC* own = red + ((at.r * TC + at.c / VC) * BP + at.p) * (KHC * KWC);
+            #pragma unroll
+            for (int y = 0; y < KHC && at.active; y++) {
+                SIZE lo, hi;
+                int from, to;
+                band(kh0 + y, H, H_OUT, SH, PH, DH, lo, hi);
+                clip(lo, hi, at.r0, at.rows, from, to);
+                ACC column[VEC];
+                bool first_counts = rim && rows.rim(at.r) >= from && rows.rim(at.r) < to;
+                for (int e = 0; e < VEC; e++) column[e] = core[e] + (first_counts ? widen(first.at[e]) : 0);
+                for (int j = at.r + TR; j < rows.rims && inside; j += TR) {
+                    int row = rows.rim(j);
+                    if (row < from || row >= to) continue;
+                    access next = load_streaming((const access*)(thread + row * stride_h));
+                    for (int e = 0; e < VEC; e++) column[e] += widen(next.at[e]);
+                }
+                #pragma unroll
+                for (int x = 0; x < KWC; x++) {
+                    band(kw0 + x, W, W_OUT, SW, PW, DW, lo, hi);
+                    int left = (int)max(lo - at.col0, 0LL) - at.c, right = (int)min(hi - at.col0, (index_t)BC) - at.c;
+                    ACC total = 0;
+                    for (int e = 0; e < VEC; e++) {
+                        bool counts = AXIS == 3 ? e >= left && e < right : left <= 0 && right > 0;
+                        if (AXIS == 1) own[(e * KHC + y) * KWC + x] = counts ? column[e] : 0;
+                        else total += counts ? column[e] : 0;
+                    }
+                    if (AXIS != 1) own[y * KWC + x] = total;
+                }
+            }
+            reduce<TR * TC, BP * KHC * KWC>(red);
+            for (int i = threadIdx.x; i < BP * KHC * KWC; i += THREADS) {
+                int kh = kh0 + i / KWC % KHC, kw = kw0 + i % KWC;
+                if (kh < KH && kw < KW) sink(i / (KHC * KWC), kh * KW + kw, red[i]);
+            }
+            __syncthreads();
+        }
     }
-    for (int lanes = LANES / 2; lanes > 0; lanes /= 2) total += __shfl_xor_sync(0xffffffffu, total, lanes);
-    return total;
 }
 #endif
 
 #ifdef FR
-// Store one row of partial outputs, of which thread t < WIDTH holds one. In the last block to come:
-// true, and red[0..WIDTH) is the sum of all rows. The counter is back at 0 for the next launch. Rows
-// are added in one order whoever comes last, so the bits do not depend on timing.
-template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row,
-                                                            int rows, ACC value, ACC* red) {
+// Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and
+// red[0..WIDTH) is the sum of all rows. The counter is back at 0 for the next launch. Rows are added in
+// one order whoever comes last, so the bits do not depend on timing. red has room for THREADS.
+template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
+                                                            ACC* red) {
     __shared__ bool last;
-    if (threadIdx.x < WIDTH) partials[(index_t)row * WIDTH + threadIdx.x] = value;
-    // The fence puts each thread's store before the counter's step, the second one the step before
-    // the loads.
-    __threadfence();
+    for (int i = threadIdx.x; i < WIDTH; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
+    // The barrier and the fence put all threads' stores before the counter's step, the other fence
+    // and barrier put it before all threads' loads.
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(counter, 1u) == rows - 1u;
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(counter, 1u) == rows - 1u;
+        __threadfence();
+    }
     __syncthreads();
     if (!last) return false;
-    __threadfence();
-    constexpr int COUNT = THREADS / WIDTH;
-    ACC total = 0;
-    for (int from = threadIdx.x / WIDTH; from < rows; from += COUNT * FR) {
-        ACC some[FR] = {};
-        #pragma unroll
-        for (int i = 0; i < FR; i++)
-            if (from + i * COUNT < rows)
-                some[i] = load_coherent(partials + (index_t)(from + i * COUNT) * WIDTH + threadIdx.x % WIDTH);
-        #pragma unroll
-        for (int i = 0; i < FR; i++) total += some[i];
+    constexpr int COUNT = THREADS > WIDTH ? THREADS / WIDTH : 1;
+    int group = COUNT > 1 ? threadIdx.x / WIDTH : 0;
+    for (int i = threadIdx.x - group * WIDTH; i < WIDTH; i += THREADS) {
+        ACC total = 0;
+        for (int from = group; from < rows; from += COUNT * FR) {
+            ACC some[FR];
+            #pragma unroll
+            for (int f = 0; f < FR; f++) {
+                int r = from + f * COUNT;
+                some[f] = r < rows ? load_coherent(partials + (index_t)r * WIDTH + i) : 0;
+            }
+            #pragma unroll
+            for (int f = 0; f < FR; f++) total += some[f];
+        }
+        red[group * WIDTH + i] = total;
     }
-    red[threadIdx.x] = total;
     reduce<COUNT, WIDTH>(red);
     if (threadIdx.x == 0) *counter = 0;
     return true;
@@ -223,7 +235,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier,
     index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, index_t mult_n,
     index_t mult_c, double scale, int C, SIZE H, SIZE W) {
-    __shared__ ACC red[TR * BP * BC > THREADS ? TR * BP * BC : THREADS];
+    __shared__ ACC red[THREADS * VP];
     // 1 who am I
     Place at = locate(C, H, W);
     index_t n = at.ng;
@@ -235,19 +247,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     ACC acc[VEC];
     stream_rows(thread, inside, at.r, 0, at.rows, stride_h, acc);
     // 5 reduce
-    deposit<true>(at, acc, red);
-    reduce<TR * BC, BP>(red);
-    int c = at.ci + threadIdx.x;
-    ACC total = threadIdx.x < BP ? red[threadIdx.x] : 0;
-    if (!SINGLE) {
-        __syncthreads();
-        partials += (index_t)at.tile * at.parts * BP;
-        if (!finish<BP>(partials, counters + at.tile, at.part, at.parts, total, red)) return;
-        total = red[threadIdx.x];
+    if (at.active) {
+        ACC* own = red + ((at.r / VR * TC + at.c / VC) * BP + at.p);
+        ACC total = acc[0];
+        for (int e = 1; e < VEC && AXIS != 1; e++) total += acc[e];
+        own[0] = total;
+        for (int e = 1; e < VEC && AXIS == 1; e++) own[e] = acc[e];
     }
+    reduce<TR * TC, BP>(red);
+    partials += (index_t)at.tile * at.parts * BP;
+    if (!SINGLE && !finish<BP>(partials, counters + at.tile, at.part, at.parts, red)) return;
+    int c = at.ci + threadIdx.x;
     if (threadIdx.x < BP && c < C) {
         // 6 scale
-        total *= scale;
+        ACC total = (ACC)(red[threadIdx.x] * scale);
         if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
         // 7 store
         out[n * C + c] = narrow<ELEMENT>(total);
@@ -310,63 +323,81 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
 #ifdef KERNEL_band_sums
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     const ELEMENT* x, ACC* sums, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
-    int C, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
-    __shared__ ACC red[TR * BP * BC], columns[BP * KH * BC];
+    SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    __shared__ ACC red[RED];
     // 1 who am I
-    Place at = locate(C, H, W);
+    Place at = locate(G * CI, H, W);
     index_t n = at.ng;
     // 2 addresses
-    const ELEMENT* planes = x + n * stride_n + at.ci * stride_c + at.r0 * stride_h;
-    // 3 masked load, 4 accumulate
-    column_sums(at, planes, C, H, W, H_OUT, stride_c, stride_h, stride_w, red, columns);
-    for (int from = 0; from < BP * KH * KW; from += THREADS / LANES) {
-        // 5 reduce
-        int item = from + threadIdx.x / LANES, p = item / (KH * KW);
-        ACC total = band_sum(at, item, W, W_OUT, columns);
-        // 7 store
-        if (threadIdx.x % LANES == 0 && item < BP * KH * KW && at.ci + p < C)
-            sums[((n * C + at.ci + p) * at.parts + at.part) * (KH * KW) + item % (KH * KW)] = total;
-    }
+    const ELEMENT* thread = x + n * stride_n + (at.ci + at.p) * stride_c + at.r0 * stride_h +
+                            (at.col0 + at.c) * stride_w;
+    sums += ((n * (G * CI) + at.ci) * at.parts + at.part) * (KH * KW);
+    // 3 masked load, 4 accumulate, 5 reduce, 7 store
+    sum_bands(at, thread, G * CI, H, W, H_OUT, W_OUT, stride_h, red, [&](int p, int tap, ACC total) {
+        if (at.ci + p < G * CI) sums[(index_t)p * at.parts * (KH * KW) + tap] = total;
+    });
 }
 #endif
 
 #ifdef KERNEL_contract
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
-    const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, const ACC* multiplier,
-    index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
-    int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
-    constexpr int COUNT = THREADS / BCO;
-    __shared__ ACC red[COUNT * BN * BCO];
-    // 1 who am I: block of outputs of one group, block of samples
-    int blocks = (CO + BCO - 1) / BCO;
-    index_t g = blockIdx.y / blocks, n0 = (index_t)blockIdx.x * BN;
-    int co = blockIdx.y % blocks * BCO + threadIdx.x % BCO;
+    const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
+    unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale,
+    double bias_scale, int N, int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    typedef vec<ACC, 2> pair;
+    static_assert(BN * BCO == 4 * THREADS, "a thread makes 2 x 2 outputs");
+    // One more pair per row: neighbouring k are stored by neighbouring lanes.
+    __shared__ ACC t[BK][BN + 2], w[BK][BCO + 2], red[BN * BCO];
+    // 1 who am I: slice of the input planes, block of outputs of one group, block of samples
+    int splits = (CI + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;
+    int split = blockIdx.y % splits, block = blockIdx.y / splits;
+    index_t g = block / blocks, n0 = (index_t)blockIdx.x * BN;
+    int co0 = block % blocks * BCO, ci0 = split * SLICE;
+    int length = min(SLICE, CI - ci0) * (KH * KW);
     // 2 addresses: k runs over (ci, tap)
-    weight += (g * CI * CO + co) * (KH * KW);
-    sums += (n0 * G + g) * CI * PARTS * (KH * KW);
-    ACC acc[BN] = {};
-    for (int k = threadIdx.x / BCO; k < CI * (KH * KW); k += COUNT) {
-        int ci = k / (KH * KW), tap = k % (KH * KW);
-        if (co >= CO || !lands(tap, H, W, H_OUT, W_OUT)) continue;
+    weight += ((g * CI + ci0) * CO + co0) * (KH * KW);
+    sums += ((n0 * G + g) * CI + ci0) * PARTS * (KH * KW);
+    int ni = threadIdx.x / (BCO / 2) * 2, oi = threadIdx.x % (BCO / 2) * 2;
+    ACC acc[2][2] = {};
+    for (int k0 = 0; k0 < length; k0 += BK) {
         // 3 masked load
-        ACC w = widen(weight[(index_t)ci * CO * (KH * KW) + tap]);
-        #pragma unroll
-        for (int i = 0; i < BN; i++) {
-            if (n0 + i >= N) break;
-            const ACC* t = sums + ((index_t)i * G * CI + ci) * PARTS * (KH * KW) + tap;
-            ACC total = 0;
-            for (int part = 0; part < PARTS; part++) total += t[part * (KH * KW)];
-            // 4 accumulate
-            acc[i] += total * w;
+        for (int i = threadIdx.x; i < BK * BCO; i += THREADS) {
+            // Within an input plane the weights of neighbouring outputs are one run of memory.
+            int k = k0 + i % BK, o = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
+            bool live = k < length && co0 + o < CO && lands(tap, H, W, H_OUT, W_OUT);
+            w[i % BK][o] = live ? widen(weight[((index_t)ci * CO + o) * (KH * KW) + tap]) : 0;
         }
+        for (int i = threadIdx.x; i < BK * BN; i += THREADS) {
+            int k = k0 + i % BK, s = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
+            ACC total = 0;
+            if (k < length && n0 + s < N) {
+                const ACC* from = sums + ((index_t)s * G * CI + ci) * PARTS * (KH * KW) + tap;
+                for (int part = 0; part < PARTS; part++) total += from[part * (KH * KW)];
+            }
+            t[i % BK][s] = total;
+        }
+        __syncthreads();
+        // 4 accumulate
+        #pragma unroll 8
+        for (int k = 0; k < BK; k++) {
+            pair a = *(const pair*)&t[k][ni], b = *(const pair*)&w[k][oi];
+            for (int i = 0; i < 2; i++)
+                for (int j = 0; j < 2; j++) acc[i][j] += a.at[i] * b.at[j];
+        }
+        __syncthreads();
     }
     // 5 reduce
-    for (int i = 0; i < BN; i++) red[(threadIdx.x / BCO * BN + i) * BCO + threadIdx.x % BCO] = acc[i];
-    reduce<COUNT, BN * BCO>(red);
-    for (int i = threadIdx.x / BCO; i < BN && n0 + i < N && co < CO; i += COUNT) {
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) red[(ni + i) * BCO + oi + j] = acc[i][j];
+    __syncthreads();
+    index_t tile = (index_t)blockIdx.x * (gridDim.y / splits) + block;
+    partials += tile * splits * (BN * BCO);
+    if (splits > 1 && !finish<BN * BCO>(partials, counters + tile, split, splits, red)) return;
+    for (int i = threadIdx.x; i < BN * BCO; i += THREADS) {
+        index_t n = n0 + i / BCO, c = g * CO + co0 + i % BCO;
+        if (n >= N || co0 + i % BCO >= CO) continue;
         // 6 scale and bias
-        index_t n = n0 + i, c = g * CO + co;
-        ACC total = (ACC)(red[i * BCO + threadIdx.x % BCO] * scale);
+        ACC total = (ACC)(red[i] * scale);
         if (BIAS) total += bias_scale * widen(bias[c]);
         if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
         // 7 store
@@ -379,40 +410,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract(
     const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
     unsigned* counters, const ACC* multiplier, index_t stride_n, index_t stride_c, index_t stride_h,
-    index_t stride_w, index_t mult_n, index_t mult_c, double scale, double bias_scale, int G, int CI,
-    int CO, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
-    __shared__ ACC red[TR * BC > THREADS ? TR * BC : THREADS], columns[KH * BC], totals[KH * KW];
+    index_t stride_w, index_t mult_n, index_t mult_c, double scale, double bias_scale, SIZE H, SIZE W,
+    SIZE H_OUT, SIZE W_OUT) {
+    constexpr int COUNT = THREADS / BCO, TAPS = (KH * KW + COUNT - 1) / COUNT;
+    __shared__ ACC red[RED > THREADS ? RED : THREADS], totals[KH * KW];
+    __shared__ bool live[KH * KW];
     // 1 who am I: a part of one plane
     Place at = locate(CI, H, W);
     index_t n = at.ng / G, g = at.ng % G;
+    int co = threadIdx.x % BCO, first = COUNT == 1 ? 0 : threadIdx.x / BCO;
     // 2 addresses
-    const ELEMENT* planes = x + n * stride_n + (g * CI + at.ci) * stride_c + at.r0 * stride_h;
-    int co = threadIdx.x % BCO;
-    const ELEMENT* weights = weight + (g * CI + at.ci) * CO * (KH * KW);
-    // 3 masked load, 4 accumulate. The weights start for L2 now and are there when the plane is done.
-    for (int i = threadIdx.x; i * 128 < CO * (KH * KW) * (int)sizeof(ELEMENT); i += THREADS)
-        prefetch((const char*)weights + i * 128);
-    column_sums(at, planes, CI, H, W, H_OUT, stride_c, stride_h, stride_w, red, columns);
-    for (int from = 0; from < KH * KW; from += THREADS / LANES) {
-        // 5 reduce
-        int item = from + threadIdx.x / LANES;
-        ACC total = band_sum(at, item, W, W_OUT, columns);
-        if (threadIdx.x % LANES == 0 && item < KH * KW) totals[item] = total;
-    }
-    __syncthreads();
+    const ELEMENT* thread = x + n * stride_n + (g * CI + at.ci) * stride_c + at.r0 * stride_h +
+                            (at.col0 + at.c) * stride_w;
+    weight += ((g * CI + at.ci) * CO + co) * (KH * KW);
+    // 3 masked load, 4 accumulate. The weights come first: they arrive while the plane streams.
+    ELEMENT w[TAPS];
+    #pragma unroll
+    for (int i = 0; i < TAPS; i++)
+        w[i] = co < CO && first + i * COUNT < KH * KW ? weight[first + i * COUNT] : ELEMENT{};
+    if (BIAS && co < CO) prefetch(bias + g * CO + co);
+    for (int tap = threadIdx.x; tap < KH * KW; tap += THREADS) live[tap] = lands(tap, H, W, H_OUT, W_OUT);
+    // 5 reduce
+    sum_bands(at, thread, CI, H, W, H_OUT, W_OUT, stride_h, red, [&](int, int tap, ACC total) { totals[tap] = total; });
     ACC partial = 0;
-    for (int tap = threadIdx.x / BCO; tap < KH * KW; tap += THREADS / BCO)
-        if (co < CO && lands(tap, H, W, H_OUT, W_OUT))
-            partial += totals[tap] * widen(weights[co * (KH * KW) + tap]);
-    if (THREADS > BCO) {
-        red[threadIdx.x] = partial;
-        reduce<THREADS / BCO, BCO>(red);
-        partial = red[co];
-        __syncthreads();
+    #pragma unroll
+    for (int i = 0; i < TAPS; i++) {
+        int tap = first + i * COUNT;
+        if (tap < KH * KW && live[tap]) partial += totals[tap] * widen(w[i]);
     }
-    int from = CI * at.parts;
-    partials += (index_t)at.ng * from * BCO;
-    if (!finish<BCO>(partials, counters + at.ng, at.ci * at.parts + at.part, from, partial, red)) return;
+    red[threadIdx.x] = partial;
+    reduce<COUNT, BCO>(red);
+    partials += (index_t)at.ng * CI * at.parts * BCO;
+    if (!finish<BCO>(partials, counters + at.ng, at.ci * at.parts + at.part, CI * at.parts, red)) return;
     if (threadIdx.x < CO) {
         // 6 scale and bias
         index_t c = g * CO + co;
@@ -427,8 +456,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
 
 #ifdef KERNEL_expand
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
-    const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N,
-    int G, int CI, int CO) {
+    const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N) {
     constexpr int COUNT = THREADS / BK;
     __shared__ ACC red[COUNT * BN * BK];
     // 1 who am I: block of (ci, tap) of one group, block of samples
@@ -461,16 +489,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
 #ifdef KERNEL_band_fill
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
     const ACC* d, ELEMENT* dx, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
-    int C, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
     typedef vec<ELEMENT, VEC> access;
     __shared__ ACC columns[BP * KH * BC];
     // 1 who am I
-    Place at = locate(C, H, W);
+    Place at = locate(G * CI, H, W);
     index_t n = at.ng;
     // 2 addresses
     ELEMENT* thread = dx + n * stride_n + (at.ci + at.p) * stride_c + at.r0 * stride_h +
                       (at.col0 + at.c) * stride_w;
-    d += (n * C + at.ci) * (KH * KW);
+    d += (n * (G * CI) + at.ci) * (KH * KW);
     for (int i = threadIdx.x; i < BP * KH * BC; i += THREADS) {
         index_t col = at.col0 + i % BC;
         ACC total = 0;
@@ -478,13 +506,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
             SIZE lo, hi;
             band(kw, W, W_OUT, SW, PW, DW, lo, hi);
             // 3 masked load, 4 accumulate
-            if (at.ci + i / BC / KH < C && col >= lo && col < hi) total += d[i / BC * KW + kw];
+            if (at.ci + i / BC / KH < G * CI && col >= lo && col < hi) total += d[i / BC * KW + kw];
         }
         columns[i] = total;
     }
     __syncthreads();
-    int core_lo, core_hi;
-    core_rows(at, H, H_OUT, core_lo, core_hi);
+    Rows rows = split_rows(at, H, H_OUT);
     access core;
     for (int e = 0; e < VEC; e++) {
         ACC total = 0;
@@ -492,10 +519,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
         for (int kh = 0; kh < KH && at.active; kh++) total += columns[(p * KH + kh) * BC + c];
         core.at[e] = narrow<ELEMENT>(total);
     }
-    if (!at.active || at.ci + at.p >= C || at.col0 + at.c >= W) return;
+    if (!at.active || at.ci + at.p >= G * CI || at.col0 + at.c >= W) return;
     for (int row = at.r; row < at.rows; row += TR * VR) {
         access value = core;
-        if (row < core_lo || row >= core_hi) {
+        if (row < rows.core_lo || row >= rows.core_hi) {
             for (int e = 0; e < VEC; e++) {
                 ACC total = 0;
                 int p = at.p + (AXIS == 1 ? e : 0), c = at.c + (AXIS == 3 ? e : 0);
@@ -516,7 +543,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
 #ifdef KERNEL_weight_grad
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N,
-    int G, int CI, int CO, int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
     // 1 who am I: input plane, thread per (co, tap) of the outputs of its group
     index_t ci = blockIdx.x, g = ci / CI;
     int k = blockIdx.y * THREADS + threadIdx.x, tap = k % (KH * KW);

@@ -124,7 +124,9 @@ def _specialize(
 def _geometry(problem: Chain) -> dict[str, int]:
     (KH, KW), (SH, SW) = problem.kernel, problem.stride
     (PH, PW), (DH, DW) = problem.padding, problem.dilation
-    return {"KH": KH, "KW": KW, "SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
+    G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
+    channels = {"G": G, "CI": CI, "CO": CO}
+    return channels | {"KH": KH, "KW": KW, "SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
 
 
 @lru_cache(maxsize=4096)
@@ -161,14 +163,14 @@ def prepare_chain(
     geometry = _geometry(problem)
     output = {"TENSOR": tensor, "BIAS": problem.bias}
 
-    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    tile = plan.tile(layout, layout.c, dtype.itemsize)
     band_sums = _specialize("band_sums", layout, tile, dtype, geometry)
-    step = plan.CONTRACT
-    contract = _specialize(
-        "contract", layout, None, dtype, {**output, **geometry, "BN": step.BN, "BCO": step.BCO}
-    )
+    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
+    constants = {**output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "SLICE": SLICE}
+    contract = _specialize("contract", layout, None, dtype, {**constants, "FR": plan.FINISH // 4})
 
-    own = plan.tile(layout, 1, dtype.itemsize, problem.kernel)
+    own = plan.tile(layout, 1, dtype.itemsize)
     rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
@@ -180,10 +182,12 @@ def prepare_chain(
         layout,
         tile.parts,
         Launch(band_sums, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
-        Launch(contract, (ceil(problem.n / step.BN), G * ceil(CO / step.BCO))),
+        Launch(contract, (ceil(problem.n / step.BN), tiles * slices)),
         fused,
         problem.n * G * rows * width,
         problem.n * G,
+        ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
+        ceil(problem.n / step.BN) * tiles,
         plan.chain_depth(problem, layout, tile, own if fused else None),
     )
 
@@ -195,10 +199,10 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     geometry = _geometry(problem)
-    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel[0])
     step = plan.EXPAND
     expand = _specialize(
-        "expand", layout, None, dtype, {"KK": KH * KW, "BN": step.BN, "BK": step.BK}
+        "expand", layout, None, dtype, {"G": G, "CI": CI, "CO": CO, "KK": KH * KW, "BN": step.BN, "BK": step.BK}
     )
     band_fill = _specialize("band_fill", layout, tile, dtype, geometry)
     weight_grad = _specialize("weight_grad", layout, None, dtype, geometry)

@@ -8,23 +8,23 @@ from math import ceil, gcd
 from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
 
-THREADS = 256
-"""Threads per block: eight blocks fill a multiprocessor and hide each other's epilogues."""
+THREADS = 128
+"""Threads per block: small blocks, so that one block's start and end hide behind the others' streams."""
 
-BLOCKS = 6
-"""Resident blocks per multiprocessor that the register allocation aims at: 40 registers per thread."""
+BLOCKS = 8
+"""Resident blocks per multiprocessor that the register allocation aims at: 64 registers per thread."""
 
 TILE_BYTES = 16 * 1024
-"""Bytes one block has in flight: 64 per thread, four 16-byte loads."""
+"""Bytes one block has in flight: 128 per thread, eight 16-byte loads; 128 KiB per multiprocessor."""
 
 PART_BYTES = 64 * 1024
 """Bytes of a plane that one block reads: long enough to hide its start and end, short enough that
 one large sample already fills the card."""
 
-KEPT = 2048
-"""Column sums (BP x KH x BC) and band sums (BP x KH x KW) in shared memory: 8 KiB each in float32."""
+KEPT = 4096
+"""Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in shared memory: 16 KiB."""
 
-FINISH = 8
+FINISH = 16
 """Partial outputs that a thread of the last block loads at a time."""
 
 
@@ -43,13 +43,11 @@ class Tile:
         return ceil(planes / self.BP)
 
 
-def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (1, 1)) -> Tile:
-    """Tile for planes of `layout`, of which `planes` belong together (all, or those of one group)."""
+def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 1) -> Tile:
+    """Tile for `planes` planes of `layout`; with `kernel_rows`, for band_fill."""
     size = TILE_BYTES // itemsize
-    kept = pow2_at_most(KEPT // kernel[0])
-    most = pow2_at_most(KEPT // (kernel[0] * kernel[1]))
+    kept = pow2_at_most(KEPT // kernel_rows)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
-    c = min(c, most)
     if layout.unit == "planes":
         # 256 bytes of neighbouring planes: two whole lines of the L2.
         BP = min(c, 256 // itemsize)
@@ -101,17 +99,24 @@ class Contraction:
     BK: int
 
 
-CONTRACT = Contraction(BN=4, BCO=16, BK=1)
-"""16 lanes share a weight row's sectors; the other 16-fold of threads splits the sum over k."""
+CONTRACT = Contraction(BN=16, BCO=32, BK=64)
+"""Four outputs per thread; few outputs per block because there are few outputs."""
 
 EXPAND = Contraction(BN=4, BCO=1, BK=32)
-"""A warp reads neighbouring (ci, tap) pairs; eight warps split the sum over the outputs."""
+"""A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs."""
 
 
-def contract_depth(k: int) -> int:
-    """Additions in a row when `contract` sums k products."""
-    count = THREADS // CONTRACT.BCO
-    return ceil(k / count) + _tree(count)
+def contract_depth(problem: Chain) -> int:
+    """Additions in a row when `contract` sums its products: a slice one by one, then the slices."""
+    slices = ceil(problem.c_in // problem.groups / slice_of(problem))
+    return slice_of(problem) * problem.kernel[0] * problem.kernel[1] + slices
+
+
+def slice_of(problem: Chain) -> int:
+    """Input planes of a group that one block of `contract` multiplies: about BK products per output, but
+    at most 32 slices, which the last block has to add up."""
+    ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
+    return max(1, CONTRACT.BK // taps, ceil(ci / 32))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
@@ -163,9 +168,8 @@ def _band_depth(problem: Chain, layout: Layout, chosen: Tile) -> int:
     # The rims of kernel row kh: what its band holds outside the core, one addition per row.
     core = max(0, bands[-1][1] - bands[0][0])
     rims = max(0, *(hi - lo for lo, hi in bands)) - core
-    lanes = min(chosen.BC, 32)
-    stream = _stream(chosen, layout.vector, layout.unit, layout.h)
-    return rims + stream + 1 + ceil(chosen.BC / lanes) + _tree(lanes)
+    vector = layout.vector if layout.unit == "columns" else 1
+    return rims + _stream(chosen, layout.vector, layout.unit, layout.h) + vector + _tree(chosen.BC)
 
 
 def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None) -> int:
@@ -173,7 +177,7 @@ def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None) 
     of band_sums_contract with tile `own` if it is used, whichever is longer."""
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
     taps = problem.kernel[0] * problem.kernel[1]
-    depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(ci * taps)
+    depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(problem)
     if own is not None:
         count = THREADS // pow2_at_least(co)
         products = ceil(taps / count) + _tree(count)

@@ -39,7 +39,8 @@ class TailCall:
 
 @dataclass(frozen=True)
 class ChainCall:
-    """Either band_sums_contract with its workspace (where one launch serves), or band_sums, then contract."""
+    """Either band_sums_contract (where one launch serves), or band_sums, then contract; the last block of
+    either finishes, with `partials` accumulators and `counters` zeros."""
 
     layout: Layout
     parts: int
@@ -48,6 +49,8 @@ class ChainCall:
     band_sums_contract: Launch | None
     partials: int
     counters: int
+    contract_partials: int
+    contract_counters: int
     depth: int
     """Longest chain of additions behind one output, whichever way it is made."""
 

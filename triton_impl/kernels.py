@@ -62,16 +62,20 @@ def locate(CI, H, W, ROWS: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit
-def core_rows(r0, rows, H, H_OUT, KH: tl.constexpr, SH: tl.constexpr, PH: tl.constexpr,
-              DH: tl.constexpr):  # fmt: skip
-    """The rows in all row bands (the core), counted from r0.
+def split_rows(r0, rows, H, H_OUT, KH: tl.constexpr, SH: tl.constexpr, PH: tl.constexpr,
+               DH: tl.constexpr):  # fmt: skip
+    """Rows of a part that bands hold, counted from r0: (core_lo, core_hi, rim_lo, top, rims).
 
-    Both ends of a band fall as kh grows, so [lo(0), hi(KH - 1)) is in every band; the rows before
-    and after it are in some: the rims. Where the core is empty, the rims hold everything.
+    Both ends of a band fall as kh grows, so [lo(0), hi(KH - 1)) is in every band: the core. The few
+    rows before and after it are in some: the rims, `top` of them before it. Where the core is
+    empty, the rims hold everything.
     """
-    first_lo, unused = band(0, H, H_OUT, SH, PH, DH)
-    unused, last_hi = band(KH - 1, H, H_OUT, SH, PH, DH)
-    return clip(first_lo, tl.maximum(first_lo, last_hi), r0, rows)
+    first_lo, first_hi = band(0, H, H_OUT, SH, PH, DH)
+    last_lo, last_hi = band(KH - 1, H, H_OUT, SH, PH, DH)
+    core_lo, core_hi = clip(first_lo, tl.maximum(first_lo, last_hi), r0, rows)
+    rim_lo, rim_hi = clip(last_lo, first_hi, r0, rows)
+    top = core_lo - rim_lo
+    return core_lo, core_hi, rim_lo, top, top + tl.maximum(rim_hi - core_hi, 0)
 
 
 @triton.jit
@@ -84,7 +88,7 @@ def stream_rows(ptrs, mask, lo, hi, stride_h, ACC: tl.constexpr, BP: tl.constexp
     # Whole tiles go without a row mask: it would keep the compiler from wide loads along the rows.
     full = lo + (hi - lo) // BR * BR
     for _ in range(lo, full, BR):
-        acc += tl.load(tile, mask=mask, other=0).to(ACC)
+        acc += tl.load(tile, mask=mask, other=0, eviction_policy="evict_first").to(ACC)
         tile += BR * stride_h
     if full < hi:
         acc += tl.load(tile, mask=mask & (full + rows < hi), other=0).to(ACC)
@@ -92,38 +96,26 @@ def stream_rows(ptrs, mask, lo, hi, stride_h, ACC: tl.constexpr, BP: tl.constexp
 
 
 @triton.jit
-def column_sums(ptrs, mask, r0, rows, H, H_OUT, stride_h, ACC: tl.constexpr, KH: tl.constexpr,
-                KHP: tl.constexpr, SH: tl.constexpr, PH: tl.constexpr, DH: tl.constexpr,
-                BP: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """Per column, the sum over the row band of each kh, within rows [r0, r0 + rows): [BP, KHP, BC]."""
-    core_lo, core_hi = core_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
-    last_lo, unused = band(KH - 1, H, H_OUT, SH, PH, DH)
-    unused, first_hi = band(0, H, H_OUT, SH, PH, DH)
-    rim_lo, rim_hi = clip(last_lo, first_hi, r0, rows)
-    kh = tl.arange(0, KHP)[None, :, None]
-    lo, hi = band(kh, H, H_OUT, SH, PH, DH)
-    lo, hi = clip(lo, hi, r0, rows)
-    hi = tl.where(kh < KH, hi, 0)
-    rims = tl.zeros((BP, KHP, BC), ACC)
-    for i in range(tl.maximum(core_lo - rim_lo, rim_hi - core_hi)):
-        above = lo + i
-        below = tl.maximum(lo, core_hi) + i
-        above_mask = mask & (above < tl.minimum(hi, core_lo))
-        below_mask = mask & (below < hi)
-        rims += tl.load(ptrs + above.to(tl.int64) * stride_h, mask=above_mask, other=0).to(ACC)
-        rims += tl.load(ptrs + below.to(tl.int64) * stride_h, mask=below_mask, other=0).to(ACC)
-
-    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, BP, BR, BC), 1)
-    return rims + core[:, None, :]
+def load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h):
+    """Rim rows j (a tensor), and which rows these are."""
+    row = tl.where(j < top, rim_lo + j, core_hi + j - top)
+    at = ptrs + row[None, :, None].to(tl.int64) * stride_h
+    return tl.load(at, mask=mask & (j < rims)[None, :, None], other=0), row
 
 
 @triton.jit
-def tap_sums(columns, col, W, W_OUT, KW: tl.constexpr, KWP: tl.constexpr, SW: tl.constexpr,
-             PW: tl.constexpr, DW: tl.constexpr):  # fmt: skip
-    """Sum of columns [BP, KHP, BC] over the column band of each kw: [BP, KHP, KWP]."""
-    kw = tl.arange(0, KWP)[:, None]
-    lo, hi = band(kw, W, W_OUT, SW, PW, DW)
-    inside = (kw < KW) & (col[None, :] >= lo) & (col[None, :] < hi)
+def add_rims(columns, tile, row, lo, hi, ACC: tl.constexpr):
+    """columns [BP, KHC, BC] plus those rows of tile [BP, RIMS, BC] that lie in [lo, hi) of each kh."""
+    inside = (row[None, :] >= lo[:, None]) & (row[None, :] < hi[:, None])
+    return columns + tl.sum(tl.where(inside[None, :, :, None], tile.to(ACC)[:, None, :, :], 0), 2)
+
+
+@triton.jit
+def tap_sums(columns, col, kw, W, W_OUT, KW: tl.constexpr, SW: tl.constexpr, PW: tl.constexpr,
+             DW: tl.constexpr):  # fmt: skip
+    """Sum of columns [BP, KHC, BC] over the column band of each kw: [BP, KHC, KWC]."""
+    lo, hi = band(kw[:, None], W, W_OUT, SW, PW, DW)
+    inside = (kw < KW)[:, None] & (col[None, :] >= lo) & (col[None, :] < hi)
     return tl.sum(tl.where(inside[None, None, :, :], columns[:, :, None, :], 0), 3)
 
 
@@ -183,107 +175,130 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, stride_c, str
 
 @triton.jit
 def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PLANE: tl.constexpr,
-                      TENSOR: tl.constexpr, ACC: tl.constexpr, FOLD: tl.constexpr, BP: tl.constexpr,
-                      RUN: tl.constexpr, PIECES: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
-    # 1 who am I: BP small planes that lie one behind the other
-    blocks = tl.cdiv(C, BP)
+                      TENSOR: tl.constexpr, ACC: tl.constexpr, GROUP: tl.constexpr,
+                      GROUPS: tl.constexpr, PIECES: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+    # 1 who am I: small planes that lie one behind the other, in groups that are whole accesses long
+    blocks = tl.cdiv(C, GROUP * GROUPS)
     n = (tl.program_id(0) // blocks).to(tl.int64)
-    first = tl.program_id(0) % blocks * BP
-    c = first + tl.arange(0, BP)
-    # 2 addresses: one run of memory, read in wide loads whatever the size of a plane
-    i = tl.arange(0, RUN)
-    length = tl.multiple_of(tl.minimum(BP, C - first) * PLANE, VEC)
+    c = (tl.program_id(0) % blocks * GROUPS + tl.arange(0, GROUPS)) * GROUP
+    # 2 addresses: one run of memory, whatever the size of a plane
+    piece = tl.arange(0, PIECES)[None, :, None]
+    i = piece * VEC + tl.arange(0, VEC)[None, None, :]
+    ptrs = y + n * stride_n + c[:, None, None] * PLANE + i
     # 3 masked load
-    run = tl.load(y + n * stride_n + first * PLANE + i, mask=i < length, other=0).to(ACC)
-    # 4 accumulate what is sure to belong to one plane, 5 regroup by plane and reduce
-    run = tl.sum(tl.reshape(run, (RUN // FOLD, FOLD)), 1)
-    piece = tl.arange(0, PIECES)[None, :]
-    if PIECES * FOLD == PLANE:
-        total = tl.sum(tl.reshape(run, (BP, PIECES)), 1)
-    else:
-        index = tl.arange(0, BP)[:, None] * (PLANE // FOLD) + tl.minimum(piece, PLANE // FOLD - 1)
-        planes = tl.reshape(tl.gather(run, tl.reshape(index, (BP * PIECES,)), 0), (BP, PIECES))
-        total = tl.sum(tl.where(piece < PLANE // FOLD, planes, 0), 1)
-    # 6 scale
-    total = (total * scale).to(ACC)
-    if TENSOR:
-        total *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(ACC)
-    # 7 store
-    tl.store(out + n * C + c, total.to(out.dtype.element_ty), mask=c < C)
+    mask = (c < C)[:, None, None] & (piece < GROUP * PLANE // VEC)
+    run = tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first").to(ACC)
+    for q in tl.static_range(GROUP):
+        # 4 accumulate, 5 reduce: the q-th plane of each group
+        total = tl.sum(tl.sum(tl.where(i // PLANE == q, run, 0), 2), 1)
+        # 6 scale
+        total = (total * scale).to(ACC)
+        if TENSOR:
+            m = multiplier + n * mult_n + (c + q).to(tl.int64) * mult_c
+            total *= tl.load(m, mask=c < C, other=0).to(ACC)
+        # 7 store
+        tl.store(out + n * C + c + q, total.to(out.dtype.element_ty), mask=c < C)
 
 
 @triton.jit
-def band_sums(x, sums, stride_n, stride_c, stride_h, stride_w, C, H, W, H_OUT, W_OUT,
-              ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-              KHP: tl.constexpr, KWP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-              PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
-              BP: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+def band_sums(x, sums, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT, G: tl.constexpr,
+              CI: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
+              KW: tl.constexpr, KHC: tl.constexpr, KWC: tl.constexpr, SH: tl.constexpr,
+              SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
+              DW: tl.constexpr, RIMS: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
+              BC: tl.constexpr):  # fmt: skip
     # 1 who am I
-    tile, part, parts, n, c, r0, rows, col = locate(C, H, W, ROWS, BP, BC)
+    tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
     # 2 addresses
     planes = x + n * stride_n + c.to(tl.int64) * stride_c
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
-    mask = (c < C)[:, None, None] & (col < W)[None, None, :]
-    kh = tl.arange(0, KHP)[None, :, None]
-    kw = tl.arange(0, KWP)[None, None, :]
-    # 3 masked load, 4 accumulate
-    columns = column_sums(ptrs, mask, r0, rows, H, H_OUT, stride_h, ACC, KH, KHP, SH, PH, DH, BP, BR, BC)
-    # 5 reduce
-    total = tap_sums(columns, col, W, W_OUT, KW, KWP, SW, PW, DW)
-    # 7 store
-    to = sums + ((n * C + c) * parts + part)[:, None, None] * (KH * KW) + kh * KW + kw
-    tl.store(to, total, mask=(c < C)[:, None, None] & (kh < KH) & (kw < KW))
+    mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
+    sums += ((n * (G * CI) + c) * parts + part)[:, None, None] * (KH * KW)
+    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
+    # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
+    j = tl.arange(0, RIMS)
+    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h)
+    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, BP, BR, BC), 1)
+    for kh0 in range(0, KH, KHC):
+        kh = kh0 + tl.arange(0, KHC)
+        lo, hi = band(kh, H, H_OUT, SH, PH, DH)
+        lo, hi = clip(lo, hi, r0, rows)
+        columns = add_rims(tl.broadcast_to(core[:, None, :], (BP, KHC, BC)), first, first_row, lo, hi, ACC)
+        for j0 in range(RIMS, rims, RIMS):
+            more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
+            columns = add_rims(columns, more, row, lo, hi, ACC)
+        for kw0 in range(0, KW, KWC):
+            # 5 reduce
+            kw = kw0 + tl.arange(0, KWC)
+            total = tap_sums(columns, col, kw, W, W_OUT, KW, SW, PW, DW)
+            # 7 store
+            live = (c < G * CI)[:, None, None] & (kh < KH)[None, :, None] & (kw < KW)[None, None, :]
+            tl.store(sums + kh[None, :, None] * KW + kw[None, None, :], total, mask=live)
 
 
 @triton.jit
-def contract(sums, weight, bias, out, multiplier, mult_n, mult_c, scale, bias_scale, N, G, CI, CO,
-             PARTS, H, W, H_OUT, W_OUT, TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr,
-             KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-             PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
-             BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    # 1 who am I: block of outputs of one group, block of samples
+def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
+             N, PARTS, H, W, H_OUT, W_OUT, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
+             TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
+             KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
+             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
+             SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+    # 1 who am I: slice of the input planes, block of outputs of one group, block of samples
+    splits = tl.cdiv(CI, SLICE)
     blocks = tl.cdiv(CO, BCO)
-    g = (tl.program_id(1) // blocks).to(tl.int64)
-    co = tl.program_id(1) % blocks * BCO + tl.arange(0, BCO)
+    split = tl.program_id(1) % splits
+    block = tl.program_id(1) // splits
+    g = (block // blocks).to(tl.int64)
+    co = block % blocks * BCO + tl.arange(0, BCO)
     n = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    ci0 = split * SLICE
+    length = tl.minimum(SLICE, CI - ci0) * (KH * KW)
     # 2 addresses: k runs over (ci, tap)
-    k = tl.arange(0, BK)
-    weight += g * CI * CO * (KH * KW) + co[:, None].to(tl.int64) * (KH * KW)
-    sums += (n[:, None] * G + g) * CI * PARTS * (KH * KW)
+    weight += (g * CI + ci0) * CO * (KH * KW) + co[None, :].to(tl.int64) * (KH * KW)
+    sums += ((n[:, None] * G + g) * CI + ci0) * PARTS * (KH * KW)
     acc = tl.zeros((BN, BCO), ACC)
-    for k0 in range(0, CI * (KH * KW), BK):
-        ci = ((k0 + k) // (KH * KW))[None, :]
-        tap = ((k0 + k) % (KH * KW))[None, :]
-        live = (ci < CI) & lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+    for k0 in range(0, length, BK):
+        k = k0 + tl.arange(0, BK)
+        ci = (k // (KH * KW)).to(tl.int64)
+        tap = k % (KH * KW)
+        live = (k < length) & lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
         # 3 masked load
-        w_ptrs = weight + ci.to(tl.int64) * CO * (KH * KW) + tap
-        w = tl.load(w_ptrs, mask=(co < CO)[:, None] & live, other=0).to(ACC)
-        t = tl.zeros((BN, BK), ACC)
-        for part in range(PARTS):
-            t_ptrs = sums + (ci.to(tl.int64) * PARTS + part) * (KH * KW) + tap
-            t += tl.load(t_ptrs, mask=(n < N)[:, None] & live, other=0)
-        # 4 accumulate, 5 reduce
-        acc += tl.sum(t[:, None, :] * w[None, :, :], 2)
-    # 6 scale and bias
-    c = (g * CO + co)[None, :]
-    mask = (n < N)[:, None] & (co < CO)[None, :]
-    acc = (acc * scale).to(ACC)
-    if BIAS:
-        acc += (bias_scale * tl.load(bias + c, mask=(co < CO)[None, :], other=0)).to(ACC)
-    if TENSOR:
-        acc *= tl.load(multiplier + n[:, None] * mult_n + c * mult_c, mask=mask, other=0).to(ACC)
-    # 7 store
-    tl.store(out + n[:, None] * (G * CO) + c, acc.to(out.dtype.element_ty), mask=mask)
+        w_ptrs = weight + (ci * CO * (KH * KW) + tap)[:, None]
+        w = tl.load(w_ptrs, mask=live[:, None] & (co < CO)[None, :], other=0).to(ACC)
+        t_ptrs = sums + (ci * PARTS * (KH * KW) + tap)[None, :]
+        t = tl.load(t_ptrs, mask=live[None, :] & (n < N)[:, None], other=0)
+        for part in range(1, PARTS):
+            t += tl.load(t_ptrs + part * (KH * KW), mask=live[None, :] & (n < N)[:, None], other=0)
+        # 4 accumulate: in IEEE arithmetic, tensor cores would round the factors to TF32
+        acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
+    # 5 reduce
+    tile = tl.program_id(0).to(tl.int64) * (tl.num_programs(1) // splits) + block
+    partials += tile * splits * (BN * BCO)
+    i = tl.arange(0, BN * BCO)
+    last, total = finish(partials, counters + tile, split, splits, i, i >= 0, tl.reshape(acc, (BN * BCO,)),
+                         BN * BCO, FR, ACC)  # fmt: skip
+    if last:
+        # 6 scale and bias
+        result = (tl.reshape(total, (BN, BCO)) * scale).to(ACC)
+        c = (g * CO + co)[None, :]
+        mask = (n < N)[:, None] & (co < CO)[None, :]
+        if BIAS:
+            result += (bias_scale * tl.load(bias + c, mask=(co < CO)[None, :], other=0)).to(ACC)
+        if TENSOR:
+            result *= tl.load(multiplier + n[:, None] * mult_n + c * mult_c, mask=mask, other=0).to(ACC)
+        # 7 store
+        tl.store(out + n[:, None] * (G * CO) + c, result.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, stride_n, stride_c,
-                       stride_h, stride_w, mult_n, mult_c, scale, bias_scale, G, CI, CO, H, W,
-                       H_OUT, W_OUT, ROWS: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
-                       ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, KHP: tl.constexpr,
-                       KWP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
-                       PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, BR: tl.constexpr,
+                       stride_h, stride_w, mult_n, mult_c, scale, bias_scale, H, W, H_OUT, W_OUT,
+                       G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr,
+                       TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr,
+                       KH: tl.constexpr, KW: tl.constexpr, KHC: tl.constexpr, KWC: tl.constexpr,
+                       SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+                       DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, BR: tl.constexpr,
                        BC: tl.constexpr, BCO: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: a part of one plane
     tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, 1, BC)
@@ -294,36 +309,51 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
     mask = (col < W)[None, None, :]
     co = tl.arange(0, BCO)
-    kh = tl.arange(0, KHP)[None, :, None]
-    kw = tl.arange(0, KWP)[None, None, :]
-    tap = kh * KW + kw
-    live = (kh < KH) & (kw < KW) & lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+    kh = tl.arange(0, KHC)
+    kw = tl.arange(0, KWC)
+    tap = kh[None, :, None] * KW + kw[None, None, :]
+    live = (kh < KH)[None, :, None] & (kw < KW)[None, None, :]
+    live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
     w_ptrs = weight + ((g * CI + tile % CI) * CO + co)[:, None, None] * (KH * KW) + tap
-    # 3 masked load, 4 accumulate. The weights come first: they arrive while the plane streams.
+    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
+    # 3 masked load, 4 accumulate. Weights, bias and multiplier come first: they arrive while the
+    # plane streams.
+    c = g * CO + co
     w = tl.load(w_ptrs, mask=live & (co < CO)[:, None, None], other=0)
-    columns = column_sums(ptrs, mask, r0, rows, H, H_OUT, stride_h, ACC, KH, KHP, SH, PH, DH, 1, BR, BC)
+    if BIAS:
+        b = tl.load(bias + c, mask=co < CO, other=0)
+    if TENSOR:
+        m = tl.load(multiplier + n * mult_n + c * mult_c, mask=co < CO, other=0)
+    j = tl.arange(0, RIMS)
+    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h)
+    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, 1, BR, BC), 1)
+    lo, hi = band(kh, H, H_OUT, SH, PH, DH)
+    lo, hi = clip(lo, hi, r0, rows)
+    columns = add_rims(tl.broadcast_to(core[:, None, :], (1, KHC, BC)), first, first_row, lo, hi, ACC)
+    for j0 in range(RIMS, rims, RIMS):
+        more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
+        columns = add_rims(columns, more, row, lo, hi, ACC)
     # 5 reduce
-    total = tap_sums(columns, col, W, W_OUT, KW, KWP, SW, PW, DW)
+    total = tap_sums(columns, col, kw, W, W_OUT, KW, SW, PW, DW)
     partial = tl.sum(tl.sum(total * w.to(ACC), 2), 1)
-    FROM = CI * parts
-    partials += ng.to(tl.int64) * FROM * BCO
-    last, total = finish(partials, counters + ng, tile % CI * parts + part, FROM, co, co < CO, partial,
+    partials += ng.to(tl.int64) * CI * parts * BCO
+    last, total = finish(partials, counters + ng, tile % CI * parts + part, CI * parts, co, co < CO, partial,
                          BCO, FR, ACC)  # fmt: skip
     if last:
         # 6 scale and bias
-        c = g * CO + co
         total = (total * scale).to(ACC)
         if BIAS:
-            total += (bias_scale * tl.load(bias + c, mask=co < CO, other=0)).to(ACC)
+            total += (bias_scale * b).to(ACC)
         if TENSOR:
-            total *= tl.load(multiplier + n * mult_n + c * mult_c, mask=co < CO, other=0).to(ACC)
+            total *= m
         # 7 store
         tl.store(out + n * (G * CO) + c, total.to(out.dtype.element_ty), mask=co < CO)
 
 
 @triton.jit
-def expand(grad, weight, d, grad_n, grad_c, scale, N, G, CI, CO, ACC: tl.constexpr, KK: tl.constexpr,
-           BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+def expand(grad, weight, d, grad_n, grad_c, scale, N, G: tl.constexpr, CI: tl.constexpr,
+           CO: tl.constexpr, ACC: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr,
+           BCO: tl.constexpr, BK: tl.constexpr):  # fmt: skip
     # 1 who am I: block of (ci, tap) of one group, block of samples
     blocks = tl.cdiv(CI * KK, BK)
     g = (tl.program_id(1) // blocks).to(tl.int64)
@@ -349,28 +379,28 @@ def expand(grad, weight, d, grad_n, grad_c, scale, N, G, CI, CO, ACC: tl.constex
 
 
 @triton.jit
-def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, C, H, W, H_OUT, W_OUT,
-              ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT, G: tl.constexpr,
+              CI: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
               KHP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
               PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, BP: tl.constexpr,
               BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
     # 1 who am I
-    tile, part, parts, n, c, r0, rows, col = locate(C, H, W, ROWS, BP, BC)
+    tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
     # 2 addresses
     planes = dx + n * stride_n + c.to(tl.int64) * stride_c
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
-    mask = (c < C)[:, None, None] & (col < W)[None, None, :]
+    mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
     kh = tl.arange(0, KHP)[None, :, None]
-    d += (n * C + c)[:, None, None] * (KH * KW) + kh * KW
+    d += (n * (G * CI) + c)[:, None, None] * (KH * KW) + kh * KW
     columns = tl.zeros((BP, KHP, BC), ACC)
     for kw in range(KW):
         # 3 masked load, 4 accumulate
         lo, hi = band(kw, W, W_OUT, SW, PW, DW)
         inside = ((col >= lo) & (col < hi))[None, None, :]
-        columns += tl.where(inside, tl.load(d + kw, mask=(c < C)[:, None, None] & (kh < KH), other=0), 0)
+        columns += tl.where(inside, tl.load(d + kw, mask=(c < G * CI)[:, None, None] & (kh < KH), other=0), 0)
     # 7 store: every row of the core has the same values, the rows around it have fewer taps
-    core_lo, core_hi = core_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
+    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
     core = tl.sum(columns, 1)[:, None, :].to(dx.dtype.element_ty)
     row = tl.arange(0, BR)[None, :, None]
     for r in range(core_lo, core_hi, BR):
@@ -385,8 +415,8 @@ def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, C, H, W, H_OUT, W_O
 
 
 @triton.jit
-def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, G, CI, CO, PARTS, H, W, H_OUT, W_OUT,
-                ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, KKP: tl.constexpr,
+def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, PARTS, H, W, H_OUT, W_OUT, G: tl.constexpr,
+                CI: tl.constexpr, CO: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, KKP: tl.constexpr,
                 SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
                 DH: tl.constexpr, DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr):  # fmt: skip
     # 1 who am I: input plane, block of the outputs of its group

@@ -46,6 +46,7 @@ class Specialization:
     """The constexpr parameters, in order, and strides that are 1."""
     divisible: tuple[tuple[str, int], ...]
     """Parameters known to be multiples of a number, for wide accesses."""
+    warps: int
 
     def source(self) -> ASTSource:
         names = self.kernel.arg_names
@@ -55,7 +56,7 @@ class Specialization:
         attrs = {
             (names.index(name),): [["tt.divisibility", by]]
             for name, by in self.divisible
-            if name not in constants
+            if name not in constants and name in names
         }
         return ASTSource(self.kernel, signature, constants, attrs)
 
@@ -63,7 +64,7 @@ class Specialization:
         """The compiled kernel for `target` (a GPUTarget), or for the current device."""
         # Fusing a product into a sum is one rounding less; the default of this flag has changed
         # between Triton releases, the bits of a result should not.
-        options = {"num_warps": plan.WARPS, "enable_fp_fusion": True}
+        options = {"num_warps": self.warps, "enable_fp_fusion": True}
         return triton.compile(self.source(), target=target, options=options)
 
 
@@ -130,10 +131,11 @@ def _specialize(
     types: list[str],
     constants: dict[str, Any],
     access: tuple[dict[str, Any], dict[str, int]] = ({}, {}),
+    warps: int = plan.WARPS,
 ) -> Specialization:
     strides, divisible = access
     return Specialization(
-        kernel, tuple(types), tuple((strides | constants).items()), tuple(divisible.items())
+        kernel, tuple(types), tuple((strides | constants).items()), tuple(divisible.items()), warps
     )
 
 
@@ -144,6 +146,11 @@ def _triton_type(dtype: torch.dtype) -> Any:
 def _geometry(problem: Chain) -> dict[str, int]:
     (SH, SW), (PH, PW), (DH, DW) = problem.stride, problem.padding, problem.dilation
     return {"SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
+
+
+def _channels(problem: Chain) -> dict[str, int]:
+    G = problem.groups
+    return {"G": G, "CI": problem.c_in // G, "CO": problem.c_out // G}
 
 
 @lru_cache(maxsize=4096)
@@ -168,7 +175,7 @@ def prepare_tail(
         "BC": chosen.BC,
         "FR": plan.finish_rows(chosen.BP),
     }
-    special = _specialize(kernels.multiply_gap, types, constants, _access(layout, "y"))
+    special = _specialize(kernels.multiply_gap, types, constants, _access(layout, "y"), chosen.warps)
     tiles = layout.n * chosen.blocks(layout.c)
     single = chosen.parts == 1
     return TailCall(
@@ -188,15 +195,14 @@ def _prepare_flat(layout: Layout, flat: plan.Flat, dtype: torch.dtype, tensor: b
         "PLANE": layout.h,
         "TENSOR": tensor,
         "ACC": _triton_type(acc),
-        "FOLD": flat.FOLD,
-        "BP": flat.BP,
-        "RUN": flat.RUN,
+        "GROUP": flat.GROUP,
+        "GROUPS": flat.GROUPS,
         "PIECES": flat.PIECES,
         "VEC": flat.VEC,
     }
     divisible = {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC}
-    special = _specialize(kernels.multiply_gap_flat, types, constants, ({}, divisible))
-    return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, plan.tail_depth(layout, flat), True)
+    special = _specialize(kernels.multiply_gap_flat, types, constants, ({}, divisible), flat.warps)
+    return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / (flat.GROUP * flat.GROUPS)), 1)), 0, 0, plan.tail_depth(layout, flat), True)
 
 
 @lru_cache(maxsize=4096)
@@ -209,51 +215,64 @@ def prepare_chain(
     ACC, pointer, acc_pointer, size = _triton_type(acc), _POINTER[dtype], _POINTER[acc], _integers(layout)
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
-    bands = {"KH": KH, "KW": KW, "KHP": pow2_at_least(KH), "KWP": pow2_at_least(KW), **_geometry(problem)}
+    channels = _channels(problem)
+    KHC, KWC = plan.taps_at_once(problem)
+    RIMS = plan.rims_at_once(problem)
+    bands = {"KH": KH, "KW": KW, "KHC": KHC, "KWC": KWC, **_geometry(problem), "RIMS": RIMS}
     output = {"TENSOR": tensor, "BIAS": problem.bias, "ACC": ACC}
     strides, divisible = _access(layout, "x")
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     band_sums = _specialize(
         kernels.band_sums,
-        [pointer, acc_pointer, *["i64"] * 4, "i32", *[size] * 4],
-        {"ROWS": tile.ROWS, "ACC": ACC, **bands, "BP": tile.BP, "BR": tile.BR, "BC": tile.BC},
+        [pointer, acc_pointer, *["i64"] * 4, *[size] * 4],
+        {"G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **bands, "BP": tile.BP, "BR": tile.BR, "BC": tile.BC},
         (strides, divisible),
+        tile.warps,
     )
-    step = plan.CONTRACT
+    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
     contract = _specialize(
         kernels.contract,
-        [acc_pointer, *[pointer] * 3, acc_pointer, "i64", "i64", "fp64", "fp64", *["i32"] * 5, *[size] * 4],
-        {**output, "KH": KH, "KW": KW, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK},
-    )
+        [
+            acc_pointer, *[pointer] * 3, acc_pointer, "*i32", acc_pointer, "i64", "i64", "fp64", "fp64",
+            "i32", "i32", *[size] * 4,
+        ],
+        {
+            **channels, **output, "KH": KH, "KW": KW, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
+            "BK": step.BK, "SLICE": SLICE, "FR": plan.finish_rows(step.BN * step.BCO),
+        },
+    )  # fmt: skip
 
     own = plan.tile(layout, 1, dtype.itemsize, problem.kernel)
     rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
     if plan.one_launch(problem, layout, own):
-        divisible.pop("C", None)
         special = _specialize(
             kernels.band_sums_contract,
             [
                 *[pointer] * 4, acc_pointer, "*i32", acc_pointer, *["i64"] * 6, "fp64", "fp64",
-                *["i32"] * 3, *[size] * 4,
+                *[size] * 4,
             ],
             {
-                "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
+                **channels, "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
                 "BCO": width, "FR": plan.finish_rows(width),
             },
             (strides, divisible),
+            own.warps,
         )  # fmt: skip
         fused = Launch(special, (problem.n * G * rows, 1))
     return ChainCall(
         layout,
         tile.parts,
         Launch(band_sums, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
-        Launch(contract, (ceil(problem.n / step.BN), G * ceil(CO / step.BCO))),
+        Launch(contract, (ceil(problem.n / step.BN), tiles * slices)),
         fused,
         problem.n * G * rows * width,
         problem.n * G,
+        ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
+        ceil(problem.n / step.BN) * tiles,
         plan.chain_depth(problem, tile, own if fused else None),
     )
 
@@ -270,14 +289,14 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     step, grads = plan.EXPAND, plan.WEIGHT_GRAD
     expand = _specialize(
         kernels.expand,
-        [acc_pointer, pointer, acc_pointer, "i64", "i64", "fp64", *["i32"] * 4],
-        {"ACC": ACC, "KK": KH * KW, "BN": step.BN, "BCO": step.BCO, "BK": step.BK},
+        [acc_pointer, pointer, acc_pointer, "i64", "i64", "fp64", "i32"],
+        {**_channels(problem), "ACC": ACC, "KK": KH * KW, "BN": step.BN, "BCO": step.BCO, "BK": step.BK},
     )
     band_fill = _specialize(
         kernels.band_fill,
-        [acc_pointer, pointer, *["i64"] * 4, "i32", *[size] * 4],
+        [acc_pointer, pointer, *["i64"] * 4, *[size] * 4],
         {
-            "ROWS": tile.ROWS, "ACC": ACC, "KH": KH, "KW": KW, "KHP": pow2_at_least(KH), **_geometry(problem),
+            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, "KH": KH, "KW": KW, "KHP": pow2_at_least(KH), **_geometry(problem),
             "BP": tile.BP, "BR": tile.BR, "BC": tile.BC,
         },
         _access(layout, "dx"),
@@ -286,9 +305,9 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     BCO = max(1, min(grads.BCO, grads.BK // KKP))
     weight_grad = _specialize(
         kernels.weight_grad,
-        [acc_pointer, acc_pointer, pointer, "i64", "i64", "fp64", *["i32"] * 5, *[size] * 4],
+        [acc_pointer, acc_pointer, pointer, "i64", "i64", "fp64", "i32", "i32", *[size] * 4],
         {
-            "ACC": ACC, "KH": KH, "KW": KW, "KKP": KKP, **_geometry(problem),
+            **_channels(problem), "ACC": ACC, "KH": KH, "KW": KW, "KKP": KKP, **_geometry(problem),
             "BN": grads.BN, "BCO": BCO,
         },
     )  # fmt: skip

@@ -19,7 +19,13 @@ PART_BYTES = 64 * 1024
 one large sample already fills the card."""
 
 KEPT = 4096
-"""Numbers (BP x KHP x KWP x BC) behind the band sums, in registers: 32 per thread."""
+"""Numbers (BP x KHC x KWC x BC) behind the band sums, in registers: 32 per thread."""
+
+TAPS = 64
+"""Taps (KHC x KWC) whose band sums are made at once: more would leave few columns to a program."""
+
+RIMS = 4
+"""Rim rows that are loaded before the stream at most: a kernel of 3, 4 or 5 has no more."""
 
 FINISH = 4096
 """Partial outputs that the last program loads at a time: 32 per thread."""
@@ -34,6 +40,7 @@ class Tile:
     BC: int
     ROWS: int
     parts: int
+    warps: int
 
     def blocks(self, planes: int) -> int:
         """Programs for one sample and one group of `planes` planes, without the parts."""
@@ -43,7 +50,7 @@ class Tile:
 def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (1, 1)) -> Tile:
     """Tile for planes of `layout`, of which `planes` belong together (all, or those of one group)."""
     size = TILE_BYTES // itemsize
-    kept = max(16, KEPT // (pow2_at_least(kernel[0]) * pow2_at_least(kernel[1])))
+    kept = KEPT // min(TAPS, pow2_at_least(kernel[0]) * pow2_at_least(kernel[1]))
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
         # 256 bytes of neighbouring planes: two whole lines of the L2.
@@ -60,19 +67,18 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
     ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
-    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC))
+    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), WARPS)
 
 
 @dataclass(frozen=True)
 class Flat:
-    """BP planes, together RUN elements (padded to a power of two), folded to pieces of FOLD elements."""
+    """GROUPS groups of GROUP planes, each a run of up to PIECES accesses of VEC elements."""
 
-    BP: int
-    RUN: int
-    FOLD: int
+    GROUP: int
+    GROUPS: int
     PIECES: int
     VEC: int
-    """Elements of the widest access that is aligned in every block."""
+    warps: int
 
 
 def flat(layout: Layout, itemsize: int) -> Flat | None:
@@ -83,11 +89,12 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     plane = layout.h
     if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > 1024 or layout.c < 2:
         return None
-    size = TILE_BYTES // itemsize
-    BP = min(pow2_at_least(layout.c), pow2_at_most(size // plane))
-    vector = gcd(layout.first, BP * plane, layout.c * plane, layout.stride[0] if layout.n > 1 else 0)
-    FOLD = gcd(16 // itemsize, plane)
-    return Flat(BP, pow2_at_least(BP * plane), FOLD, pow2_at_least(plane // FOLD), vector)
+    # Each plane of a group costs one pass over the group: four bring float32 to whole accesses.
+    VEC = gcd(layout.first, layout.c * plane, layout.stride[0] if layout.n > 1 else 0, 4 * gcd(plane, 16))
+    GROUP = VEC // gcd(VEC, plane)
+    PIECES = pow2_at_least(plane * GROUP // VEC)
+    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(TILE_BYTES // itemsize // (PIECES * VEC)))
+    return Flat(GROUP, GROUPS, PIECES, VEC, 2 * WARPS)
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,34 @@ class Contraction:
     BK: int
 
 
-CONTRACT = Contraction(BN=4, BCO=16, BK=64)
-"""4096 products per step, 32 per thread; few outputs per program because there are few outputs."""
+CONTRACT = Contraction(BN=16, BCO=32, BK=64)
+"""The least samples that tl.dot takes; few outputs per program because there are few outputs."""
 
 EXPAND = Contraction(BN=4, BCO=16, BK=64)
-"""The transpose of CONTRACT, the same reasons."""
+"""4096 products per step, 32 per thread."""
 
 WEIGHT_GRAD = Contraction(BN=8, BCO=32, BK=512)
 """BK is the most (co, tap) pairs of one program: with BN samples per step, 32 products per thread."""
+
+
+def taps_at_once(problem: Chain) -> tuple[int, int]:
+    """(KHC, KWC): kernel rows and columns whose band sums are made at once."""
+    KWC = min(pow2_at_least(problem.kernel[1]), TAPS)
+    return min(pow2_at_least(problem.kernel[0]), TAPS // KWC), KWC
+
+
+def rims_at_once(problem: Chain) -> int:
+    """Rim rows that are loaded together: all of them, up to RIMS."""
+    bands = problem.bands(0)
+    rims = max(bands[0][0] - bands[-1][0], 0) + max(bands[0][1] - bands[-1][1], 0)
+    return min(RIMS, pow2_at_least(rims))
+
+
+def slice_of(problem: Chain) -> int:
+    """Input planes of a group that one program of `contract` multiplies: about BK products per output, but
+    at most 32 slices, which the last program has to add up."""
+    ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
+    return max(1, CONTRACT.BK // taps, ceil(ci / 32))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
@@ -119,18 +146,22 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     taps = problem.kernel[0] * problem.kernel[1]
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
     part = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
-    registers = pow2_at_least(co) * pow2_at_least(problem.kernel[0]) * pow2_at_least(problem.kernel[1])
+    KH, KW = (pow2_at_least(k) for k in problem.kernel)
     return (
         layout.unit != "planes"
+        and taps_at_once(problem) == (KH, KW)
         and co * taps * 8 <= part
-        and registers <= KEPT
+        and pow2_at_least(co) * KH * KW <= KEPT
         and ci * chosen.parts * co <= 32 * 1024
     )
 
 
-def contract_depth(k: int) -> int:
-    """Additions in a row when `contract` sums k products."""
-    return ceil(k / CONTRACT.BK) + _sum(CONTRACT.BK, CONTRACT.BN * CONTRACT.BCO * CONTRACT.BK)
+def contract_depth(problem: Chain) -> int:
+    """Additions in a row when `contract` sums its products: a slice one by one, then the slices."""
+    slices = ceil(problem.c_in // problem.groups / slice_of(problem))
+    rows = finish_rows(CONTRACT.BN * CONTRACT.BCO)
+    own = slice_of(problem) * problem.kernel[0] * problem.kernel[1]
+    return own + ceil(slices / rows) + _sum(rows, rows * CONTRACT.BN * CONTRACT.BCO)
 
 
 def finish_rows(width: int) -> int:
@@ -138,19 +169,19 @@ def finish_rows(width: int) -> int:
     return max(1, min(64, FINISH // pow2_at_least(width)))
 
 
-def _sum(length: int, elements: int) -> int:
+def _sum(length: int, elements: int, warps: int = WARPS) -> int:
     """Additions in a row when Triton sums an axis of `length` in a tile of `elements`.
 
     A thread first adds up what it holds of the axis, at most all it holds of the tile; a tree over
     lanes and warps joins the threads.
     """
-    return min(length - 1, elements // (32 * WARPS)) + pow2_at_least(length).bit_length() - 1
+    return min(length - 1, elements // (32 * warps)) + pow2_at_least(length).bit_length() - 1
 
 
 def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
     """Longest chain of additions behind one output of multiply_gap or multiply_gap_flat."""
     if isinstance(chosen, Flat):
-        return _sum(chosen.FOLD, chosen.RUN) + _sum(chosen.PIECES, chosen.BP * chosen.PIECES)
+        return chosen.VEC - 1 + _sum(chosen.PIECES, chosen.GROUPS * chosen.PIECES, chosen.warps)
     elements = chosen.BP * chosen.BR * chosen.BC
     rows = finish_rows(chosen.BP)
     finish = ceil(chosen.parts / rows) + _sum(rows, rows * chosen.BP) if chosen.parts > 1 else 0
@@ -159,13 +190,13 @@ def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
 
 def _band_depth(problem: Chain, chosen: Tile) -> int:
     """Longest chain of additions behind one band sum of one part."""
-    KHP, KWP = pow2_at_least(problem.kernel[0]), pow2_at_least(problem.kernel[1])
+    KHC, KWC = taps_at_once(problem)
     bands = problem.bands(0)
     # The rims of kernel row kh: what its band holds outside the core, one addition per row.
     core = max(0, bands[-1][1] - bands[0][0])
     rims = max(0, *(hi - lo for lo, hi in bands)) - core
     stream = ceil(min(chosen.ROWS, problem.h) / chosen.BR) + _sum(chosen.BR, chosen.BP * chosen.BR * chosen.BC)
-    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * KHP * KWP * chosen.BC)
+    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * KHC * KWC * chosen.BC)
 
 
 def chain_depth(problem: Chain, chosen: Tile, own: Tile | None) -> int:
@@ -173,8 +204,7 @@ def chain_depth(problem: Chain, chosen: Tile, own: Tile | None) -> int:
     of band_sums_contract with tile `own` if it is used, whichever is longer."""
     KHP, KWP = pow2_at_least(problem.kernel[0]), pow2_at_least(problem.kernel[1])
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
-    taps = problem.kernel[0] * problem.kernel[1]
-    depth = _band_depth(problem, chosen) + chosen.parts + contract_depth(ci * taps)
+    depth = _band_depth(problem, chosen) + chosen.parts + contract_depth(problem)
     if own is not None:
         rows = finish_rows(pow2_at_least(co))
         products = _sum(KWP, co * KHP * KWP) + _sum(KHP, co * KHP)
