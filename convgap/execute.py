@@ -71,7 +71,7 @@ def chain(
 ) -> tuple[Tensor, Tensor | None]:
     """multiplier * scale * (bias + mean of the transposed convolution) -> [n, c_out, 1, 1].
 
-    With `save` also the band sums [n, c_in, parts, kh, kw] in the accumulator's dtype, which
+    With `save` also the band sums [n, c_in, kh, kw] in the accumulator's dtype, which
     `weight_grad` and `contract` take.
     """
     call = kernels.prepare_chain(problem, x.stride(), x.dtype, x.data_ptr() % 16, multiplier is not None)
@@ -94,13 +94,17 @@ def chain(
 
 
 def band_sums(kernels: KernelSet, problem: Chain, x: Tensor, stream: int) -> Tensor:
-    """Sum of x over every tap's band, part by part: [n, c_in, parts, kh, kw]."""
+    """Sum of x over every tap's band: [n, c_in, kh, kw], in the accumulator's dtype."""
     call = kernels.prepare_chain(problem, x.stride(), x.dtype, x.data_ptr() % 16, False)
-    shape = problem.n, problem.c_in, call.parts, *problem.kernel
-    sums = torch.empty(shape, dtype=accumulator(x.dtype), device=x.device)
+    acc = accumulator(x.dtype)
+    sums = torch.empty((problem.n, problem.c_in, *problem.kernel), dtype=acc, device=x.device)
     if sums.numel():
+        partials = zeros = sums
+        if call.band_counters:
+            partials = torch.empty(call.band_partials, dtype=acc, device=x.device)
+            zeros = counters.take(call.band_counters, x.device, stream)
         call.band_sums(
-            x.device, stream, x, sums, *call.layout.stride, problem.h, problem.w,
+            x.device, stream, x, sums, partials, zeros, *call.layout.stride, problem.h, problem.w,
             problem.out_size(0), problem.out_size(1),
         )  # fmt: skip
     return sums
@@ -116,7 +120,7 @@ def contract(
     multiplier: Tensor | None,
     stream: int,
 ) -> Tensor:
-    """The chain's output [n, c_out, 1, 1] from contiguous band sums [n, c_in, parts, kh, kw]."""
+    """The chain's output [n, c_out, 1, 1] from contiguous band sums [n, c_in, kh, kw]."""
     out = torch.empty(problem.out_shape, dtype=weight.dtype, device=weight.device)
     if out.numel() == 0:
         return out
@@ -127,7 +131,7 @@ def contract(
     h_out, w_out = problem.out_size(0), problem.out_size(1)
     call.contract(
         out.device, stream, sums, weight, out if bias is None else bias, out, partials, zeros, m, mult_n, mult_c,
-        scale / (h_out * w_out), scale, problem.n, sums.shape[2],
+        scale / (h_out * w_out), scale, problem.n,
         problem.h, problem.w, h_out, w_out,
     )  # fmt: skip
     return out
@@ -167,7 +171,7 @@ def weight_grad(
         h_out, w_out = problem.out_size(0), problem.out_size(1)
         call.weight_grad(
             dw.device, stream, grad, sums, dw, grad.stride(0), grad.stride(1), scale / (h_out * w_out),
-            problem.n, sums.shape[2], problem.h, problem.w, h_out, w_out,
+            problem.n, problem.h, problem.w, h_out, w_out,
         )  # fmt: skip
     return dw
 

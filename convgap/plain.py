@@ -19,23 +19,14 @@ from reference.problem import Band, Chain
 
 def tail(y: Tensor, scale: float, multiplier: Tensor | None) -> Tensor:
     """multiplier * scale * (mean of y over h, w): [n, c, h, w] -> [n, c, 1, 1]."""
-    return collapsed.multiply_gap(y, _factor(scale, multiplier))
+    return collapsed.multiply_gap(y, _factor(scale, multiplier)).contiguous()
 
 
 def chain(
-    problem: Chain,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    multiplier: Tensor | None,
-    save: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """multiplier * scale * (bias + mean of the transposed convolution), and the band sums if `save`."""
-    if save:
-        sums = band_sums(problem, x)
-        return contract(problem, sums, weight, bias, scale, multiplier), sums
-    out = collapsed.conv_transpose2d_multiply_gap(
+    problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, multiplier: Tensor | None
+) -> Tensor:
+    """multiplier * scale * (bias + mean of the transposed convolution), in the fewest operations."""
+    return collapsed.conv_transpose2d_multiply_gap(
         x,
         weight,
         bias,
@@ -45,15 +36,14 @@ def chain(
         output_padding=problem.output_padding,
         groups=problem.groups,
         dilation=problem.dilation,
-    )
-    return out, None
+    ).contiguous()
 
 
 def band_sums(problem: Chain, x: Tensor) -> Tensor:
-    """Sum of x over every tap's band: [n, c_in, 1, kh, kw]; 0 for a tap whose band is empty."""
+    """Sum of x over every tap's band: [n, c_in, kh, kw]; 0 for a tap whose band is empty."""
     rows, cols = ([band for band in problem.bands(axis) if band[0] < band[1]] for axis in (0, 1))
     if not rows or not cols:
-        shape = problem.n, problem.c_in, 1, *problem.kernel
+        shape = problem.n, problem.c_in, *problem.kernel
         return torch.zeros(shape, dtype=accumulator(x.dtype), device=x.device)
     sums = collapsed.band_sums(x, rows, cols)
     for axis, dim in ((0, 2), (1, 3)):
@@ -62,18 +52,18 @@ def band_sums(problem: Chain, x: Tensor) -> Tensor:
             found = iter(sums.unbind(dim))
             zero = torch.zeros_like(sums.select(dim, 0))
             sums = torch.stack([next(found) if lands else zero for lands in live], dim)
-    return sums.unsqueeze(2)
+    return sums
 
 
 def contract(
     problem: Chain, sums: Tensor, weight: Tensor, bias: Tensor | None, scale: float, multiplier: Tensor | None
 ) -> Tensor:
-    """The chain's output [n, c_out, 1, 1] from band sums [n, c_in, parts, kh, kw]."""
+    """The chain's output [n, c_out, 1, 1] from band sums [n, c_in, kh, kw]."""
     out = torch.einsum("ngikl,giokl->ngo", _by_group(problem, sums), _live_weight(problem, weight))
     out = out.reshape(problem.out_shape) / _area(problem)
     if bias is not None:
         out = out + bias[:, None, None]
-    return (out * _factor(scale, multiplier)).to(weight.dtype)
+    return (out * _factor(scale, multiplier)).to(weight.dtype).contiguous()
 
 
 def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor:
@@ -120,9 +110,8 @@ def _live(problem: Chain, axis: int) -> list[bool]:
 
 
 def _by_group(problem: Chain, sums: Tensor) -> Tensor:
-    """Band sums in float64, their parts added up: [n, groups, c_in / groups, kh, kw]."""
-    total = sums.squeeze(2) if sums.shape[2] == 1 else sums.sum(2)
-    return total.unflatten(1, (problem.groups, -1)).double()
+    """Band sums in float64: [n, groups, c_in / groups, kh, kw]."""
+    return sums.unflatten(1, (problem.groups, -1)).double()
 
 
 def _live_weight(problem: Chain, weight: Tensor) -> Tensor:

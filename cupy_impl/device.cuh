@@ -49,6 +49,14 @@ template <class V> __device__ __forceinline__ V load_streaming(const V* p) {
     return value;
 }
 
+// One step of a counter; returns where it stood. What this thread has seen before, its whole block's
+// stores after a barrier included, is seen by whoever reads this step or a later one, and comes after.
+__device__ __forceinline__ unsigned step(unsigned* counter) {
+    unsigned before;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
+
 // From L2, past an L1 that may be stale: for what other blocks of this launch have stored.
 __device__ __forceinline__ float load_coherent(const float* p) {
     float value;

@@ -2,7 +2,7 @@
 //
 //     multiply_gap         out[n, c]  = multiplier / (H*W) * sum of y[n, c]
 //     multiply_gap_flat    the same, for small planes that lie one behind the other
-//     band_sums            T[n, ci, part, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
+//     band_sums            T[n, ci, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
 //     contract             out[n, co] = multiplier * (bias[co] + 1/(Hout*Wout) * sum of T * weight)
 //     band_sums_contract   both in one launch, for weights that are small beside the planes
 //     expand               D[n, ci, kh, kw] = multiplier/(Hout*Wout) * sum over co of grad * weight
@@ -34,10 +34,13 @@ __device__ __forceinline__ void clip(SIZE lo, SIZE hi, index_t start, int length
     to = (int)min(max(hi - start, 0LL), (index_t)length);
 }
 
-// red[COUNT][WIDTH] -> red[0][WIDTH], as a tree: one order, whatever the timing.
+// red[COUNT][WIDTH] -> red[0][WIDTH], as a tree: one order, whatever the timing. Loops that run once a
+// block stay rolled, here and below: after a cold start the code itself comes from memory.
 template <int COUNT, int WIDTH> __device__ __forceinline__ void reduce(ACC* red) {
     __syncthreads();
+    #pragma unroll 1
     for (int half = COUNT / 2; half > 0; half /= 2) {
+        #pragma unroll 1
         for (int i = threadIdx.x; i < half * WIDTH; i += THREADS) red[i] += red[i + half * WIDTH];
         __syncthreads();
     }
@@ -95,6 +98,7 @@ __device__ __forceinline__ void stream_rows(const ELEMENT* thread, bool inside, 
     for (int e = 0; e < VEC; e++) acc[e] = 0;
     if (!inside) return;
     const ELEMENT* p = thread + (lo + r) * stride_h;
+    #pragma unroll 1
     for (int row = lo + r; row < hi; row += BR, p += BR * stride_h) {
         access tile[UNROLL];
         #pragma unroll
@@ -148,10 +152,12 @@ template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at,
     access first = rim ? load_streaming((const access*)(thread + rows.rim(at.r) * stride_h)) : access{};
     ACC core[VEC];
     stream_rows(thread, inside, at.r, rows.core_lo, rows.core_hi, stride_h, core);
+    #pragma unroll 1
     for (int kh0 = 0; kh0 < KH; kh0 += KHC) {
+        #pragma unroll 1
         for (int kw0 = 0; kw0 < KW; kw0 += KWC) {
             ACC* own = red + ((at.r * TC + at.c / VC) * BP + at.p) * (KHC * KWC);
-            #pragma unroll
+            #pragma unroll 1
             for (int y = 0; y < KHC && at.active; y++) {
                 SIZE lo, hi;
                 int from, to;
@@ -160,6 +166,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at,
                 ACC column[VEC];
                 bool first_counts = rim && rows.rim(at.r) >= from && rows.rim(at.r) < to;
                 for (int e = 0; e < VEC; e++) column[e] = core[e] + (first_counts ? widen(first.at[e]) : 0);
+                #pragma unroll 1
                 for (int j = at.r + TR; j < rows.rims && inside; j += TR) {
                     int row = rows.rim(j);
                     if (row < from || row >= to) continue;
@@ -191,41 +198,48 @@ template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at,
 #endif
 
 #ifdef FR
-// Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and
-// red[0..WIDTH) is the sum of all rows. The counter is back at 0 for the next launch. Rows are added in
-// one order whoever comes last, so the bits do not depend on timing. red has room for THREADS.
-template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
-                                                            ACC* red) {
+// True in the last of `blocks` blocks to come here, which sees all that the others stored before they
+// came. The counter is back at 0 for the next launch.
+__device__ __forceinline__ bool arrive(unsigned* counter, int blocks) {
     __shared__ bool last;
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
-    // The barrier and the fence put all threads' stores before the counter's step, the other fence
-    // and barrier put it before all threads' loads.
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        last = atomicAdd(counter, 1u) == rows - 1u;
-        __threadfence();
+        last = step(counter) == blocks - 1u;
+        if (last) *counter = 0;
     }
     __syncthreads();
-    if (!last) return false;
+    return last;
+}
+
+// Sum of column i over rows from, from + by, ... of partials[rows][width]: in one order, whoever is
+// last, so that the bits do not depend on timing. Other multiprocessors wrote them: read from L2.
+__device__ __forceinline__ ACC add_rows(const ACC* partials, int from, int by, int rows, int width, int i) {
+    ACC total = 0;
+    #pragma unroll 1
+    for (; from < rows; from += by * FR) {
+        ACC some[FR];
+        #pragma unroll
+        for (int f = 0; f < FR; f++) {
+            int row = from + f * by;
+            some[f] = row < rows ? load_coherent(partials + (index_t)row * width + i) : 0;
+        }
+        #pragma unroll
+        for (int f = 0; f < FR; f++) total += some[f];
+    }
+    return total;
+}
+
+// Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and
+// red[0..WIDTH) is the sum of all rows. red has room for THREADS.
+template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
+                                                            ACC* red) {
+    for (int i = threadIdx.x; i < WIDTH; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
+    if (!arrive(counter, rows)) return false;
     constexpr int COUNT = THREADS > WIDTH ? THREADS / WIDTH : 1;
     int group = COUNT > 1 ? threadIdx.x / WIDTH : 0;
-    for (int i = threadIdx.x - group * WIDTH; i < WIDTH; i += THREADS) {
-        ACC total = 0;
-        for (int from = group; from < rows; from += COUNT * FR) {
-            ACC some[FR];
-            #pragma unroll
-            for (int f = 0; f < FR; f++) {
-                int r = from + f * COUNT;
-                some[f] = r < rows ? load_coherent(partials + (index_t)r * WIDTH + i) : 0;
-            }
-            #pragma unroll
-            for (int f = 0; f < FR; f++) total += some[f];
-        }
-        red[group * WIDTH + i] = total;
-    }
+    for (int i = threadIdx.x - group * WIDTH; i < WIDTH; i += THREADS)
+        red[group * WIDTH + i] = add_rows(partials, group, COUNT, rows, WIDTH, i);
     reduce<COUNT, WIDTH>(red);
-    if (threadIdx.x == 0) *counter = 0;
     return true;
 }
 #endif
@@ -322,8 +336,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
 
 #ifdef KERNEL_band_sums
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
-    const ELEMENT* x, ACC* sums, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
-    SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, index_t stride_n, index_t stride_c,
+    index_t stride_h, index_t stride_w, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    constexpr int WIDTH = BP * KH * KW;
     __shared__ ACC red[RED];
     // 1 who am I
     Place at = locate(G * CI, H, W);
@@ -331,11 +346,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     // 2 addresses
     const ELEMENT* thread = x + n * stride_n + (at.ci + at.p) * stride_c + at.r0 * stride_h +
                             (at.col0 + at.c) * stride_w;
-    sums += ((n * (G * CI) + at.ci) * at.parts + at.part) * (KH * KW);
+    int live = min(BP, G * CI - at.ci) * (KH * KW);
+    sums += (n * (G * CI) + at.ci) * (KH * KW);
+    partials += (index_t)at.tile * at.parts * WIDTH;
+    ACC* to = at.parts > 1 ? partials + (index_t)at.part * WIDTH : sums;
     // 3 masked load, 4 accumulate, 5 reduce, 7 store
     sum_bands(at, thread, G * CI, H, W, H_OUT, W_OUT, stride_h, red, [&](int p, int tap, ACC total) {
-        if (at.ci + p < G * CI) sums[(index_t)p * at.parts * (KH * KW) + tap] = total;
+        int i = p * (KH * KW) + tap;
+        if (i < live) to[i] = total;
     });
+    if (at.parts == 1 || !arrive(counters + at.tile, at.parts)) return;
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < live; i += THREADS) sums[i] = add_rows(partials, 0, 1, at.parts, WIDTH, i);
 }
 #endif
 
@@ -343,11 +365,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
     unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale,
-    double bias_scale, int N, int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    double bias_scale, int N, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
     typedef vec<ACC, 2> pair;
     static_assert(BN * BCO == 4 * THREADS, "a thread makes 2 x 2 outputs");
     // One more pair per row: neighbouring k are stored by neighbouring lanes.
     __shared__ ACC t[BK][BN + 2], w[BK][BCO + 2], red[BN * BCO];
+    __shared__ bool live[KH * KW];
     // 1 who am I: slice of the input planes, block of outputs of one group, block of samples
     int splits = (CI + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;
     int split = blockIdx.y % splits, block = blockIdx.y / splits;
@@ -356,25 +379,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     int length = min(SLICE, CI - ci0) * (KH * KW);
     // 2 addresses: k runs over (ci, tap)
     weight += ((g * CI + ci0) * CO + co0) * (KH * KW);
-    sums += ((n0 * G + g) * CI + ci0) * PARTS * (KH * KW);
+    sums += ((n0 * G + g) * CI + ci0) * (KH * KW);
     int ni = threadIdx.x / (BCO / 2) * 2, oi = threadIdx.x % (BCO / 2) * 2;
+    for (int tap = threadIdx.x; tap < KH * KW; tap += THREADS) live[tap] = lands(tap, H, W, H_OUT, W_OUT);
+    __syncthreads();
     ACC acc[2][2] = {};
+    #pragma unroll 1
     for (int k0 = 0; k0 < length; k0 += BK) {
-        // 3 masked load
-        for (int i = threadIdx.x; i < BK * BCO; i += THREADS) {
-            // Within an input plane the weights of neighbouring outputs are one run of memory.
-            int k = k0 + i % BK, o = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
-            bool live = k < length && co0 + o < CO && lands(tap, H, W, H_OUT, W_OUT);
-            w[i % BK][o] = live ? widen(weight[((index_t)ci * CO + o) * (KH * KW) + tap]) : 0;
+        // 3 masked load. Within an input plane the weights of neighbouring outputs are one run of memory.
+        #pragma unroll
+        for (int j = 0; j < BK * BCO / THREADS; j++) {
+            int i = threadIdx.x + j * THREADS, k = k0 + i % BK, o = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
+            bool inside = k < length && co0 + o < CO && live[tap];
+            w[i % BK][o] = inside ? widen(weight[((index_t)ci * CO + o) * (KH * KW) + tap]) : 0;
         }
-        for (int i = threadIdx.x; i < BK * BN; i += THREADS) {
-            int k = k0 + i % BK, s = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
-            ACC total = 0;
-            if (k < length && n0 + s < N) {
-                const ACC* from = sums + ((index_t)s * G * CI + ci) * PARTS * (KH * KW) + tap;
-                for (int part = 0; part < PARTS; part++) total += from[part * (KH * KW)];
-            }
-            t[i % BK][s] = total;
+        #pragma unroll
+        for (int j = 0; j < BK * BN / THREADS; j++) {
+            int i = threadIdx.x + j * THREADS, k = k0 + i % BK, s = i / BK;
+            t[i % BK][s] = k < length && n0 + s < N ? sums[(index_t)s * (G * CI * KH * KW) + k] : 0;
         }
         __syncthreads();
         // 4 accumulate
@@ -429,6 +451,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     for (int i = 0; i < TAPS; i++)
         w[i] = co < CO && first + i * COUNT < KH * KW ? weight[first + i * COUNT] : ELEMENT{};
     if (BIAS && co < CO) prefetch(bias + g * CO + co);
+    #pragma unroll 1
     for (int tap = threadIdx.x; tap < KH * KW; tap += THREADS) live[tap] = lands(tap, H, W, H_OUT, W_OUT);
     // 5 reduce
     sum_bands(at, thread, CI, H, W, H_OUT, W_OUT, stride_h, red, [&](int, int tap, ACC total) { totals[tap] = total; });
@@ -543,7 +566,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
 #ifdef KERNEL_weight_grad
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N,
-    int PARTS, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
     // 1 who am I: input plane, thread per (co, tap) of the outputs of its group
     index_t ci = blockIdx.x, g = ci / CI;
     int k = blockIdx.y * THREADS + threadIdx.x, tap = k % (KH * KW);
@@ -554,9 +577,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     // A tap that lands nowhere has gradient 0 whatever grad holds.
     for (index_t n = 0; n < N && lands(tap, H, W, H_OUT, W_OUT); n++) {
         // 3 masked load
-        ACC total = 0;
-        for (int part = 0; part < PARTS; part++)
-            total += sums[((n * (G * CI) + ci) * PARTS + part) * (KH * KW) + tap];
+        ACC total = sums[(n * (G * CI) + ci) * (KH * KW) + tap];
         // 4 accumulate
         acc += grad[n * grad_n + c * grad_c] * total;
     }

@@ -105,7 +105,12 @@ class Launch:
 
 
 def _specialize(
-    kernel: str, layout: Layout, tile: plan.Tile | None, dtype: torch.dtype, constants: dict[str, Any]
+    kernel: str,
+    layout: Layout,
+    tile: plan.Tile | None,
+    dtype: torch.dtype,
+    constants: dict[str, Any],
+    blocks: int = plan.BLOCKS,
 ) -> Specialization:
     fixed: dict[str, Any] = {
         "ELEMENT": _ELEMENT[dtype],
@@ -113,7 +118,9 @@ def _specialize(
         # A merged plane can be longer than 2^31; everything else keeps 32-bit rows and columns.
         "SIZE": "index_t" if max(layout.h, layout.w) >= 2**31 else "int",
         "THREADS": plan.THREADS,
-        "BLOCKS": plan.BLOCKS,
+        "BLOCKS": blocks,
+        # In flight in the finish: as many registers whatever the accumulator.
+        "FR": plan.FINISH // (2 if dtype == torch.float64 else 1),
     }
     if tile is not None:
         fixed |= {"VEC": layout.vector, "AXIS": _AXIS[layout.unit], "ROWS": tile.ROWS}
@@ -141,7 +148,7 @@ def prepare_tail(
         return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, plan.tail_depth(layout, flat), True)
     tile = plan.tile(layout, layout.c, dtype.itemsize)
     single = tile.parts == 1
-    constants = {"TENSOR": tensor, "SINGLE": single, "FR": plan.FINISH}
+    constants = {"TENSOR": tensor, "SINGLE": single}
     special = _specialize("multiply_gap", layout, tile, dtype, constants)
     tiles = layout.n * tile.blocks(layout.c)
     return TailCall(
@@ -160,32 +167,35 @@ def prepare_chain(
     """Prepare the chain on x of `problem.in_shape`; `alignment` is its address modulo 16."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
+    KH, KW = problem.kernel
     geometry = _geometry(problem)
     output = {"TENSOR": tensor, "BIAS": problem.bias}
 
-    tile = plan.tile(layout, layout.c, dtype.itemsize)
-    band_sums = _specialize("band_sums", layout, tile, dtype, geometry)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
+    band_sums = _specialize("band_sums", layout, tile, dtype, geometry | {"FR": plan.FINISH // 4})
     step, SLICE = plan.CONTRACT, plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
     constants = {**output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "SLICE": SLICE}
-    contract = _specialize("contract", layout, None, dtype, {**constants, "FR": plan.FINISH // 4})
+    contract = _specialize("contract", layout, None, dtype, {**constants, "FR": plan.FINISH // 2}, step.BLOCKS)
 
-    own = plan.tile(layout, 1, dtype.itemsize)
+    own = plan.tile(layout, 1, dtype.itemsize, KH)
     rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
     if plan.one_launch(problem, layout, own):
-        constants = {**output, **geometry, "BCO": width, "FR": plan.FINISH}
+        constants = {**output, **geometry, "BCO": width}
         special = _specialize("band_sums_contract", layout, own, dtype, constants)
         fused = Launch(special, (problem.n * G * rows, 1))
+    planes = problem.n * tile.blocks(layout.c)
     return ChainCall(
         layout,
-        tile.parts,
-        Launch(band_sums, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
+        Launch(band_sums, (planes * tile.parts, 1)),
         Launch(contract, (ceil(problem.n / step.BN), tiles * slices)),
         fused,
         problem.n * G * rows * width,
         problem.n * G,
+        0 if tile.parts == 1 else planes * tile.parts * tile.BP * KH * KW,
+        0 if tile.parts == 1 else planes,
         ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
         ceil(problem.n / step.BN) * tiles,
         plan.chain_depth(problem, layout, tile, own if fused else None),

@@ -21,10 +21,14 @@ PART_BYTES = 64 * 1024
 """Bytes of a plane that one block reads: long enough to hide its start and end, short enough that
 one large sample already fills the card."""
 
+WHOLE_BYTES, WHOLE_PLANES = 256 * 1024, 128
+"""Planes up to so many bytes stay whole where one sample has so many of them: no finish is needed, and
+there are blocks enough for a card all the same."""
+
 KEPT = 4096
 """Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in shared memory: 16 KiB."""
 
-FINISH = 16
+FINISH = 32
 """Partial outputs that a thread of the last block loads at a time."""
 
 
@@ -43,9 +47,12 @@ class Tile:
         return ceil(planes / self.BP)
 
 
-def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 1) -> Tile:
-    """Tile for `planes` planes of `layout`; with `kernel_rows`, for band_fill."""
-    size = TILE_BYTES // itemsize
+def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 0) -> Tile:
+    """Tile for `planes` planes of `layout`: whole planes, or the bands of so many kernel rows."""
+    whole = layout.w == 1 and kernel_rows == 0
+    # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
+    size = TILE_BYTES // (itemsize if whole else max(itemsize, 4))
+    kernel_rows = max(kernel_rows, 1)
     kept = pow2_at_most(KEPT // kernel_rows)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
@@ -60,10 +67,12 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 1) -> Ti
         lanes = min(16, max(1, BR // layout.vector))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS // lanes // BC))
     else:
-        BC = min(w, 1024 if layout.vector > 1 else THREADS, kept)
+        BC = min(w, 1024, THREADS * layout.vector, kept)
         BR = min(h, max(1, size // BC))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS * layout.vector // BC))
-    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+    plane = layout.h * layout.w * itemsize
+    part = plane if whole and plane <= WHOLE_BYTES and planes >= WHOLE_PLANES else PART_BYTES
+    ROWS = max(BR, part // itemsize // (BP * BC))
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC))
 
@@ -97,12 +106,14 @@ class Contraction:
     BN: int
     BCO: int
     BK: int
+    BLOCKS: int
 
 
-CONTRACT = Contraction(BN=16, BCO=32, BK=64)
-"""Four outputs per thread; few outputs per block because there are few outputs."""
+CONTRACT = Contraction(BN=16, BCO=32, BK=64, BLOCKS=4)
+"""Four outputs per thread; few outputs per block because there are few outputs. Few blocks per
+multiprocessor, so that a thread has the registers to load all its factors at once."""
 
-EXPAND = Contraction(BN=4, BCO=1, BK=32)
+EXPAND = Contraction(BN=4, BCO=1, BK=32, BLOCKS=8)
 """A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs."""
 
 

@@ -40,15 +40,16 @@ class TailCall:
 @dataclass(frozen=True)
 class ChainCall:
     """Either band_sums_contract (where one launch serves), or band_sums, then contract; the last block of
-    either finishes, with `partials` accumulators and `counters` zeros."""
+    each finishes, with so many accumulators of its own and zeroed counters."""
 
     layout: Layout
-    parts: int
     band_sums: Launch
     contract: Launch
     band_sums_contract: Launch | None
     partials: int
     counters: int
+    band_partials: int
+    band_counters: int
     contract_partials: int
     contract_counters: int
     depth: int

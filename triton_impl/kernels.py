@@ -2,7 +2,7 @@
 
     multiply_gap         out[n, c]  = multiplier / (H*W) * sum of y[n, c]
     multiply_gap_flat    the same, for small planes that lie one behind the other
-    band_sums            T[n, ci, part, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
+    band_sums            T[n, ci, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
     contract             out[n, co] = multiplier * (bias[co] + 1/(Hout*Wout) * sum of T * weight)
     band_sums_contract   both in one launch, for weights that are small beside the planes
     expand               D[n, ci, kh, kw] = multiplier/(Hout*Wout) * sum over co of grad * weight
@@ -120,27 +120,42 @@ def tap_sums(columns, col, kw, W, W_OUT, KW: tl.constexpr, SW: tl.constexpr, PW:
 
 
 @triton.jit
-def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, FR: tl.constexpr,
-           ACC: tl.constexpr):  # fmt: skip
-    """Store one row of partial outputs. The last program to come gets (True, the sum of all rows).
+def arrive(counter, PROGRAMS):
+    """True in the last of PROGRAMS programs to come here, which sees all that the others stored before.
 
-    The counter is back at 0 for the next launch. Rows are added in one order whoever comes last, so
-    the bits do not depend on timing.
+    The counter is back at 0 for the next launch.
     """
-    tl.store(partials + row * WIDTH + col, value, mask=mask)
     # The barrier puts all threads' stores before one thread's release, and its acquire before
     # all threads' loads.
     tl.debug_barrier()
-    last = tl.atomic_add(counter, 1, sem="acq_rel") == ROWS - 1
-    total = tl.zeros((FR, WIDTH), ACC)
+    last = tl.atomic_add(counter, 1, sem="acq_rel") == PROGRAMS - 1
     if last:
-        r = tl.arange(0, FR)[:, None]
-        for start in range(0, ROWS, FR):
-            ptrs = partials + (start + r) * WIDTH + col[None, :]
-            # Other multiprocessors wrote these rows: .cg reads them from L2, past a stale L1.
-            total += tl.load(ptrs, mask=(start + r < ROWS) & mask[None, :], other=0, cache_modifier=".cg")
         tl.store(counter, 0)
-    return last, tl.sum(total, 0)
+    return last
+
+
+@triton.jit
+def add_rows(partials, ROWS, WIDTH, col, mask, FR: tl.constexpr, ACC: tl.constexpr):
+    """Sum of partials[ROWS][WIDTH] over the rows, in one order, so that bits do not depend on timing."""
+    total = tl.zeros((FR, mask.shape[0]), ACC)
+    r = tl.arange(0, FR)[:, None]
+    for start in range(0, ROWS, FR):
+        ptrs = partials + (start + r) * WIDTH + col[None, :]
+        # Other multiprocessors wrote these rows: .cg reads them from L2, past a stale L1.
+        total += tl.load(ptrs, mask=(start + r < ROWS) & mask[None, :], other=0, cache_modifier=".cg")
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, FR: tl.constexpr,
+           ACC: tl.constexpr):  # fmt: skip
+    """Store one row of partial outputs. The last program to come gets (True, the sum of all rows)."""
+    tl.store(partials + row * WIDTH + col, value, mask=mask)
+    last = arrive(counter, ROWS)
+    total = tl.zeros((WIDTH,), ACC)
+    if last:
+        total = add_rows(partials, ROWS, WIDTH, col, mask, FR, ACC)
+    return last, total
 
 
 @triton.jit
@@ -190,7 +205,8 @@ def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PL
     run = tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first").to(ACC)
     for q in tl.static_range(GROUP):
         # 4 accumulate, 5 reduce: the q-th plane of each group
-        total = tl.sum(tl.sum(tl.where(i // PLANE == q, run, 0), 2), 1)
+        own = run if GROUP == 1 else tl.where(i // PLANE == q, run, 0)
+        total = tl.sum(tl.sum(own, 2), 1)
         # 6 scale
         total = (total * scale).to(ACC)
         if TENSOR:
@@ -201,12 +217,12 @@ def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PL
 
 
 @triton.jit
-def band_sums(x, sums, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT, G: tl.constexpr,
-              CI: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
+def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT,
+              G: tl.constexpr, CI: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
               KW: tl.constexpr, KHC: tl.constexpr, KWC: tl.constexpr, SH: tl.constexpr,
               SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
-              DW: tl.constexpr, RIMS: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
-              BC: tl.constexpr):  # fmt: skip
+              DW: tl.constexpr, RIMS: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr,
+              BR: tl.constexpr, BC: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
@@ -214,7 +230,10 @@ def band_sums(x, sums, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OU
     planes = x + n * stride_n + c.to(tl.int64) * stride_c
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
     mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
-    sums += ((n * (G * CI) + c) * parts + part)[:, None, None] * (KH * KW)
+    sums += (n * (G * CI) + c)[:, None, None] * (KH * KW)
+    partials += tile.to(tl.int64) * parts * (BP * KH * KW)
+    row_of_part = partials + part * (BP * KH * KW) + tl.arange(0, BP)[:, None, None] * (KH * KW)
+    to = sums if SINGLE else row_of_part
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
     # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
     j = tl.arange(0, RIMS)
@@ -234,12 +253,18 @@ def band_sums(x, sums, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OU
             total = tap_sums(columns, col, kw, W, W_OUT, KW, SW, PW, DW)
             # 7 store
             live = (c < G * CI)[:, None, None] & (kh < KH)[None, :, None] & (kw < KW)[None, None, :]
-            tl.store(sums + kh[None, :, None] * KW + kw[None, None, :], total, mask=live)
+            tl.store(to + kh[None, :, None] * KW + kw[None, None, :], total, mask=live)
+    if not SINGLE:
+        if arrive(counters + tile, parts):
+            for tap in range(KH * KW):
+                i = tl.arange(0, BP) * (KH * KW) + tap
+                total = add_rows(partials, parts, BP * KH * KW, i, c < G * CI, FR, ACC)
+                tl.store(tl.reshape(sums, (BP,)) + tap, total, mask=c < G * CI)
 
 
 @triton.jit
 def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
-             N, PARTS, H, W, H_OUT, W_OUT, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
+             N, H, W, H_OUT, W_OUT, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
              TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
              KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
              DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
@@ -256,7 +281,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     length = tl.minimum(SLICE, CI - ci0) * (KH * KW)
     # 2 addresses: k runs over (ci, tap)
     weight += (g * CI + ci0) * CO * (KH * KW) + co[None, :].to(tl.int64) * (KH * KW)
-    sums += ((n[:, None] * G + g) * CI + ci0) * PARTS * (KH * KW)
+    sums += ((n[:, None] * G + g) * CI + ci0) * (KH * KW)
     acc = tl.zeros((BN, BCO), ACC)
     for k0 in range(0, length, BK):
         k = k0 + tl.arange(0, BK)
@@ -266,10 +291,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
         # 3 masked load
         w_ptrs = weight + (ci * CO * (KH * KW) + tap)[:, None]
         w = tl.load(w_ptrs, mask=live[:, None] & (co < CO)[None, :], other=0).to(ACC)
-        t_ptrs = sums + (ci * PARTS * (KH * KW) + tap)[None, :]
-        t = tl.load(t_ptrs, mask=live[None, :] & (n < N)[:, None], other=0)
-        for part in range(1, PARTS):
-            t += tl.load(t_ptrs + part * (KH * KW), mask=live[None, :] & (n < N)[:, None], other=0)
+        t = tl.load(sums + k[None, :], mask=live[None, :] & (n < N)[:, None], other=0)
         # 4 accumulate: in IEEE arithmetic, tensor cores would round the factors to TF32
         acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
     # 5 reduce
@@ -415,7 +437,7 @@ def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT,
 
 
 @triton.jit
-def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, PARTS, H, W, H_OUT, W_OUT, G: tl.constexpr,
+def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, H, W, H_OUT, W_OUT, G: tl.constexpr,
                 CI: tl.constexpr, CO: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, KKP: tl.constexpr,
                 SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
                 DH: tl.constexpr, DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr):  # fmt: skip
@@ -433,10 +455,8 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, PARTS, H, W, H_OUT, W_
         mask = (n < N) & (co < CO)[None, :]
         # 3 masked load
         v = tl.load(grad + n * grad_n + c * grad_c, mask=mask, other=0)
-        t = tl.zeros((BN, KKP), ACC)
-        for part in range(PARTS):
-            t_ptrs = sums + ((n * (G * CI) + ci) * PARTS + part) * (KH * KW) + tap
-            t += tl.load(t_ptrs, mask=(n < N) & live, other=0)
+        t_ptrs = sums + (n * (G * CI) + ci) * (KH * KW) + tap
+        t = tl.load(t_ptrs, mask=(n < N) & live, other=0)
         # 4 accumulate, 5 reduce
         acc += tl.sum(v[:, :, None] * t[:, None, :], 0)
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store

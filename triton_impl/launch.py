@@ -173,7 +173,7 @@ def prepare_tail(
         "BP": chosen.BP,
         "BR": chosen.BR,
         "BC": chosen.BC,
-        "FR": plan.finish_rows(chosen.BP),
+        "FR": plan.finish_rows(chosen.BP, chosen.warps),
     }
     special = _specialize(kernels.multiply_gap, types, constants, _access(layout, "y"), chosen.warps)
     tiles = layout.n * chosen.blocks(layout.c)
@@ -225,18 +225,21 @@ def prepare_chain(
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     band_sums = _specialize(
         kernels.band_sums,
-        [pointer, acc_pointer, *["i64"] * 4, *[size] * 4],
-        {"G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **bands, "BP": tile.BP, "BR": tile.BR, "BC": tile.BC},
+        [pointer, acc_pointer, acc_pointer, "*i32", *["i64"] * 4, *[size] * 4],
+        {
+            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **bands, "SINGLE": tile.parts == 1,
+            "BP": tile.BP, "BR": tile.BR, "BC": tile.BC, "FR": plan.finish_rows(tile.BP, tile.warps),
+        },
         (strides, divisible),
         tile.warps,
-    )
+    )  # fmt: skip
     step, SLICE = plan.CONTRACT, plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
     contract = _specialize(
         kernels.contract,
         [
             acc_pointer, *[pointer] * 3, acc_pointer, "*i32", acc_pointer, "i64", "i64", "fp64", "fp64",
-            "i32", "i32", *[size] * 4,
+            "i32", *[size] * 4,
         ],
         {
             **channels, **output, "KH": KH, "KW": KW, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
@@ -257,20 +260,22 @@ def prepare_chain(
             ],
             {
                 **channels, "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
-                "BCO": width, "FR": plan.finish_rows(width),
+                "BCO": width, "FR": plan.finish_rows(width, own.warps),
             },
             (strides, divisible),
             own.warps,
         )  # fmt: skip
         fused = Launch(special, (problem.n * G * rows, 1))
+    planes = problem.n * tile.blocks(layout.c)
     return ChainCall(
         layout,
-        tile.parts,
-        Launch(band_sums, (problem.n * tile.blocks(layout.c) * tile.parts, 1)),
+        Launch(band_sums, (planes * tile.parts, 1)),
         Launch(contract, (ceil(problem.n / step.BN), tiles * slices)),
         fused,
         problem.n * G * rows * width,
         problem.n * G,
+        0 if tile.parts == 1 else planes * tile.parts * tile.BP * KH * KW,
+        0 if tile.parts == 1 else planes,
         ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
         ceil(problem.n / step.BN) * tiles,
         plan.chain_depth(problem, tile, own if fused else None),
@@ -300,12 +305,13 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
             "BP": tile.BP, "BR": tile.BR, "BC": tile.BC,
         },
         _access(layout, "dx"),
+        tile.warps,
     )  # fmt: skip
     KKP = pow2_at_least(KH * KW)
     BCO = max(1, min(grads.BCO, grads.BK // KKP))
     weight_grad = _specialize(
         kernels.weight_grad,
-        [acc_pointer, acc_pointer, pointer, "i64", "i64", "fp64", "i32", "i32", *[size] * 4],
+        [acc_pointer, acc_pointer, pointer, "i64", "i64", "fp64", "i32", *[size] * 4],
         {
             **_channels(problem), "ACC": ACC, "KH": KH, "KW": KW, "KKP": KKP, **_geometry(problem),
             "BN": grads.BN, "BCO": BCO,

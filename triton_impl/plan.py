@@ -9,14 +9,36 @@ from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
 
 WARPS = 4
-"""Warps per program: 4 keep 8 to 16 programs on a multiprocessor, enough to hide each other's epilogues."""
+"""Warps per program of the small products."""
 
-TILE_BYTES = 16 * 1024
-"""Bytes one program has in flight: 128 per thread, eight 16-byte loads."""
+
+@dataclass(frozen=True)
+class Stream:
+    """Bytes that one program has in flight, and its warps."""
+
+    bytes: int
+    warps: int
+
+
+ROWS_STREAM = Stream(16 * 1024, 4)
+"""Whole planes along their rows: 128 bytes, eight 16-byte loads, per thread."""
+
+PLANES_STREAM = Stream(8 * 1024, 2)
+"""Neighbouring planes (channels_last): small programs, since each ends in a reduction across its warps."""
+
+BANDS_STREAM = Stream(8 * 1024, 1)
+"""Bands: one warp needs no barrier, and what a program does once is done by fewer threads."""
+
+FLAT_STREAM, FLAT_GROUP_STREAM = Stream(16 * 1024, 8), Stream(8 * 1024, 4)
+"""Small planes in a run; and where several planes share an access and each takes a pass."""
 
 PART_BYTES = 64 * 1024
 """Bytes of a plane that one program reads: long enough to hide its start and end, short enough that
 one large sample already fills the card."""
+
+WHOLE_BYTES, WHOLE_PLANES = 256 * 1024, 128
+"""Planes up to so many bytes stay whole where one sample has so many of them: no finish is needed, and
+there are programs enough for a card all the same."""
 
 KEPT = 4096
 """Numbers (BP x KHC x KWC x BC) behind the band sums, in registers: 32 per thread."""
@@ -26,9 +48,6 @@ TAPS = 64
 
 RIMS = 4
 """Rim rows that are loaded before the stream at most: a kernel of 3, 4 or 5 has no more."""
-
-FINISH = 4096
-"""Partial outputs that the last program loads at a time: 32 per thread."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +66,15 @@ class Tile:
         return ceil(planes / self.BP)
 
 
-def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (1, 1)) -> Tile:
-    """Tile for planes of `layout`, of which `planes` belong together (all, or those of one group)."""
-    size = TILE_BYTES // itemsize
-    kept = KEPT // min(TAPS, pow2_at_least(kernel[0]) * pow2_at_least(kernel[1]))
+def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | None = None) -> Tile:
+    """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel."""
+    whole = kernel is None and layout.w == 1
+    stream = BANDS_STREAM if kernel else PLANES_STREAM if layout.unit == "planes" else ROWS_STREAM
+    size = stream.bytes // itemsize
+    KH, KW = kernel or (1, 1)
+    kept = KEPT // min(TAPS, pow2_at_least(KH) * pow2_at_least(KW))
+    # float64 takes two registers: the same number per thread.
+    warps = stream.warps * (2 if itemsize == 8 else 1)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
         # 256 bytes of neighbouring planes: two whole lines of the L2.
@@ -65,9 +89,11 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] = (
         BC = min(w, 1024, kept)
         BR = min(h, max(1, size // BC))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
-    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+    plane = layout.h * layout.w * itemsize
+    part = plane if whole and plane <= WHOLE_BYTES and planes >= WHOLE_PLANES else PART_BYTES
+    ROWS = max(BR, part // itemsize // (BP * BC))
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
-    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), WARPS)
+    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), warps)
 
 
 @dataclass(frozen=True)
@@ -93,8 +119,9 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     VEC = gcd(layout.first, layout.c * plane, layout.stride[0] if layout.n > 1 else 0, 4 * gcd(plane, 16))
     GROUP = VEC // gcd(VEC, plane)
     PIECES = pow2_at_least(plane * GROUP // VEC)
-    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(TILE_BYTES // itemsize // (PIECES * VEC)))
-    return Flat(GROUP, GROUPS, PIECES, VEC, 2 * WARPS)
+    stream = FLAT_STREAM if GROUP == 1 else FLAT_GROUP_STREAM
+    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(stream.bytes // itemsize // (PIECES * VEC)))
+    return Flat(GROUP, GROUPS, PIECES, VEC, stream.warps)
 
 
 @dataclass(frozen=True)
@@ -164,9 +191,9 @@ def contract_depth(problem: Chain) -> int:
     return own + ceil(slices / rows) + _sum(rows, rows * CONTRACT.BN * CONTRACT.BCO)
 
 
-def finish_rows(width: int) -> int:
-    """Rows of partial outputs, each `width` wide, per step of the finish."""
-    return max(1, min(64, FINISH // pow2_at_least(width)))
+def finish_rows(width: int, warps: int = WARPS) -> int:
+    """Rows of partial outputs, each `width` wide, that the last program loads at a time: 32 per thread."""
+    return max(1, min(64, 32 * 32 * warps // pow2_at_least(width)))
 
 
 def _sum(length: int, elements: int, warps: int = WARPS) -> int:
@@ -183,9 +210,9 @@ def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
     if isinstance(chosen, Flat):
         return chosen.VEC - 1 + _sum(chosen.PIECES, chosen.GROUPS * chosen.PIECES, chosen.warps)
     elements = chosen.BP * chosen.BR * chosen.BC
-    rows = finish_rows(chosen.BP)
-    finish = ceil(chosen.parts / rows) + _sum(rows, rows * chosen.BP) if chosen.parts > 1 else 0
-    return ceil(min(chosen.ROWS, layout.h) / chosen.BR) + _sum(chosen.BR * chosen.BC, elements) + finish
+    rows = finish_rows(chosen.BP, chosen.warps)
+    finish = ceil(chosen.parts / rows) + _sum(rows, rows * chosen.BP, chosen.warps) if chosen.parts > 1 else 0
+    return ceil(min(chosen.ROWS, layout.h) / chosen.BR) + _sum(chosen.BR * chosen.BC, elements, chosen.warps) + finish
 
 
 def _band_depth(problem: Chain, chosen: Tile) -> int:
@@ -195,8 +222,10 @@ def _band_depth(problem: Chain, chosen: Tile) -> int:
     # The rims of kernel row kh: what its band holds outside the core, one addition per row.
     core = max(0, bands[-1][1] - bands[0][0])
     rims = max(0, *(hi - lo for lo, hi in bands)) - core
-    stream = ceil(min(chosen.ROWS, problem.h) / chosen.BR) + _sum(chosen.BR, chosen.BP * chosen.BR * chosen.BC)
-    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * KHC * KWC * chosen.BC)
+    stream = ceil(min(chosen.ROWS, problem.h) / chosen.BR) + _sum(
+        chosen.BR, chosen.BP * chosen.BR * chosen.BC, chosen.warps
+    )
+    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * KHC * KWC * chosen.BC, chosen.warps)
 
 
 def chain_depth(problem: Chain, chosen: Tile, own: Tile | None) -> int:
@@ -206,9 +235,9 @@ def chain_depth(problem: Chain, chosen: Tile, own: Tile | None) -> int:
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
     depth = _band_depth(problem, chosen) + chosen.parts + contract_depth(problem)
     if own is not None:
-        rows = finish_rows(pow2_at_least(co))
-        products = _sum(KWP, co * KHP * KWP) + _sum(KHP, co * KHP)
-        finish = ceil(ci * own.parts / rows) + _sum(rows, rows * pow2_at_least(co))
+        rows = finish_rows(pow2_at_least(co), own.warps)
+        products = _sum(KWP, co * KHP * KWP, own.warps) + _sum(KHP, co * KHP, own.warps)
+        finish = ceil(ci * own.parts / rows) + _sum(rows, rows * pow2_at_least(co), own.warps)
         depth = max(depth, _band_depth(problem, own) + products + finish)
     # The bias is one more.
     return depth + 1

@@ -183,6 +183,9 @@ T load_coherent(const T* address, int line = __builtin_LINE()) {
 
 inline void prefetch(const void*) {}
 
+// Blocks run one after another: every earlier store has happened.
+inline unsigned step(unsigned* counter) { return (*counter)++; }
+
 // ---- the table of kernels, read by __init__.py -------------------------------------------------------
 
 extern "C" __attribute__((weak, visibility("hidden"))) char __start_cuda_shared[], __stop_cuda_shared[];
