@@ -5,16 +5,23 @@ from __future__ import annotations
 import torch
 
 from convgap.backends import BACKENDS, Status, status_of
+from convgap.explanation import Explanation, explain, warmup
+from convgap.fusion import Fusion, fuse
 from convgap.module import ConvTranspose2dMultiplyGAP
 from convgap.ops import conv_transpose2d_multiply_gap, multiply_gap
 
 __all__ = [
     "BACKENDS",
     "ConvTranspose2dMultiplyGAP",
+    "Explanation",
+    "Fusion",
     "Status",
     "conv_transpose2d_multiply_gap",
+    "explain",
+    "fuse",
     "multiply_gap",
     "status",
+    "warmup",
 ]
 
 

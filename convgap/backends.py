@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from threading import RLock
 from types import ModuleType
@@ -79,8 +79,8 @@ def _probed(name: str, device: torch.device) -> Status:
         return Status(name, str(device), True, "torch operations", "")
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f"backend {name!r} has not been used on {device} yet, and cannot be tried while a CUDA graph is captured:"
-            " call convgap.warmup(...) before"
+            f"backend {name!r} has not been used on {device} yet, and cannot be tried while a CUDA graph is"
+            " captured: call convgap.warmup(...) before"
         )
     try:
         kernel_set = _load(name, device)
@@ -118,7 +118,7 @@ def choose(backend: str, device: torch.device) -> str:
     return _chosen(DEFAULT if backend == "auto" else backend, device)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _chosen(backend: str, device: torch.device) -> str:
     check_name(backend)
     with _lock:
@@ -139,7 +139,7 @@ def _give_up(name: str, device: torch.device, error: Exception) -> None:
             _chosen.cache_clear()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_skipped(found: Status) -> None:
     """Once per backend and device."""
     message = f"convgap: skipping backend {found.name!r} on {found.device}: {found.reason}"
@@ -174,16 +174,28 @@ def _load(name: str, device: torch.device) -> ModuleType:
         if reason:
             raise RuntimeError(reason)
     elif name == "cupy":
-        import_module("cupy")
-    module = _module(name)
+        _import("cupy")
+    module = _import(f"{name}_impl.launch")
     if name == "triton":
         if device.type == "cpu" and not module.INTERPRETED:
-            raise RuntimeError("Triton runs on CPU tensors only if TRITON_INTERPRET=1 is set before it is imported")
+            raise RuntimeError(
+                "Triton runs on CPU tensors only if TRITON_INTERPRET=1 is set before it is imported"
+            )
         if device.type == "cuda" and module.INTERPRETED:
             raise RuntimeError("TRITON_INTERPRET is set: Triton's kernels would be interpreted, not compiled")
     if device.type not in ("cpu", "cuda"):
         raise RuntimeError(f"it runs on CUDA devices, not on {device.type}")
     return module
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        package = {"triton": "Triton", "cupy": "CuPy"}.get(error.name or "")
+        if package is None:
+            raise
+        raise RuntimeError(f"{package} is not installed") from None
 
 
 def _probe(kernel_set: ModuleType, device: torch.device) -> None:
@@ -217,7 +229,8 @@ def _probe(kernel_set: ModuleType, device: torch.device) -> None:
 def _expect(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
     got = got.cpu()
     if not torch.allclose(got, expected, rtol=1e-6, atol=0):
-        raise RuntimeError(f"its probe of the {what} gave {got.flatten().tolist()}, not {expected.flatten().tolist()}")
+        numbers = got.flatten().tolist(), expected.flatten().tolist()
+        raise RuntimeError(f"its probe of the {what} gave {numbers[0]}, not {numbers[1]}")
 
 
 def sentence(error: BaseException) -> str:

@@ -369,7 +369,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     typedef vec<ACC, 2> pair;
     static_assert(BN * BCO == 4 * THREADS, "a thread makes 2 x 2 outputs");
     // One more pair per row: neighbouring k are stored by neighbouring lanes.
-    __shared__ ACC t[BK][BN + 2], w[BK][BCO + 2], red[BN * BCO];
+    __shared__ alignas(sizeof(pair)) ACC t[BK][BN + 2], w[BK][BCO + 2];
+    __shared__ ACC red[BN * BCO];
     __shared__ bool live[KH * KW];
     // 1 who am I: slice of the input planes, block of outputs of one group, block of samples
     int splits = (CI + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;

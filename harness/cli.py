@@ -16,6 +16,8 @@ COMMANDS = {
     "check": "harness.check",
     "doctor": "harness.doctor",
     "diff": "harness.diff",
+    "inspect": "harness.inspect",
+    "export": "harness.export",
 }
 
 

@@ -104,7 +104,7 @@ def collect(arch: int) -> list[Compiled]:
 
     found: list[Compiled] = []
     for case in select(CASES):
-        stride = _stride(case)
+        stride = stride_of(case)
         for backend, kernels in (("triton", triton), ("cupy", cuda)):
             found += _of_case(backend, kernels, case, stride, arch)
         if isinstance(case.problem, Tail):
@@ -130,17 +130,20 @@ def _of_case(
         y_bytes = dtype.itemsize * prod(problem.conv_shape)
         one = call.band_sums_contract is not None
         launches = {name: (launch, (name == "band_sums_contract") == one) for name, launch in prepared(call)}
-        sums = acc * problem.n * problem.c_in * call.parts * prod(problem.kernel)
-        workspace = dict.fromkeys(launches, sums)
+        sums = acc * problem.n * problem.c_in * prod(problem.kernel)
+        workspace = {
+            "band_sums": sums + acc * call.band_partials + 4 * call.band_counters,
+            "contract": sums + acc * call.contract_partials + 4 * call.contract_counters,
+        }
         workspace["band_sums_contract"] = acc * call.partials + 4 * call.counters
         if case.name == WITH_BACKWARD:
             backward = prepared(kernels.prepare_backward(problem, stride, dtype))
             launches |= {name: (launch, False) for name, launch in backward}
+    compiler = compile_triton if backend == "triton" else compile_cuda
     for name, (launch, main) in launches.items():
-        compiler = compile_triton if backend == "triton" else compile_cuda
-        facts = read(
-            compiler(launch.special, arch), backend, case.name, name, prod(launch.grid), y_bytes=y_bytes
-        )
+        binary, kernel = compiler(launch.special, arch), launch.special.kernel
+        kernel = kernel if isinstance(kernel, str) else kernel.__name__
+        facts = read(binary, backend, case.name, kernel, prod(launch.grid), y_bytes=y_bytes)
         yield replace(facts, main=main, workspace=workspace.get(name, 0))
 
 
@@ -153,7 +156,7 @@ def prepared(call: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, launch
 
 
-def _stride(case: Case) -> tuple[int, ...]:
+def stride_of(case: Case) -> tuple[int, ...]:
     format_ = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
     return torch.empty(case.problem.in_shape, device="meta", memory_format=format_).stride()
 
@@ -176,9 +179,7 @@ def compile_triton(special: Any, arch: int) -> Binary:
     return _triton_binary(compiled, {name: kind for name, kind in types.items() if name not in fixed})
 
 
-def compile_baseline(
-    problem: Tail, stride: tuple[int, ...], dtype: str, arch: int
-) -> tuple[Binary, int]:
+def compile_baseline(problem: Tail, stride: tuple[int, ...], dtype: str, arch: int) -> tuple[Binary, int]:
     """The baseline schedule as its JIT launch would specialise it, and its number of programs."""
     import triton
     import triton.language as tl
@@ -247,7 +248,9 @@ def compile_cuda(special: Any, arch: int) -> Binary:
     return compile_cuda_source(launch.device_source(), special.kernel, special.options, threads, arch)
 
 
-def compile_cuda_source(source: str, kernel: str, options: tuple[str, ...], threads: int, arch: int) -> Binary:
+def compile_cuda_source(
+    source: str, kernel: str, options: tuple[str, ...], threads: int, arch: int
+) -> Binary:
     """One kernel of a CUDA C++ source. RuntimeError with the compiler's log if it does not compile."""
     try:
         from cupy.cuda import nvrtc
@@ -259,7 +262,8 @@ def compile_cuda_source(source: str, kernel: str, options: tuple[str, ...], thre
         nvrtc.compileProgram(program, (*options, f"-arch=sm_{arch}", "-ftz=true", "-lineinfo"))
         ptx = nvrtc.getPTX(program)
         return Binary(
-            nvrtc.getCUBIN(program),
+            # CuPy takes the last byte for the end of a string and drops it.
+            nvrtc.getCUBIN(program) + b"\0",
             ptx if isinstance(ptx, str) else ptx.decode(),
             cuda_pointers(source, kernel),
             0,
@@ -283,9 +287,7 @@ def cuda_pointers(source: str, kernel: str) -> dict[int, str]:
 # --- facts ---
 
 
-def read(
-    binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_bytes: int = 0
-) -> Compiled:
+def read(binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_bytes: int = 0) -> Compiled:
     """Facts of a compiled kernel."""
     usage, code = _cuobjdump(binary.cubin), _disassembly(binary.cubin)
     mnemonics = [instruction.mnemonic for instruction in code]
