@@ -211,22 +211,25 @@ __device__ __forceinline__ bool arrive(unsigned* counter, int blocks) {
     return last;
 }
 
-// Sum of column i over rows from, from + by, ... of partials[rows][width]: in one order, whoever is
-// last, so that the bits do not depend on timing. Other multiprocessors wrote them: read from L2.
-__device__ __forceinline__ ACC add_rows(const ACC* partials, int from, int by, int rows, int width, int i) {
-    ACC total = 0;
+// total[e] = sum of column i + e * THREADS over rows from, from + by, ... of partials[rows][width]: in one
+// order, whoever is last, so that bits do not depend on timing. Others wrote them: read from L2.
+template <int PER> __device__ __forceinline__ void add_rows(const ACC* partials, int from, int by, int rows, int width,
+                                                            int i, ACC (&total)[PER]) {
+    constexpr int DEEP = FR > PER ? FR / PER : 1;
+    for (int e = 0; e < PER; e++) total[e] = 0;
     #pragma unroll 1
-    for (; from < rows; from += by * FR) {
-        ACC some[FR];
+    for (; from < rows; from += by * DEEP) {
+        ACC some[DEEP][PER];
         #pragma unroll
-        for (int f = 0; f < FR; f++) {
+        for (int f = 0; f < DEEP; f++) {
             int row = from + f * by;
-            some[f] = row < rows ? load_coherent(partials + (index_t)row * width + i) : 0;
+            for (int e = 0; e < PER; e++)
+                some[f][e] = row < rows ? load_coherent(partials + (index_t)row * width + i + e * THREADS) : 0;
         }
         #pragma unroll
-        for (int f = 0; f < FR; f++) total += some[f];
+        for (int f = 0; f < DEEP; f++)
+            for (int e = 0; e < PER; e++) total[e] += some[f][e];
     }
-    return total;
 }
 
 // Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and
@@ -235,10 +238,11 @@ template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsig
                                                             ACC* red) {
     for (int i = threadIdx.x; i < WIDTH; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
     if (!arrive(counter, rows)) return false;
-    constexpr int COUNT = THREADS > WIDTH ? THREADS / WIDTH : 1;
+    constexpr int COUNT = THREADS > WIDTH ? THREADS / WIDTH : 1, PER = WIDTH > THREADS ? WIDTH / THREADS : 1;
     int group = COUNT > 1 ? threadIdx.x / WIDTH : 0;
-    for (int i = threadIdx.x - group * WIDTH; i < WIDTH; i += THREADS)
-        red[group * WIDTH + i] = add_rows(partials, group, COUNT, rows, WIDTH, i);
+    ACC total[PER];
+    add_rows(partials, group, COUNT, rows, WIDTH, threadIdx.x - group * WIDTH, total);
+    for (int e = 0; e < PER; e++) red[threadIdx.x + e * THREADS] = total[e];
     reduce<COUNT, WIDTH>(red);
     return true;
 }
@@ -357,7 +361,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     });
     if (at.parts == 1 || !arrive(counters + at.tile, at.parts)) return;
     #pragma unroll 1
-    for (int i = threadIdx.x; i < live; i += THREADS) sums[i] = add_rows(partials, 0, 1, at.parts, WIDTH, i);
+    for (int i = threadIdx.x; i < live; i += THREADS) {
+        ACC total[1];
+        add_rows(partials, 0, 1, at.parts, WIDTH, i, total);
+        sums[i] = total[0];
+    }
 }
 #endif
 
@@ -369,7 +377,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     typedef vec<ACC, 2> pair;
     static_assert(BN * BCO == 4 * THREADS, "a thread makes 2 x 2 outputs");
     // One more pair per row: neighbouring k are stored by neighbouring lanes.
-    __shared__ alignas(sizeof(pair)) ACC t[BK][BN + 2], w[BK][BCO + 2];
+    alignas(sizeof(pair)) __shared__ ACC t[BK][BN + 2], w[BK][BCO + 2];
     __shared__ ACC red[BN * BCO];
     __shared__ bool live[KH * KW];
     // 1 who am I: slice of the input planes, block of outputs of one group, block of samples

@@ -172,11 +172,11 @@ def prepare_chain(
     output = {"TENSOR": tensor, "BIAS": problem.bias}
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
-    band_sums = _specialize("band_sums", layout, tile, dtype, geometry | {"FR": plan.FINISH // 4})
+    band_sums = _specialize("band_sums", layout, tile, dtype, geometry | {"FR": plan.FINISH // 2})
     step, SLICE = plan.CONTRACT, plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
     constants = {**output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "SLICE": SLICE}
-    contract = _specialize("contract", layout, None, dtype, {**constants, "FR": plan.FINISH // 2}, step.BLOCKS)
+    contract = _specialize("contract", layout, None, dtype, constants, step.BLOCKS)
 
     own = plan.tile(layout, 1, dtype.itemsize, KH)
     rows = CI * own.parts

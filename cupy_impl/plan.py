@@ -56,8 +56,9 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 0) -> Ti
     kept = pow2_at_most(KEPT // kernel_rows)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
-        # 256 bytes of neighbouring planes: two whole lines of the L2.
-        BP = min(c, 256 // itemsize)
+        # 256 bytes of neighbouring planes are two whole lines of the L2; bands take a quarter, to have
+        # more columns and fewer parts to add.
+        BP = min(c, (256 if whole else 64) // itemsize)
         BC = min(w, max(1, kept // BP), max(1, THREADS * layout.vector // BP))
         BR = min(h, max(1, size // (BP * BC)))
     elif layout.unit == "rows":
@@ -70,9 +71,9 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 0) -> Ti
         BC = min(w, 1024, THREADS * layout.vector, kept)
         BR = min(h, max(1, size // BC))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS * layout.vector // BC))
-    plane = layout.h * layout.w * itemsize
-    part = plane if whole and plane <= WHOLE_BYTES and planes >= WHOLE_PLANES else PART_BYTES
-    ROWS = max(BR, part // itemsize // (BP * BC))
+    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+    if whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES:
+        ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC))
 
@@ -109,7 +110,7 @@ class Contraction:
     BLOCKS: int
 
 
-CONTRACT = Contraction(BN=16, BCO=32, BK=64, BLOCKS=4)
+CONTRACT = Contraction(BN=16, BCO=32, BK=64, BLOCKS=3)
 """Four outputs per thread; few outputs per block because there are few outputs. Few blocks per
 multiprocessor, so that a thread has the registers to load all its factors at once."""
 
@@ -134,7 +135,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each block contracts its own band sums and the last one of a sample finishes.
 
     That reads the weights of a plane once per sample and part, so they must be small beside the part
-    (an eighth: L2 gives that away), one thread per output, and leave few rows to the finish. `chosen`
+    (a quarter: L2 gives that away), one thread per output, and leave few rows to the finish. `chosen`
     is a tile of one plane; where neighbouring planes share lines, that would waste them.
     """
     taps = problem.kernel[0] * problem.kernel[1]
@@ -142,7 +143,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     part = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
     return (
         layout.unit != "planes"
-        and co * taps * 8 <= part
+        and co * taps * 4 <= part
         and pow2_at_least(co) <= THREADS
         and ci * chosen.parts * co <= 32 * 1024
     )

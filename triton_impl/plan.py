@@ -29,8 +29,8 @@ PLANES_STREAM = Stream(8 * 1024, 2)
 BANDS_STREAM = Stream(8 * 1024, 1)
 """Bands: one warp needs no barrier, and what a program does once is done by fewer threads."""
 
-FLAT_STREAM, FLAT_GROUP_STREAM = Stream(16 * 1024, 8), Stream(8 * 1024, 4)
-"""Small planes in a run; and where several planes share an access and each takes a pass."""
+FLAT_STREAM = Stream(4 * 1024, 1)
+"""Small planes in a run: one warp needs no barrier."""
 
 PART_BYTES = 64 * 1024
 """Bytes of a plane that one program reads: long enough to hide its start and end, short enough that
@@ -77,8 +77,9 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     warps = stream.warps * (2 if itemsize == 8 else 1)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
-        # 256 bytes of neighbouring planes: two whole lines of the L2.
-        BP = min(c, 256 // itemsize)
+        # 256 bytes of neighbouring planes are two whole lines of the L2; bands take a quarter, to have
+        # more columns and fewer parts to add.
+        BP = min(c, (256 if whole else 64) // itemsize)
         BC = min(w, max(1, kept // BP))
         BR = min(h, max(1, size // (BP * BC)))
     elif layout.unit == "rows":
@@ -89,9 +90,9 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
         BC = min(w, 1024, kept)
         BR = min(h, max(1, size // BC))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
-    plane = layout.h * layout.w * itemsize
-    part = plane if whole and plane <= WHOLE_BYTES and planes >= WHOLE_PLANES else PART_BYTES
-    ROWS = max(BR, part // itemsize // (BP * BC))
+    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+    if whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES:
+        ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), warps)
 
@@ -119,9 +120,8 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     VEC = gcd(layout.first, layout.c * plane, layout.stride[0] if layout.n > 1 else 0, 4 * gcd(plane, 16))
     GROUP = VEC // gcd(VEC, plane)
     PIECES = pow2_at_least(plane * GROUP // VEC)
-    stream = FLAT_STREAM if GROUP == 1 else FLAT_GROUP_STREAM
-    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(stream.bytes // itemsize // (PIECES * VEC)))
-    return Flat(GROUP, GROUPS, PIECES, VEC, stream.warps)
+    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(FLAT_STREAM.bytes // itemsize // (PIECES * VEC)))
+    return Flat(GROUP, GROUPS, PIECES, VEC, FLAT_STREAM.warps)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each program contracts its own band sums and the last one of a sample finishes.
 
     That reads the weights of a plane once per sample and part, so they must be small beside the part
-    (an eighth: L2 gives that away), fit the registers, and leave few rows to the finish. `chosen`
+    (a quarter: L2 gives that away), fit the registers, and leave few rows to the finish. `chosen`
     is a tile of one plane; where neighbouring planes share lines, that would waste them.
     """
     taps = problem.kernel[0] * problem.kernel[1]
@@ -177,7 +177,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     return (
         layout.unit != "planes"
         and taps_at_once(problem) == (KH, KW)
-        and co * taps * 8 <= part
+        and co * taps * 4 <= part
         and pow2_at_least(co) * KH * KW <= KEPT
         and ci * chosen.parts * co <= 32 * 1024
     )
