@@ -395,17 +395,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     ACC acc[2][2] = {};
     #pragma unroll 1
     for (int k0 = 0; k0 < length; k0 += BK) {
-        // 3 masked load. Within an input plane the weights of neighbouring outputs are one run of memory.
+        // 3 masked load, all of it before the first store: a load may not pass a store that it might
+        // alias. Within an input plane the weights of neighbouring outputs are one run of memory.
+        ELEMENT factors[BK * BCO / THREADS];
+        ACC bands[BK * BN / THREADS];
         #pragma unroll
         for (int j = 0; j < BK * BCO / THREADS; j++) {
             int i = threadIdx.x + j * THREADS, k = k0 + i % BK, o = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
             bool inside = k < length && co0 + o < CO && live[tap];
-            w[i % BK][o] = inside ? widen(weight[((index_t)ci * CO + o) * (KH * KW) + tap]) : 0;
+            factors[j] = inside ? weight[((index_t)ci * CO + o) * (KH * KW) + tap] : ELEMENT{};
         }
         #pragma unroll
         for (int j = 0; j < BK * BN / THREADS; j++) {
             int i = threadIdx.x + j * THREADS, k = k0 + i % BK, s = i / BK;
-            t[i % BK][s] = k < length && n0 + s < N ? sums[(index_t)s * (G * CI * KH * KW) + k] : 0;
+            bands[j] = k < length && n0 + s < N ? sums[(index_t)s * (G * CI * KH * KW) + k] : 0;
+        }
+        #pragma unroll
+        for (int j = 0; j < BK * BCO / THREADS; j++) {
+            int i = threadIdx.x + j * THREADS;
+            w[i % BK][i / BK] = widen(factors[j]);
+        }
+        #pragma unroll
+        for (int j = 0; j < BK * BN / THREADS; j++) {
+            int i = threadIdx.x + j * THREADS;
+            t[i % BK][i / BK] = bands[j];
         }
         __syncthreads();
         // 4 accumulate

@@ -20,14 +20,16 @@ class Stream:
     warps: int
 
 
-ROWS_STREAM = Stream(16 * 1024, 4)
-"""Whole planes along their rows: 128 bytes, eight 16-byte loads, per thread."""
+WHOLE_STREAM, PART_STREAM = Stream(16 * 1024, 8), Stream(16 * 1024, 4)
+"""Rows of a plane: four 16-byte loads per thread where a program has the whole plane, eight where it
+has a part and its threads have to wait for the counter."""
 
-PLANES_STREAM = Stream(8 * 1024, 2)
-"""Neighbouring planes (channels_last): small programs, since each ends in a reduction across its warps."""
+PLANES_STREAM = Stream(8 * 1024, 1)
+"""Neighbouring planes (channels_last): one warp needs no barrier to add its rows."""
 
-BANDS_STREAM = Stream(8 * 1024, 1)
-"""Bands: one warp needs no barrier, and what a program does once is done by fewer threads."""
+BANDS_STREAM, PLANES_BANDS_STREAM = Stream(8 * 1024, 1), Stream(16 * 1024, 4)
+"""Bands: one warp needs no barrier, and what a program does once is done by fewer threads. With
+neighbouring planes (channels_last) there is more to do at the end than one warp can hold."""
 
 FLAT_STREAM = Stream(4 * 1024, 1)
 """Small planes in a run: one warp needs no barrier."""
@@ -69,7 +71,11 @@ class Tile:
 def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | None = None) -> Tile:
     """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel."""
     whole = kernel is None and layout.w == 1
-    stream = BANDS_STREAM if kernel else PLANES_STREAM if layout.unit == "planes" else ROWS_STREAM
+    uncut = whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES
+    if layout.unit == "planes":
+        stream = PLANES_BANDS_STREAM if kernel else PLANES_STREAM
+    else:
+        stream = BANDS_STREAM if kernel else WHOLE_STREAM if uncut else PART_STREAM
     size = stream.bytes // itemsize
     KH, KW = kernel or (1, 1)
     kept = KEPT // min(TAPS, pow2_at_least(KH) * pow2_at_least(KW))
@@ -91,7 +97,7 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
         BR = min(h, max(1, size // BC))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
     ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
-    if whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES:
+    if uncut:
         ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), warps)
