@@ -8,7 +8,6 @@ pool: one allocator knows about streams and graph capture.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -52,56 +51,56 @@ class Specialization:
         return ("--std=c++17", f"-DKERNEL_{self.kernel}=1", *macros)
 
 
-@lru_cache(maxsize=None)
-def _launcher(special: Specialization) -> Callable[..., None]:
-    """launch(grid_x, grid_y, stream, *arguments) on the current CUDA device."""
-    import cupy
-
-    kernel = cupy.RawKernel(device_source(), special.kernel, options=special.options)
-
-    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
-        kernel((grid_x, grid_y), (plan.THREADS,), arguments, stream=_Stream(stream))
-
-    return launch
-
-
-@dataclass(frozen=True, slots=True)
 class _Stream:
-    ptr: int
+    """What CuPy asks of a stream: its raw handle."""
+
+    __slots__ = ("ptr",)
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
 
 
-@lru_cache(maxsize=None)
-def _interpreted(special: Specialization) -> Callable[..., None]:
-    """The same on the CPU."""
-    from cupy_impl import interpret
-
-    macros = tuple(option for option in special.options if option.startswith("-D"))
-    kernel = interpret.Module(kernel_source(), macros).function(special.kernel)
-
-    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
-        del stream
-        kernel((grid_x, grid_y), plan.THREADS, arguments)
-
-    return launch
-
-
-@dataclass(frozen=True)
 class Launch:
-    """A prepared launch: which code and how many blocks."""
+    """A prepared launch: which code and how many blocks.
 
-    special: Specialization
-    grid: tuple[int, int]
+    Called as launch(device, stream, *tensors, *numbers), in the order of the kernel's parameters.
+    """
 
-    def __post_init__(self) -> None:
-        check_grid(self.grid)
+    def __init__(self, special: Specialization, grid: tuple[int, int]) -> None:
+        check_grid(grid)
+        self.special = special
+        self.grid = grid
+        self._kernel: Any = None
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
         if device.type == "cpu":
-            _interpreted(self.special)(*self.grid, stream, *pointers)
+            if self._kernel is None:
+                self._kernel = _interpreted(self.special)
+            self._kernel(self.grid, plan.THREADS, pointers)
             return
-        with torch.cuda.device(device):
-            _launcher(self.special)(*self.grid, stream, *pointers)
+        if torch._C._cuda_getDevice() != device.index:
+            with torch.cuda.device(device):
+                self(device, stream, *arguments)
+            return
+        if self._kernel is None:
+            self._kernel = _compiled(self.special)
+        self._kernel(self.grid, (plan.THREADS,), pointers, stream=_Stream(stream))
+
+
+def _compiled(special: Specialization) -> Any:
+    """The kernel by NVRTC, for every CUDA device: CuPy loads it on each as it is first called there."""
+    import cupy
+
+    return cupy.RawKernel(device_source(), special.kernel, options=special.options)
+
+
+def _interpreted(special: Specialization) -> Any:
+    """The same kernel on the CPU."""
+    from cupy_impl import interpret
+
+    macros = tuple(option for option in special.options if option.startswith("-D"))
+    return interpret.Module(kernel_source(), macros).function(special.kernel)
 
 
 def _specialize(

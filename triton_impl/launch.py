@@ -7,7 +7,6 @@ launch binds and inspects every argument again on each call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -68,46 +67,38 @@ class Specialization:
         return triton.compile(self.source(), target=target, options=options)
 
 
-@lru_cache(maxsize=None)
-def _launcher(special: Specialization, device: int) -> Callable[..., None]:
-    """launch(grid_x, grid_y, stream, *run-time arguments) on CUDA device number `device`."""
-    compiled = special.compile()
-    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
-    fixed = tuple(value for name, value in special.constants if not name.startswith("stride_"))
-
-    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
-        run(grid_x, grid_y, 1, stream, function, packed, None, None, None, *arguments, *fixed)
-
-    return launch
-
-
-def _interpret(special: Specialization) -> Callable[..., None]:
-    constants = {name: value for name, value in special.constants if not name.startswith("stride_")}
-
-    def launch(grid_x: int, grid_y: int, stream: int, *arguments: Any) -> None:
-        del stream
-        special.kernel[(grid_x, grid_y)](*arguments, **constants)
-
-    return launch
-
-
-@dataclass(frozen=True)
 class Launch:
-    """A prepared launch: which code and how many programs."""
+    """A prepared launch: which code and how many programs.
 
-    special: Specialization
-    grid: tuple[int, int]
+    Called as launch(device, stream, *tensors, *numbers), in the order of the kernel's parameters.
+    """
 
-    def __post_init__(self) -> None:
-        check_grid(self.grid)
+    def __init__(self, special: Specialization, grid: tuple[int, int]) -> None:
+        check_grid(grid)
+        self.special = special
+        self.grid = grid
+        self._pointers = sum(kind.startswith("*") for kind in special.types)
+        self._constants = {name: v for name, v in special.constants if not name.startswith("stride_")}
+        self._compiled: dict[int, tuple[Any, ...]] = {}
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         if INTERPRETED:
-            _interpret(self.special)(*self.grid, stream, *arguments)
+            self.special.kernel[self.grid](*arguments, **self._constants)
             return
-        pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
-        with torch.cuda.device(device):
-            _launcher(self.special, device.index)(*self.grid, stream, *pointers)
+        if torch._C._cuda_getDevice() != device.index:
+            with torch.cuda.device(device):
+                self(device, stream, *arguments)
+            return
+        ready = self._compiled.get(device.index)
+        if ready is None:
+            compiled = self.special.compile()
+            compiled._init_handles()
+            fixed = (compiled.function, compiled.packed_metadata, None, None, None)
+            ready = self._compiled[device.index] = compiled.run, fixed, tuple(self._constants.values())
+        run, fixed, constants = ready
+        count = self._pointers
+        pointers = [tensor.data_ptr() for tensor in arguments[:count]]
+        run(*self.grid, 1, stream, *fixed, *pointers, *arguments[count:], *constants)
 
 
 def _integers(layout: Layout) -> str:
