@@ -71,7 +71,9 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 0) -> Ti
         BC = min(w, 1024, THREADS * layout.vector, kept)
         BR = min(h, max(1, size // BC))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS * layout.vector // BC))
-    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+    # Bands of neighbouring planes: longer parts, since the last block adds all of a block's planes at once.
+    part = PART_BYTES * (2 if layout.unit == "planes" and not whole else 1)
+    ROWS = max(BR, part // itemsize // (BP * BC))
     if whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES:
         ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
