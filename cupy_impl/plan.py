@@ -97,7 +97,7 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     plane = layout.h
     if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > 1024 or layout.c < 2:
         return None
-    BP = min(pow2_at_least(layout.c), pow2_at_most(TILE_BYTES // itemsize // plane))
+    BP = min(pow2_at_least(layout.c), pow2_at_most(TILE_BYTES // max(itemsize, 4) // plane))
     VEC = gcd(layout.first, BP * plane, layout.c * plane, layout.stride[0] if layout.n > 1 else 0)
     return Flat(BP, gcd(VEC, plane), VEC)
 

@@ -29,6 +29,18 @@ def band(k, SIZE, OUT, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
+def narrow(value, dtype: tl.constexpr):
+    """value in dtype, to nearest even. By hand for bfloat16, which Triton's interpreter would truncate."""
+    if dtype == tl.bfloat16:
+        bits = value.to(tl.uint32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        return tl.where(value == value, rounded, value.to(tl.bfloat16))
+    else:
+        return value.to(dtype)
+
+
+@triton.jit
 def clip(lo, hi, start, length):
     """[lo, hi) inside [start, start + length), counted from start."""
     lo = tl.minimum(tl.maximum(lo - start, 0), length)
@@ -185,7 +197,7 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, stride_c, str
         if TENSOR:
             total *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(ACC)
         # 7 store
-        tl.store(out + n * C + c, total.to(out.dtype.element_ty), mask=c < C)
+        tl.store(out + n * C + c, narrow(total, out.dtype.element_ty), mask=c < C)
 
 
 @triton.jit
@@ -213,7 +225,7 @@ def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PL
             m = multiplier + n * mult_n + (c + q).to(tl.int64) * mult_c
             total *= tl.load(m, mask=c < C, other=0).to(ACC)
         # 7 store
-        tl.store(out + n * C + c + q, total.to(out.dtype.element_ty), mask=c < C)
+        tl.store(out + n * C + c + q, narrow(total, out.dtype.element_ty), mask=c < C)
 
 
 @triton.jit
@@ -306,11 +318,11 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
         c = (g * CO + co)[None, :]
         mask = (n < N)[:, None] & (co < CO)[None, :]
         if BIAS:
-            result += (bias_scale * tl.load(bias + c, mask=(co < CO)[None, :], other=0)).to(ACC)
+            result += (bias_scale * tl.load(bias + c, mask=(co < CO)[None, :], other=0).to(ACC)).to(ACC)
         if TENSOR:
             result *= tl.load(multiplier + n[:, None] * mult_n + c * mult_c, mask=mask, other=0).to(ACC)
         # 7 store
-        tl.store(out + n[:, None] * (G * CO) + c, result.to(out.dtype.element_ty), mask=mask)
+        tl.store(out + n[:, None] * (G * CO) + c, narrow(result, out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -365,11 +377,11 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
         # 6 scale and bias
         total = (total * scale).to(ACC)
         if BIAS:
-            total += (bias_scale * b).to(ACC)
+            total += (bias_scale * b.to(ACC)).to(ACC)
         if TENSOR:
             total *= m
         # 7 store
-        tl.store(out + n * (G * CO) + c, total.to(out.dtype.element_ty), mask=co < CO)
+        tl.store(out + n * (G * CO) + c, narrow(total, out.dtype.element_ty), mask=co < CO)
 
 
 @triton.jit
@@ -423,7 +435,7 @@ def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT,
         columns += tl.where(inside, tl.load(d + kw, mask=(c < G * CI)[:, None, None] & (kh < KH), other=0), 0)
     # 7 store: every row of the core has the same values, the rows around it have fewer taps
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
-    core = tl.sum(columns, 1)[:, None, :].to(dx.dtype.element_ty)
+    core = narrow(tl.sum(columns, 1)[:, None, :], dx.dtype.element_ty)
     row = tl.arange(0, BR)[None, :, None]
     for r in range(core_lo, core_hi, BR):
         tile_ptrs = ptrs + (r + row).to(tl.int64) * stride_h
@@ -433,7 +445,7 @@ def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT,
     for i in range(rows - (core_hi - core_lo)):
         r = tl.where(i < core_lo, i, i + (core_hi - core_lo))
         rim = tl.sum(tl.where((r >= lo) & (r < hi), columns, 0), 1)[:, None, :]
-        tl.store(ptrs + r.to(tl.int64) * stride_h, rim.to(dx.dtype.element_ty), mask=mask)
+        tl.store(ptrs + r.to(tl.int64) * stride_h, narrow(rim, dx.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -462,4 +474,4 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, H, W, H_OUT, W_OUT, G:
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
     to = dw + (ci * CO + co[:, None]) * (KH * KW) + tap
     acc = tl.where(live, (acc * scale).to(ACC), 0)
-    tl.store(to, acc.to(dw.dtype.element_ty), mask=(co < CO)[:, None] & (tap < KH * KW))
+    tl.store(to, narrow(acc, dw.dtype.element_ty), mask=(co < CO)[:, None] & (tap < KH * KW))

@@ -79,8 +79,8 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     size = stream.bytes // itemsize
     KH, KW = kernel or (1, 1)
     kept = KEPT // min(TAPS, pow2_at_least(KH) * pow2_at_least(KW))
-    # float64 takes two registers: the same number per thread.
-    warps = stream.warps * (2 if itemsize == 8 else 1)
+    # As many registers per thread in float64, and in the half formats, whose tiles have more elements.
+    warps = stream.warps * (1 if itemsize == 4 or not kernel else 2)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
         # 256 bytes of neighbouring planes are two whole lines of the L2; bands take a quarter, to have
