@@ -95,7 +95,8 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     else:
         BC = min(w, 1024, kept)
         BR = min(h, max(1, size // BC))
-        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
+        # Small planes have long epilogues: no more of them in the half formats than in float32.
+        BP = min(c, max(1, stream.bytes // max(itemsize, 4) // (BR * BC)), max(1, kept // BC))
     ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
     if uncut:
         ROWS = layout.h
