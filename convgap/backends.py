@@ -147,7 +147,11 @@ def _warn_skipped(found: Status) -> None:
 
 
 def depth(
-    backend: str, problem: Problem, dtype: torch.dtype, stride: tuple[int, ...] | None = None, address: int = 0
+    backend: str,
+    problem: Problem,
+    dtype: torch.dtype,
+    stride: tuple[int, ...] | None = None,
+    address: int = 0,
 ) -> int:
     """Longest chain of additions behind one output of `backend`: see docs/numerics.md.
 
@@ -156,7 +160,7 @@ def depth(
     """
     if backend == "torch":
         return collapsed.depth(problem)
-    n, c, h, w = problem.in_shape
+    _, c, h, w = problem.in_shape
     stride = stride or (c * h * w, h * w, w, 1)
     kernel_set = _module(backend)
     if isinstance(problem, Tail):
@@ -164,6 +168,7 @@ def depth(
     return kernel_set.prepare_chain(problem, stride, dtype, address % 16, False).depth
 
 
+@cache
 def _module(name: str) -> ModuleType:
     return import_module(f"{name}_impl.launch")
 
@@ -198,7 +203,7 @@ def _import(name: str) -> ModuleType:
         raise RuntimeError(f"{package} is not installed") from None
 
 
-def _probe(kernel_set: ModuleType, device: torch.device) -> None:
+def _probe(kernel_set: Any, device: torch.device) -> None:
     """One small problem through every forward kernel; small integers, so that the answer is exact."""
     problem = Chain(2, 2, 1, 24, 24, (3, 2), (2, 2), (1, 0), (1, 1), bias=True)
     on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are set to
@@ -235,8 +240,10 @@ def _expect(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
 
 def sentence(error: BaseException) -> str:
     """What an exception says, and what caused it, on one line. Banners and blank lines are left out."""
-    lines = (line.strip() for line in str(error).splitlines())
-    text = " ".join(line for line in lines if any(map(str.isalnum, line)))
+    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
+    if len(" ".join(lines)) > 300:  # a compiler's output, say
+        lines = [line for line in lines if "error" in line.lower()] or lines
+    text = " ".join(lines)
     said = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
     return said if error.__cause__ is None else f"{said} (from {sentence(error.__cause__)})"
 

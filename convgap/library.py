@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
@@ -367,7 +368,11 @@ def _autograd_node(name: str, keep: Any, grad: Any) -> Callable[..., Tensor]:
 
     def forward(*inputs: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(*inputs)
+            if peek_interpreter_stack() is None:
+                return operator(*inputs)
+            # The levels of torch.func below this one differentiate too; a forward switches that off.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                return operator(*inputs)
 
     members = {
         "forward": staticmethod(forward),
@@ -379,7 +384,7 @@ def _autograd_node(name: str, keep: Any, grad: Any) -> Callable[..., Tensor]:
     node: Any = type(f"convgap_{name}", (_SingleLevelFunction,), members)
 
     def differentiable(*inputs: Any) -> Tensor:
-        if torch._C._functorch.peek_interpreter_stack() is None:
+        if peek_interpreter_stack() is None:
             return node.apply(*inputs)
         with enable_single_level_autograd_function():
             return node.apply(*inputs)
@@ -423,7 +428,7 @@ def _register(name: str, kernel: Any, differentiable: Callable[..., Tensor]) -> 
             (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs))
             or forward_ad._current_level >= 0
             or torch._C._len_torch_dispatch_stack()
-            or torch._C._functorch.peek_interpreter_stack() is not None
+            or peek_interpreter_stack() is not None
             or not _ORDINARY.issuperset(map(type, inputs[:tensors]))
         ):
             return autograd(*inputs)

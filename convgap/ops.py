@@ -71,9 +71,9 @@ def conv_transpose2d_multiply_gap(
     """
     if has_torch_function_variadic(x, weight, bias, multiplier):
         return handle_torch_function(
-            conv_transpose2d_multiply_gap, (x, weight, bias, multiplier), x, weight, bias, multiplier=multiplier,
-            stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation,
-            strategy=strategy, backend=backend,
+            conv_transpose2d_multiply_gap, (x, weight, bias, multiplier), x, weight, bias,
+            multiplier=multiplier, stride=stride, padding=padding, output_padding=output_padding, groups=groups,
+            dilation=dilation, strategy=strategy, backend=backend,
         )  # fmt: skip
     check_name(backend)
     _planes("x", x)

@@ -85,9 +85,7 @@ def band_fill(problem: Chain, d: Tensor, dx: Tensor) -> Tensor:
     return dx
 
 
-def weight_grad(
-    problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype
-) -> Tensor:
+def weight_grad(problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """Gradient of the weight, from grad [n, c_out, 1, 1] and the band sums."""
     g = grad.flatten(1).unflatten(1, (problem.groups, -1)).double()
     dw = torch.einsum("ngo,ngikl->giokl", g, _by_group(problem, sums)) * (scale / _area(problem))

@@ -6,7 +6,8 @@ import argparse
 
 import torch
 
-from harness import measure, report
+import convgap
+from harness import measure, report, score
 from harness.backends import choose
 from harness.errors import UsageError
 from harness.options import add_case_options, chosen_cases
@@ -20,12 +21,17 @@ INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py check`."""
     add_case_options(parser)
+    parser.add_argument(
+        "--mutants", action="store_true", help="check the check: known-wrong implementations, and who catches them"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the cross-check; 0 if every answer is inside its budget, 1 if not, 130 after Ctrl-C."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
+    if args.mutants:
+        return _mutants(args.backends, device)
     cases = chosen_cases(args, ("headline", "grid", "edge"), gpu=gpu)
     try:
         peers = choose(args.backends, gpu=gpu)
@@ -39,6 +45,16 @@ def run(args: argparse.Namespace) -> int:
     report.print_check(found, out)
     report.print_provenance(found, out)
     return finish(found, out, timed=False)
+
+
+def _mutants(backends: list[str] | None, device: torch.device) -> int:
+    """Print the table of mutants and the score; 0 if all are killed and nothing right is."""
+    usable = [status.name for status in convgap.status(device) if status.usable]
+    if unknown := [name for name in backends or [] if name not in usable]:
+        raise UsageError(f"--backends: mutants are made of {', '.join(usable)}, got {unknown[0]!r}")
+    found = list(score.scores(backends or usable, device.type))
+    print(score.table(found), "", *score.summary(found), sep="\n")
+    return int(any(s.killed == (s.mutant is score.RIGHT) for s in found))
 
 
 def finish(found: Run, out: report.Console, *, timed: bool) -> int:

@@ -14,6 +14,8 @@ DEFAULT = "compare"
 COMMANDS = {
     "compare": "harness.bench",
     "check": "harness.check",
+    "fuzz": "harness.fuzz",
+    "sanitize": "harness.sanitize",
     "doctor": "harness.doctor",
     "diff": "harness.diff",
     "inspect": "harness.inspect",

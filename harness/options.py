@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 from harness import shapes
-from harness.cases import LAYOUTS, Case, select
+from harness.cases import LAYOUTS, VALUES, Case, select
 from harness.errors import UsageError
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -42,6 +42,10 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--layout", type=words, metavar="LIST", help=f"run the cases in these layouts: {', '.join(LAYOUTS)}"
     )
+    group.add_argument("--values", metavar="KIND", help=f"values of x: {', '.join(VALUES)}")
+    group.add_argument(
+        "--multiplier", metavar="M", help="a number, or 'tensor' for one value a channel (default: the case's)"
+    )
     group.add_argument("--backends", type=words, metavar="LIST", help="only these rows")
     group.add_argument(
         "--seed", type=int, default=0, help="seed of the inputs and of the order of rows (default: 0)"
@@ -67,7 +71,23 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
     ]
     if not cases:
         raise UsageError(f"no case is left: --op {args.op} excludes all that were chosen")
-    return [replace(case, seed=case.seed + args.seed) for case in cases]
+    cases = [replace(case, seed=case.seed + args.seed) for case in cases]
+    if args.values:
+        if args.values not in VALUES:
+            raise UsageError(f"--values: expected one of {', '.join(VALUES)}, got {args.values!r}")
+        cases = [replace(case, values=args.values) for case in cases]
+    if args.multiplier:
+        cases = [replace(case, multiplier=_multiplier(args.multiplier)) for case in cases]
+    return cases
+
+
+def _multiplier(text: str) -> float | None:
+    if text == "tensor":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--multiplier: expected a number or 'tensor', got {text!r}") from None
 
 
 def _variant(case: Case, dtype: str | None, layout: str | None) -> Case:

@@ -1,9 +1,10 @@
 """Zeroed counters for launches whose last block finishes the work and leaves the counters at zero.
 
 A launch may share counters only with launches that the stream orders before or after it. Eager
-calls therefore keep one set per (device, stream). A captured call is replayed on any stream at any
-time, so it gets counters of its own, for good: from a slab zeroed beforehand, or, where no eager
-call has made the slab yet or it is used up, from memory that the graph itself zeroes.
+calls therefore keep some per (device, stream). A captured call is replayed on any stream at any
+time, so it gets counters of its own, for good. Both come from a slab, zeroed once per device by the
+first eager call: memory that is kept may not come from the pool of a graph that is being warmed up
+or captured. Only where there is no slab yet, or it is used up, does a call zero its own.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from threading import Lock
 import torch
 
 SLAB = 1 << 20
-"""Counters kept for captured calls on each device: 4 MiB, one per sample (or block of planes) and call."""
+"""Counters on each device: 4 MiB."""
+
+LEAST = 4096
+"""Counters that a stream takes at least, so that it seldom has to take more."""
 
 _lock = Lock()
-_eager: dict[tuple[int, int], torch.Tensor] = {}
+_kept: dict[tuple[int, int], torch.Tensor] = {}
 _slabs: dict[int, tuple[torch.Tensor, int]] = {}
 
 
@@ -24,23 +28,22 @@ def take(count: int, device: torch.device, stream: int) -> torch.Tensor:
     """int32 zeros, at least `count` of them, for one launch on `stream` (a raw handle) of `device`."""
     if device.type != "cuda":
         return torch.zeros(count, dtype=torch.int32, device=device)
-    index = device.index
-    kept = _eager.get((index, stream))
     if torch.cuda.is_current_stream_capturing():
-        return _take_for_capture(count, device)
+        return _cut(count, device)
+    kept = _kept.get((device.index, stream))
     if kept is None or kept.numel() < count:
         with _lock:
-            if index not in _slabs:
+            if device.index not in _slabs:
                 slab = torch.zeros(SLAB, dtype=torch.int32, device=device)
-                # Graphs on other streams rely on these zeros; this happens once per device.
+                # Launches on every stream rely on these zeros; this happens once per device.
                 torch.cuda.synchronize(device)
-                _slabs[index] = slab, 0
-            kept = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-            _eager[index, stream] = kept
+                _slabs[device.index] = slab, 0
+        kept = _kept[device.index, stream] = _cut(max(count, LEAST), device)
     return kept
 
 
-def _take_for_capture(count: int, device: torch.device) -> torch.Tensor:
+def _cut(count: int, device: torch.device) -> torch.Tensor:
+    """Counters of the slab that nobody else gets, or fresh zeros."""
     with _lock:
         slab, used = _slabs.get(device.index, (None, 0))
         if slab is None or used + count > SLAB:

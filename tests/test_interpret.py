@@ -386,14 +386,14 @@ def test_launches_that_cuda_refuses(grid: tuple[int, ...], block: int, message: 
 
 @needs_compiler
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(KeyError, match="no kernel 'subtract' in the source, which has .*'add'"):
+    with pytest.raises(KeyError, match=r"no kernel 'subtract' in the source, which has .*'add'"):
         kernel("subtract")
     with pytest.raises(
         ValueError, match=r"options: expected macro definitions \(-DNAME=VALUE\), got \['-O3'\]"
     ):
         Module(SOURCE, ("-O3",))
     monkeypatch.setenv("CONVGAP_INTERPRET_ORDER", "sideways")
-    with pytest.raises(ValueError, match="CONVGAP_INTERPRET_ORDER: expected one of .*, got 'sideways'"):
+    with pytest.raises(ValueError, match=r"CONVGAP_INTERPRET_ORDER: expected one of .*, got 'sideways'"):
         kernel("add")((1,), 32, (None, None, None, 0))
 
 

@@ -23,9 +23,7 @@ GPU = torch.cuda.is_available()
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # Planes past 2**31 elements have tests of their own: the oracle would need 40 GiB and minutes for each.
 BEYOND = [case for case in select(["*/past-2*"]) if "expanded" in case.layout]
-CASES = [
-    case if GPU else case.small() for case in select(["*"], gpu=GPU) if "past-2" not in case.name
-]
+CASES = [case if GPU else case.small() for case in select(["*"], gpu=GPU) if "past-2" not in case.name]
 EDGE = [case.name for case in select(["edge"], gpu=False)]
 # A kernel is compiled for each dtype, in about a second where it is not interpreted.
 SWEPT = EDGE if not GPU else [
@@ -227,9 +225,7 @@ def test_strided_weight_and_bias(backend: str, device: torch.device) -> None:
     weight, bias = inputs.weight, inputs.bias
     assert weight is not None
     assert bias is not None
-    strided = replace(
-        inputs, weight=weight.mT.contiguous().mT, bias=torch.stack([bias, bias], 1)[:, 0]
-    )
+    strided = replace(inputs, weight=weight.mT.contiguous().mT, bias=torch.stack([bias, bias], 1)[:, 0])
     assert torch.equal(strided.call(convgap, backend=backend), expected)
 
 
@@ -364,9 +360,7 @@ def test_past_2_31_elements(backend: str, case: Case, device: torch.device) -> N
     true = truth(small, make_inputs(replace(case, problem=small), "cpu"))
     inputs = make_inputs(case, device)
     out = inputs.call(convgap, backend=backend)
-    expected, magnitude = (
-        values[:1].repeat(case.problem.n, 0) for values in (true.expected, true.magnitude)
-    )
+    expected, magnitude = (values[:1].repeat(case.problem.n, 0) for values in (true.expected, true.magnitude))
     result = compare(
         out, expected, magnitude, case.dtype, additions(backend, case, inputs),
         floor=true.floor, reference_depth=true.depth,

@@ -63,7 +63,7 @@ def test_a_bad_sample_deep_inside_is_found() -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="nowhere.json: cannot be read"):
+    with pytest.raises(RecordError, match=r"nowhere.json: cannot be read"):
         load(tmp_path / "nowhere.json")
 
 

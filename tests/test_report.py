@@ -70,7 +70,7 @@ def test_the_cross_check_of_all_rows_fits() -> None:
     for case in run.cases:
         case.name = f"{case.name}, a name as long as any"
         case.rows = [Row(name, "right", what="interpreter", error=0.00012) for name in plots.COLOURS]
-        case.pairwise = {a: {b: 0.1 for b in plots.COLOURS} for a in plots.COLOURS}
+        case.pairwise = {a: dict.fromkeys(plots.COLOURS, 0.1) for a in plots.COLOURS}
     file = io.StringIO()
     report.print_check(run, report.console(file))
     text = file.getvalue()

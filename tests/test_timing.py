@@ -122,7 +122,7 @@ class FakeCuda:
     def launch(self) -> None:
         self.enqueue(self.work_us)
 
-    def Event(self, *, enable_timing: bool) -> Any:  # noqa: N802  (torch's name)
+    def Event(self, *, enable_timing: bool) -> Any:
         cuda = self
 
         class Event:

@@ -179,7 +179,7 @@ class Kernel:
                     return ctypes.c_void_p(value.data_ptr())
         else:
             kind, ctype, same = SCALARS[letter]
-            if got in same or type(value) is float and letter in "fd":
+            if got in same or (type(value) is float and letter in "fd"):
                 return ctype(getattr(value, "value", value))
             if type(value) is int and letter in "il":
                 bits = 8 * ctypes.sizeof(ctype)

@@ -1,0 +1,136 @@
+"""The module: the same parameters as the step-by-step model, and a good citizen of nn.Module."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import convgap
+from reference import eager
+
+ARGUMENTS = (6, 4, 3, 2, 1, 1)
+
+
+def make(seed: int = 0, **options: object) -> convgap.ConvTranspose2dMultiplyGAP:
+    torch.manual_seed(seed)
+    return convgap.ConvTranspose2dMultiplyGAP(*ARGUMENTS, 0.5, **options)  # pyright: ignore[reportArgumentType]
+
+
+class StepByStep(nn.Module):
+    """The model as one writes it without this package."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_transpose = nn.ConvTranspose2d(*ARGUMENTS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return eager.multiply_gap(self.conv_transpose(x), 0.5)
+
+
+def test_same_initialisation() -> None:
+    torch.manual_seed(0)
+    peer = nn.ConvTranspose2d(*ARGUMENTS)
+    module = make()
+    assert torch.equal(module.conv_transpose.weight, peer.weight)
+    assert module.conv_transpose.bias is not None
+    assert peer.bias is not None
+    assert torch.equal(module.conv_transpose.bias, peer.bias)
+    # And the generator stands where the peer left it.
+    torch.manual_seed(0)
+    nn.ConvTranspose2d(*ARGUMENTS)
+    expected = torch.rand(3)
+    make()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_state_dict_both_ways(device: torch.device) -> None:
+    module, peer = make().to(device), StepByStep().to(device)
+    assert (
+        list(module.state_dict())
+        == list(peer.state_dict())
+        == ["conv_transpose.weight", "conv_transpose.bias"]
+    )
+    x = torch.rand(2, 6, 5, 7, generator=torch.Generator().manual_seed(1)).to(device)
+    with eager.ieee_float32(), torch.no_grad():
+        peer.load_state_dict(module.state_dict())
+        torch.testing.assert_close(module(x), peer(x), rtol=1e-5, atol=1e-6)
+        other = StepByStep().to(device)
+        module.load_state_dict(other.state_dict())
+        torch.testing.assert_close(module(x), other(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_number_is_no_state_and_a_parameter_is() -> None:
+    assert "multiplier" not in make().state_dict()
+    scale = nn.Parameter(torch.ones(4, 1, 1))
+    module = convgap.ConvTranspose2dMultiplyGAP(*ARGUMENTS, scale)
+    assert dict(module.named_parameters())["multiplier"] is scale
+    module(torch.ones(2, 6, 5, 7)).sum().backward()
+    assert scale.grad is not None
+    assert scale.grad.abs().sum() > 0
+
+
+def test_repr() -> None:
+    text = repr(make(backend="torch", strategy="tail"))
+    assert text.startswith("ConvTranspose2dMultiplyGAP(")
+    for part in (
+        "multiplier=0.5",
+        "strategy='tail'",
+        "backend='torch'",
+        "ConvTranspose2d(6, 4, kernel_size=(3, 3)",
+    ):
+        assert part in text
+    assert "multiplier=(4, 1, 1)" in repr(
+        convgap.ConvTranspose2dMultiplyGAP(6, 4, 3, multiplier=torch.ones(4, 1, 1))
+    )
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies(how: str, device: torch.device) -> None:
+    module = make(backend="torch").to(device)
+    twin = copy.deepcopy(module) if how == "deepcopy" else pickle.loads(pickle.dumps(module))
+    x = torch.rand(2, 6, 5, 7, generator=torch.Generator().manual_seed(1)).to(device)
+    expected = module(x)
+    assert torch.equal(twin(x), expected)
+    assert twin.conv_transpose.weight is not module.conv_transpose.weight
+    with torch.no_grad():
+        module.conv_transpose.weight.zero_()
+    assert torch.equal(twin(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtype_and_device_arguments(dtype: torch.dtype, device: torch.device) -> None:
+    module = convgap.ConvTranspose2dMultiplyGAP(6, 4, 3, device=device, dtype=dtype)
+    out = module(torch.ones(2, 6, 5, 7, device=device, dtype=dtype))
+    assert (out.dtype, out.device, out.shape) == (dtype, device, (2, 4, 1, 1))
+
+
+def test_arguments_reach_the_operator(device: torch.device) -> None:
+    # Every argument at a value that changes the answer.
+    torch.manual_seed(0)
+    module = convgap.ConvTranspose2dMultiplyGAP(
+        6, 4, (3, 2), (2, 3), (1, 2), (1, 2), -1.5, groups=2, bias=False, dilation=(2, 1)
+    ).to(device, torch.float64)
+    x = torch.rand(2, 6, 5, 7, dtype=torch.float64).to(device)
+    expected = eager.conv_transpose2d_multiply_gap(
+        x, module.conv_transpose.weight, None, multiplier=-1.5, stride=(2, 3), padding=(1, 2),
+        output_padding=(1, 2), groups=2, dilation=(2, 1),
+    )  # fmt: skip
+    torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_training_takes_the_same_steps(device: torch.device) -> None:
+    module, peer = make().double().to(device), StepByStep().double().to(device)
+    peer.load_state_dict(module.state_dict())
+    x = torch.rand(3, 6, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
+    for model in (module, peer):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    for ours, theirs in zip(module.parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

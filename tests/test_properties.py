@@ -1,0 +1,97 @@
+"""Random valid and invalid calls on every backend: harness/properties.py says what is asked of them.
+
+`bench.py fuzz` is the same with as many examples as there is time for.
+"""
+
+import shlex
+
+import pytest
+import torch
+
+import convgap
+from harness import properties
+from harness.cli import _parser
+from harness.fuzz import Campaign, draw, search
+from harness.options import chosen_cases
+from harness.properties import PROPERTIES, Miss, check, templates
+
+pytest.importorskip("hypothesis", reason="hypothesis draws the examples")
+
+# How many examples fit a minute: torch is quick, Triton's interpreter takes seconds for some, and each
+# template of the CUDA kernels is some seconds of the host's C++ compiler.
+CI = {"torch": (400, 40), "cupy": (60, 8), "triton": (60, 12)}
+
+
+@pytest.mark.parametrize("backend", convgap.BACKENDS)
+def test_holds_for_random_calls(backend: str, device: torch.device) -> None:
+    status = {status.name: status for status in convgap.status(device)}[backend]
+    if not status.usable:
+        pytest.skip(f"backend {backend}: {status.reason}")
+    examples, pool = CI[backend]
+    found = search(backend, device.type, examples=examples, seed=6, pool_size=pool)
+    assert not found.miss, found.miss
+    assert found.ran.total() == examples
+
+
+def test_every_property_is_drawn_and_counted() -> None:
+    found = search("torch", "cpu", examples=300, seed=1, pool_size=20)
+    assert set(found.ran) == set(PROPERTIES)
+    assert not found.miss
+
+
+def test_stops_when_its_time_is_up() -> None:
+    found = search("torch", "cpu", examples=10**6, seed=1, pool_size=4, budget_seconds=0)
+    assert found.out_of_time
+    assert found.ran.total() == 0
+    assert "stopped by --budget-seconds" in found.report()
+
+
+def test_a_miss_is_reported_with_the_command_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = convgap.multiply_gap
+
+    def wrong(y: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        return right(y, *args, **kwargs) * (1 + 1e-3)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(convgap, "multiply_gap", wrong)
+    found = search("torch", "cpu", examples=300, seed=1, pool_size=20)
+    assert "--shape tail:" in found.miss
+    assert "python3 bench.py check" in found.miss
+    assert "MISS" in found.report()
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_the_command_makes_the_same_numbers(number: int) -> None:
+    example = draw("torch", "cpu", templates(3, 20), "right", number, 1000 + number)
+    words = shlex.split(example.command())
+    assert words[:2] == ["python3", "bench.py"]
+    args = _parser().parse_args(words[2:])
+    (case,) = chosen_cases(args, (), gpu=False)
+    for name in ("name", "problem", "dtype", "layout", "values", "multiplier", "seed"):
+        assert getattr(case, name) == getattr(example.case, name), name
+
+
+def test_the_same_seed_draws_the_same_examples() -> None:
+    assert templates(5, 10) == templates(5, 10) != templates(6, 10)
+    pool = templates(5, 10)
+    assert draw("torch", "cpu", pool, "right", 3, 9) == draw("torch", "cpu", pool, "right", 3, 9)
+
+
+def test_an_example_without_a_verdict_is_not_counted() -> None:
+    pool = [t for t in templates(0, 40) if isinstance(t.problem, properties.Tail)]
+    assert not check(draw("torch", "cpu", pool, "strategies", 0, 0))
+
+
+def test_an_exception_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(convgap, "multiply_gap", broken)
+    monkeypatch.setattr(convgap, "conv_transpose2d_multiply_gap", broken)
+    with pytest.raises(Miss, match="RuntimeError: out of luck"):
+        check(draw("torch", "cpu", templates(0, 4), "right", 0, 0))
+
+
+def test_report_says_what_ran() -> None:
+    campaign = Campaign("torch", "cpu", 7, 40, seconds=3.0)
+    campaign.ran["right"] = 5
+    assert campaign.report() == "torch on cpu: 5 examples, no miss; 40 templates, seed 7, 3 s\n  right 5"

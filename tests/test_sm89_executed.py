@@ -1,0 +1,91 @@
+"""The PTX that both compilers make for sm_89, made anywhere and, on a GPU of 8.9 or more, run and judged."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import convgap
+from harness import sm89
+from harness.cases import Case, select
+from harness.examine import examine
+from harness.inputs import make_inputs
+from harness.interpose import interposed, kernel_name
+from harness.score import Trial, trial
+
+NAMES = ("chain/edge/prime", "chain/edge/groups3", "chain/edge/many-channels", "tail/edge/prime", "tail/headline")
+CASES = [
+    replace(case.small(), name=f"{case.name}@{dtype}@{layout}", dtype=dtype, layout=layout)
+    for case in select(NAMES)
+    for dtype, layout in (
+        ("float32", "contiguous"),
+        ("float16", "channels_last"),
+        ("bfloat16", "sliced"),
+        ("float64", "transposed"),
+    )
+]
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_runs_and_is_right(case: Case, backend: str) -> None:
+    if reason := sm89.unavailable():
+        pytest.skip(reason)
+    t: Trial = trial(case, "cuda")
+    # The real launches first, so that a backend's probe is not run on this code.
+    t.inputs.call(convgap, backend=backend)
+    with sm89.executed() as ran:
+        verdict = examine(
+            lambda i: i.call(convgap, backend=backend), t.inputs, t.expected, case.dtype, t.plan(backend)
+        )
+    assert ran, "no sm_89 kernel was launched"
+    assert verdict.passed, verdict.reason
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_gradients_run_too(backend: str) -> None:
+    if reason := sm89.unavailable():
+        pytest.skip(reason)
+    case = replace(select(["chain/edge/prime"])[0], dtype="float64")
+    inputs = make_inputs(case, "cuda")
+    assert inputs.weight is not None
+    inputs = replace(inputs, x=inputs.x.requires_grad_(), weight=inputs.weight.requires_grad_())
+    expected = inputs.call(convgap, backend="torch")
+    grad = torch.ones_like(expected)
+    wanted = torch.autograd.grad(expected, (inputs.x, inputs.weight), grad)
+    inputs.call(convgap, backend=backend)
+    with sm89.executed() as ran:
+        found = torch.autograd.grad(inputs.call(convgap, backend=backend), (inputs.x, inputs.weight), grad)
+    assert {"expand", "band_fill", "weight_grad"} <= set(ran)
+    for a, b in zip(found, wanted, strict=True):
+        # Both in float64, sums of at most a few thousand terms of size 1.
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_cuda_ptx_is_for_sm_89() -> None:
+    """Needs NVRTC, which comes with CuPy's CUDA packages or a CUDA toolkit, but no GPU."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except RuntimeError as error:
+        pytest.skip(f"CuPy finds no NVRTC: {error}")
+    device = torch.device("cpu")
+    seen = {}
+
+    def note(launch, device, stream, *arguments):
+        seen[kernel_name(launch)] = launch.special, len(arguments)
+        launch(device, stream, *arguments)
+
+    if not next(s for s in convgap.status(device) if s.name == "cupy").usable:
+        pytest.skip("CUDA C++ cannot be interpreted here, so nothing is launched to look at")
+    with interposed(note):
+        for name in ("chain/edge/prime", "tail/edge/prime"):
+            make_inputs(select([name])[0], device).call(convgap, backend="cupy")
+    assert seen
+    for name, (special, arguments) in seen.items():
+        made = sm89.code(special, arguments)
+        assert re.search(r"^\.target sm_89$", made.ptx, re.MULTILINE)
+        entry = re.search(rf"\.entry {name}\(([^)]*)\)", made.ptx)
+        assert entry
+        assert entry[1].count(".param") == arguments
