@@ -21,7 +21,12 @@ class KernelSet(Protocol):
     """What triton_impl.launch and cupy_impl.launch both are."""
 
     def prepare_tail(
-        self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
+        self,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        dtype: torch.dtype,
+        alignment: int,
+        tensor: bool,
     ) -> TailCall: ...
 
     def prepare_chain(
@@ -77,7 +82,9 @@ def chain(
     call = kernels.prepare_chain(problem, x.stride(), x.dtype, x.data_ptr() % 16, multiplier is not None)
     if save or call.band_sums_contract is None:
         sums = band_sums(kernels, problem, x, stream)
-        return contract(kernels, problem, sums, weight, bias, scale, multiplier, stream), sums if save else None
+        return contract(
+            kernels, problem, sums, weight, bias, scale, multiplier, stream
+        ), sums if save else None
     out = torch.empty(problem.out_shape, dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out, None
@@ -137,7 +144,9 @@ def contract(
     return out
 
 
-def expand(kernels: KernelSet, problem: Chain, grad: Tensor, weight: Tensor, scale: float, stream: int) -> Tensor:
+def expand(
+    kernels: KernelSet, problem: Chain, grad: Tensor, weight: Tensor, scale: float, stream: int
+) -> Tensor:
     """Gradient of each band sum [n, c_in, kh, kw] for grad [n, c_out, 1, 1], both in the accumulator's dtype."""
     d = torch.empty((problem.n, problem.c_in, *problem.kernel), dtype=grad.dtype, device=grad.device)
     if d.numel():
@@ -162,7 +171,13 @@ def band_fill(kernels: KernelSet, problem: Chain, d: Tensor, dx: Tensor, stream:
 
 
 def weight_grad(
-    kernels: KernelSet, problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype, stream: int
+    kernels: KernelSet,
+    problem: Chain,
+    grad: Tensor,
+    sums: Tensor,
+    scale: float,
+    dtype: torch.dtype,
+    stream: int,
 ) -> Tensor:
     """Gradient of the weight, from grad [n, c_out, 1, 1] and band sums in the accumulator's dtype."""
     dw = torch.empty(problem.weight_shape, dtype=dtype, device=grad.device)

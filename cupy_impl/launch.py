@@ -9,7 +9,7 @@ pool: one allocator knows about streams and graph capture.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from math import ceil
 from typing import Any
@@ -21,17 +21,22 @@ from reference.calls import BackwardCall, ChainCall, TailCall, accumulator, chec
 from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
 
-_ELEMENT = {torch.float32: "float", torch.float64: "double", torch.float16: "half", torch.bfloat16: "bfloat16"}
+_ELEMENT = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "half",
+    torch.bfloat16: "bfloat16",
+}
 _AXIS = {"planes": 1, "rows": 2, "columns": 3, "none": 3}
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel_source() -> str:
     """kernels.cu, which needs a device header before it: device.cuh, or the interpreter's own."""
     return (files("cupy_impl") / "kernels.cu").read_text()
 
 
-@lru_cache(maxsize=None)
+@cache
 def device_source() -> str:
     """The whole translation unit for NVRTC."""
     return (files("cupy_impl") / "device.cuh").read_text() + kernel_source()
@@ -144,7 +149,14 @@ def prepare_tail(
     if flat := plan.flat(layout, dtype.itemsize):
         constants = {"BP": flat.BP, "PLANE": layout.h, "FOLD": flat.FOLD, "VEC": flat.VEC, "TENSOR": tensor}
         special = _specialize("multiply_gap_flat", layout, None, dtype, constants)
-        return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)), 0, 0, plan.tail_depth(layout, flat), True)
+        return TailCall(
+            layout,
+            Launch(special, (layout.n * ceil(layout.c / flat.BP), 1)),
+            0,
+            0,
+            plan.tail_depth(layout, flat),
+            True,
+        )
     tile = plan.tile(layout, layout.c, dtype.itemsize)
     single = tile.parts == 1
     constants = {"TENSOR": tensor, "SINGLE": single}
@@ -211,7 +223,11 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel[0])
     step = plan.EXPAND
     expand = _specialize(
-        "expand", layout, None, dtype, {"G": G, "CI": CI, "CO": CO, "KK": KH * KW, "BN": step.BN, "BK": step.BK}
+        "expand",
+        layout,
+        None,
+        dtype,
+        {"G": G, "CI": CI, "CO": CO, "KK": KH * KW, "BN": step.BN, "BK": step.BK},
     )
     band_fill = _specialize("band_fill", layout, tile, dtype, geometry)
     weight_grad = _specialize("weight_grad", layout, None, dtype, geometry)

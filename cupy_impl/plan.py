@@ -195,6 +195,8 @@ def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None) 
     if own is not None:
         count = THREADS // pow2_at_least(co)
         products = ceil(taps / count) + _tree(count)
-        depth = max(depth, _band_depth(problem, layout, own) + products + _finish(ci * own.parts, pow2_at_least(co)))
+        depth = max(
+            depth, _band_depth(problem, layout, own) + products + _finish(ci * own.parts, pow2_at_least(co))
+        )
     # The bias is one more.
     return depth + 1

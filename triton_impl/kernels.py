@@ -36,8 +36,7 @@ def narrow(value, dtype: tl.constexpr):
         bits += 0x7FFF + ((bits >> 16) & 1)
         rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
         return tl.where(value == value, rounded, value.to(tl.bfloat16))
-    else:
-        return value.to(dtype)
+    return value.to(dtype)
 
 
 @triton.jit

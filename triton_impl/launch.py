@@ -193,7 +193,14 @@ def _prepare_flat(layout: Layout, flat: plan.Flat, dtype: torch.dtype, tensor: b
     }
     divisible = {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC}
     special = _specialize(kernels.multiply_gap_flat, types, constants, ({}, divisible), flat.warps)
-    return TailCall(layout, Launch(special, (layout.n * ceil(layout.c / (flat.GROUP * flat.GROUPS)), 1)), 0, 0, plan.tail_depth(layout, flat), True)
+    return TailCall(
+        layout,
+        Launch(special, (layout.n * ceil(layout.c / (flat.GROUP * flat.GROUPS)), 1)),
+        0,
+        0,
+        plan.tail_depth(layout, flat),
+        True,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -292,8 +299,9 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
         kernels.band_fill,
         [acc_pointer, pointer, *["i64"] * 4, *[size] * 4],
         {
-            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, "KH": KH, "KW": KW, "KHP": pow2_at_least(KH), **_geometry(problem),
-            "BP": tile.BP, "BR": tile.BR, "BC": tile.BC,
+            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, "KH": KH, "KW": KW,
+            "KHP": pow2_at_least(KH), **_geometry(problem), "BP": tile.BP, "BR": tile.BR,
+            "BC": tile.BC,
         },
         _access(layout, "dx"),
         tile.warps,

@@ -127,7 +127,9 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     VEC = gcd(layout.first, layout.c * plane, layout.stride[0] if layout.n > 1 else 0, 4 * gcd(plane, 16))
     GROUP = VEC // gcd(VEC, plane)
     PIECES = pow2_at_least(plane * GROUP // VEC)
-    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(FLAT_STREAM.bytes // itemsize // (PIECES * VEC)))
+    GROUPS = min(
+        pow2_at_least(layout.c // GROUP), pow2_at_most(FLAT_STREAM.bytes // itemsize // (PIECES * VEC))
+    )
     return Flat(GROUP, GROUPS, PIECES, VEC, FLAT_STREAM.warps)
 
 
@@ -219,7 +221,11 @@ def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
     elements = chosen.BP * chosen.BR * chosen.BC
     rows = finish_rows(chosen.BP, chosen.warps)
     finish = ceil(chosen.parts / rows) + _sum(rows, rows * chosen.BP, chosen.warps) if chosen.parts > 1 else 0
-    return ceil(min(chosen.ROWS, layout.h) / chosen.BR) + _sum(chosen.BR * chosen.BC, elements, chosen.warps) + finish
+    return (
+        ceil(min(chosen.ROWS, layout.h) / chosen.BR)
+        + _sum(chosen.BR * chosen.BC, elements, chosen.warps)
+        + finish
+    )
 
 
 def _band_depth(problem: Chain, chosen: Tile) -> int:
