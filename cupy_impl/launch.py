@@ -75,22 +75,23 @@ class Launch:
         check_grid(grid)
         self.special = special
         self.grid = grid
-        self._kernel: Any = None
+        self._on_cuda: Any = None
+        self._on_cpu: Any = None
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
         if device.type == "cpu":
-            if self._kernel is None:
-                self._kernel = _interpreted(self.special)
-            self._kernel(self.grid, plan.THREADS, pointers)
+            if self._on_cpu is None:
+                self._on_cpu = _interpreted(self.special)
+            self._on_cpu(self.grid, plan.THREADS, pointers)
             return
         if torch._C._cuda_getDevice() != device.index:
             with torch.cuda.device(device):
                 self(device, stream, *arguments)
             return
-        if self._kernel is None:
-            self._kernel = _compiled(self.special)
-        self._kernel(self.grid, (plan.THREADS,), pointers, stream=_Stream(stream))
+        if self._on_cuda is None:
+            self._on_cuda = _compiled(self.special)
+        self._on_cuda(self.grid, (plan.THREADS,), pointers, stream=_Stream(stream))
 
 
 def _compiled(special: Specialization) -> Any:
