@@ -88,8 +88,6 @@ class _Rewriter:
         self.left: list[Left] = []
 
     def rewrite(self, module: nn.Module, path: str) -> nn.Module:
-        if not any(isinstance(inner, nn.ConvTranspose2d) for inner in module.modules()):
-            return module
         if isinstance(module, nn.ConvTranspose2d):
             self.left.append(Left(path or "model", "nothing follows it in a forward that could be read"))
             return module
@@ -99,8 +97,12 @@ class _Rewriter:
             graph = _Tracer().trace(module)
         except Exception as error:  # whatever the forward did with a proxy
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            self.left.append(Left(path or "model", f"its forward cannot be traced: {reason[0]}"))
+            if _holds_convolution(module):
+                self.left.append(Left(path or "model", f"its forward cannot be traced: {reason[0]}"))
             return self.rewrite_children(module, path)
+        for node in graph.nodes:
+            # Annotations that "from __future__ import annotations" left as text cannot be pickled.
+            node.type = None if isinstance(node.type, str) else node.type
         traced = fx.GraphModule(module, graph, type(module).__name__)
         changed = False
         for node in list(graph.nodes):
@@ -123,6 +125,8 @@ class _Rewriter:
     def rewrite_leaf(self, traced: fx.GraphModule, target: str, path: str) -> bool:
         """Rewrite inside a module that the tracer did not look into."""
         before = traced.get_submodule(target)
+        if not _holds_convolution(before):
+            return False
         after = self.rewrite(before, _join(path, target))
         if after is not before:
             parent, _, name = target.rpartition(".")
@@ -208,6 +212,10 @@ def _convolution(traced: fx.GraphModule, node: fx.Node) -> _Convolution | None:
         name: getattr(module, name) for name in ("stride", "padding", "output_padding", "groups", "dilation")
     }
     return _Convolution(str(node.target), tensors, options, obstacle)
+
+
+def _holds_convolution(module: nn.Module) -> bool:
+    return any(isinstance(inner, nn.ConvTranspose2d) for inner in module.modules())
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -23,6 +23,10 @@ STORES = {
         2,
         "the rows that all bands share and the rims: two loops, each element stored by one of them",
     ),
+    ("cupy", "band_sums", "sums"): (
+        2,
+        "by every block where planes are whole, by the last one where they come in parts: a launch does one of the two",
+    ),
 }
 """Statements allowed beyond one, by backend, kernel and buffer."""
 

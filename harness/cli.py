@@ -19,6 +19,8 @@ COMMANDS = {
     "doctor": "harness.doctor",
     "diff": "harness.diff",
     "inspect": "harness.inspect",
+    "profile": "harness.profile",
+    "project": "harness.projection",
     "export": "harness.export",
 }
 

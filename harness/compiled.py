@@ -48,12 +48,13 @@ MULTIPLIER = 0.5
 class Compiled:
     """One kernel, compiled for one case.
 
-    grid: blocks launched. threads: per block. registers, stack: per thread, stack in bytes. shared: bytes per
-    block. loads, stores: global memory instructions by bits per thread. local_loads, local_stores: instructions
-    that touch local memory, which is where spilled registers live. in_flight: bytes of global loads that a
-    thread issues before it waits for one of them, at most. stored: statements of the source that store to each
-    buffer. reloaded: buffers that are both stored and loaded. main: whether the call that the case makes
-    launches it. workspace: bytes that the call allocates beyond its output.
+    grid: blocks launched. threads: per block. registers, stack: per thread, stack in bytes. shared: bytes per block.
+    loads, stores: global memory instructions by bits per thread. local_loads, local_stores: instructions that touch
+    local memory, which is where spilled registers live. in_flight: bytes of global loads that a thread issues before
+    it waits for one of them, at most. loop_instructions, loop_bytes: instructions of the loop that loads most, and
+    bytes that a thread loads in it (of the whole kernel if no loop loads). stored: statements of the source that
+    store to each buffer. reloaded: buffers that are both stored and loaded. main: whether the call that the case
+    makes launches it. workspace: bytes that the call allocates beyond its output.
     """
 
     backend: str
@@ -69,6 +70,8 @@ class Compiled:
     local_loads: int
     local_stores: int
     in_flight: int
+    loop_instructions: int
+    loop_bytes: int
     stored: dict[str, int]
     reloaded: list[str]
     main: bool = True
@@ -198,7 +201,7 @@ def compile_baseline(problem: Tail, stride: tuple[int, ...], dtype: str, arch: i
         kernel,
         {"y": kinds[dtype], "out": kinds[dtype]} | dict.fromkeys(sizes, "i32"),
         constants,
-        [name for name, value in sizes.items() if value % 16 == 0],
+        ["y", "out", *(name for name, value in sizes.items() if value % 16 == 0)],
         arch,
         baseline.NUM_WARPS,
     )
@@ -208,27 +211,24 @@ def compile_baseline(problem: Tail, stride: tuple[int, ...], dtype: str, arch: i
 def compile_jit(
     kernel: Any, types: dict[str, str], constants: dict[str, Any], divisible: list[str], arch: int, warps: int
 ) -> Binary:
-    """A @triton.jit kernel by the Triton types of its parameters; pointers are taken to be aligned."""
+    """A @triton.jit kernel by the Triton types of its parameters, those named in `divisible` multiples of 16."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     _require_compiling_triton()
-    pointers = [name for name, kind in types.items() if kind.startswith("*")]
     names = kernel.arg_names
     signature = types | dict.fromkeys(constants, "constexpr")
-    attrs = {
-        (names.index(n),): [["tt.divisibility", 16]] for n in (*pointers, *divisible) if n not in constants
-    }
+    attrs = {(names.index(n),): [["tt.divisibility", 16]] for n in divisible if n not in constants}
     source = ASTSource(kernel, {name: signature[name] for name in names}, constants, attrs)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
     return _triton_binary(compiled, {name: kind for name, kind in types.items() if name not in constants})
 
 
 def _require_compiling_triton() -> None:
-    import triton
+    from triton import knobs
 
-    if triton.knobs.runtime.interpret:
+    if knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set: Triton interprets its kernels in this process")
 
 
@@ -253,9 +253,11 @@ def compile_cuda_source(
 ) -> Binary:
     """One kernel of a CUDA C++ source. RuntimeError with the compiler's log if it does not compile."""
     try:
-        from cupy.cuda import nvrtc
+        from cupy.cuda import nvrtc as found
     except ImportError as error:
         raise UsageError(f"the CUDA kernels are compiled by CuPy's NVRTC: {error}") from None
+    # CuPy puts a plain False there where it has no NVRTC, which is all that a type checker sees.
+    nvrtc: Any = found
     program = nvrtc.createProgram(source, "kernels.cu", (), ())
     try:
         # CuPy itself adds -ftz=true. Line numbers do not change the code.
@@ -289,7 +291,9 @@ def cuda_pointers(source: str, kernel: str) -> dict[int, str]:
 
 def read(binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_bytes: int = 0) -> Compiled:
     """Facts of a compiled kernel."""
-    usage, code = _cuobjdump(binary.cubin), _disassembly(binary.cubin)
+    usage, sass = _cuobjdump(binary.cubin), _tool("nvdisasm", binary.cubin, "-c").splitlines()
+    code = [parsed for line in sass if (parsed := parse_sass(line))]
+    instructions, loaded = hot_loop(sass)
     mnemonics = [instruction.mnemonic for instruction in code]
     accesses = buffer_accesses(binary)
     return Compiled(
@@ -306,6 +310,8 @@ def read(binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_b
         local_loads=sum(name.startswith("LDL") for name in mnemonics),
         local_stores=sum(name.startswith("STL") for name in mnemonics),
         in_flight=bytes_in_flight(code),
+        loop_instructions=instructions,
+        loop_bytes=loaded,
         stored={name: len(found.stores) for name, found in accesses.items() if found.stores},
         reloaded=sorted(name for name, found in accesses.items() if found.stores and found.loads),
         y_bytes=y_bytes,
@@ -345,10 +351,6 @@ class Instruction:
     read: frozenset[int]
 
 
-def _disassembly(cubin: bytes) -> list[Instruction]:
-    return [parsed for line in _tool("nvdisasm", cubin, "-c").splitlines() if (parsed := parse_sass(line))]
-
-
 _SASS = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?)\s*;")
 _NO_RESULT = ("ST", "RED", "BRA", "EXIT", "BAR", "ISETP", "FSETP", "DSETP", "MEMBAR", "CCTL")
 
@@ -367,6 +369,37 @@ def parse_sass(line: str) -> Instruction | None:
     if mnemonic.startswith("ST"):
         used += [r + i for r in used[-1:] for i in range(max(1, width_of(mnemonic) // 32))]
     return Instruction(mnemonic, frozenset(written), frozenset(used))
+
+
+_LABEL = re.compile(r"^\s*(\.L_\w+):")
+_BRANCH = re.compile(r"\bBRA\S*\s.*?`\((\.L_\w+)\)")
+
+
+def hot_loop(sass: list[str]) -> tuple[int, int]:
+    """(instructions, bytes a thread loads from global memory) of the innermost loop that loads most bytes.
+
+    A loop is what lies between a label and a branch back to it. Without a loop that loads: the whole kernel.
+    """
+    labels: dict[str, int] = {}
+    loads: list[int] = []
+    loops: list[tuple[int, int]] = []
+    for line in sass:
+        if label := _LABEL.match(line):
+            labels[label[1]] = len(loads)
+        instruction = parse_sass(line)
+        if instruction is None:
+            continue
+        name = instruction.mnemonic
+        loads.append(width_of(name) // 8 if name.startswith("LDG") else 0)
+        branch = _BRANCH.search(line)
+        # The last instruction of a kernel is a branch to itself, which never runs.
+        if branch and branch[1] in labels and labels[branch[1]] < len(loads) - 1:
+            loops.append((labels[branch[1]], len(loads)))
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    best = max(inner, key=lambda loop: sum(loads[loop[0] : loop[1]]), default=None)
+    if best is None or not sum(loads[best[0] : best[1]]):
+        return len(loads), sum(loads)
+    return best[1] - best[0], sum(loads[best[0] : best[1]])
 
 
 def width_of(mnemonic: str) -> int:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import ast
-import inspect
 import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +120,23 @@ def gcd(*values):
     return result
 
 
-def specialised(kernel, constants, warps=@WARPS@):
-    """A kernel with its compile-time constants and the warps of a program."""
-    return kernel, constants, warps
-
-
 def launcher(special, grid):
-    """launch(device, stream, *arguments) of a kernel on a grid; the stream is the current one."""
-    kernel, constants, warps = special
+    """launch(device, stream, *arguments) of a kernel on a grid; the stream is the current one.
+
+    The kernel is compiled for the types, constants and multiples that the plan knows, and not once more for what a
+    launch would guess from its arguments.
+    """
+    kernel, ready = special["kernel"], {}
+    constants = {name: value for name, value in special["constants"] if not name.startswith("stride_")}
 
     def launch(device, stream, *arguments):
-        kernel[grid](*arguments, **constants, @OPTIONS@)
+        if triton.knobs.runtime.interpret:
+            kernel[grid](*arguments, **constants)
+            return
+        run = ready.get(device)
+        if run is None:
+            run = ready[device] = specialization_compile(special)[(*grid, 1)]
+        run(*arguments, *constants.values())
 
     return launch
 
@@ -253,12 +257,9 @@ def source(strategy: str = "collapsed") -> str:
     except ImportError as error:
         raise UsageError(f"the file is made of the Triton kernels: {error}") from None
     root = {"collapsed": execute.chain, "tail": execute.tail}[strategy]
-    wrappers = flatten([root], _scope())
+    wrappers = flatten([launch.Specialization.compile, root], _scope())
     names = re.findall(rf"\b(\w+){SUFFIX}\b", wrappers)
-    options = ", ".join(f"{name}={value}" for name, value in _options(launch).items())
-    warps = inspect.signature(launch._specialize).parameters["warps"].default
-    support = _SUPPORT.replace("@OPTIONS@", options).replace("@WARPS@", str(warps))
-    body = f"{support}\n\n{wrappers}\n\n\n{_ENTRY[strategy]}"
+    body = f"{_SUPPORT}\n\n{wrappers}\n\n\n{_ENTRY[strategy]}"
     class_ = _CLASS.replace("@FORWARD@", _FORWARD[strategy])
     text = "\n\n".join((_DOC[strategy] + "\n" + _IMPORTS, kernel_text(set(names)), body, class_))
     names = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
@@ -284,11 +285,10 @@ def _scope() -> Any:
         id(kernel): name + SUFFIX for name, kernel in vars(kernels).items() if hasattr(kernel, "arg_names")
     }
     return Scope(
-        dataclasses=[kind for kind in found if kind not in (launch.Launch, launch.Specialization)],
+        dataclasses=[kind for kind in found if kind is not launch.Launch],
         calls={launch.Launch: "launcher"},
         kernels=launched,
         provided={
-            id(launch._specialize): ("specialised", (0, 2, 4)),
             id(counters.take): ("zeroed_counters", None),
         },
         omitted=frozenset({"depth"}),
@@ -297,23 +297,6 @@ def _scope() -> Any:
         keepers=frozenset({"zeroed_counters"}),
         prefixes={plan.__name__: "plan_", problem.__name__: "problem_"},
     )
-
-
-def _options(launch: Any) -> dict[str, str]:
-    """Compiler options of the package, as expressions: the dict called `options` in Specialization.compile."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(launch.Specialization.compile)))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "options":
-            assert isinstance(node.value, ast.Dict)
-            pairs = zip(node.value.keys, node.value.values, strict=True)
-            return {str(ast.literal_eval(k)): _option(v) for k, v in pairs if k is not None}
-    raise UsageError("triton_impl.launch: expected compiler options in Specialization.compile, found none")
-
-
-def _option(value: ast.expr) -> str:
-    """A literal, or the specialisation's number of warps."""
-    text = ast.unparse(value)
-    return "warps" if text == "self.warps" else repr(ast.literal_eval(text))
 
 
 def kernel_text(names: set[str]) -> str:
@@ -339,56 +322,17 @@ def kernel_text(names: set[str]) -> str:
         first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
         piece = "\n".join(lines[first - 1 : node.end_lineno])
         if name in names:
-            piece = _annotated(piece.replace(f"def {name}(", f"def {name}{SUFFIX}(", 1), name)
+            piece = renamed(piece, name)
         pieces.append(piece)
     return "\n\n\n".join(pieces) + "\n"
 
 
-def _annotated(piece: str, name: str) -> str:
-    """The kernel with the types that the package compiles it for, where a launch would guess otherwise.
-
-    Triton takes a Python float for float32 and makes a size of 1 a compile-time constant.
-    """
+def renamed(piece: str, name: str) -> str:
+    """A launched kernel under its name in the file, its parameters lined up again."""
     head, end, body = piece.partition("):")
-    for parameter, kind in parameter_types(name).items():
-        head = re.sub(rf"([(\s]){parameter},", rf"\1{parameter}: tl.{kind},", head, count=1)
-    decorator, _, signature = head.partition("\n")
-    start, _, parameters = signature.partition("(")
-    indent = " " * (len(start) + 1)
-    # A parameter and its type stay on one line.
-    flowing = " ".join(parameters.split()).replace(": ", ":\0")
-    # A parameter and its type stay on one line.
-    flowing = " ".join(parameters.split()).replace(": ", ":\0")
-    lines = textwrap.wrap(flowing, 108, initial_indent=f"{start}(", subsequent_indent=indent)
-    lines = [line.replace("\0", " ") for line in lines]
-    return f"{decorator}\n" + "\n".join(lines) + end + body
-
-
-def parameter_types(name: str) -> dict[str, str]:
-    """Parameters of a kernel that the package compiles as fp64 or i32, as the names of Triton's types."""
-    import torch
-
-    from harness.cases import select
-    from harness.compiled import prepared, stride_of
-    from triton_impl import launch
-
-    names = {"fp64": "float64", "i32": "int32"}
-    for case in select():
-        if case.problem.out_shape[0] == 0:
-            continue
-        arguments = (stride_of(case), getattr(torch, case.dtype), 0, False)
-        problem = case.problem
-        call = (
-            launch.prepare_tail(problem.in_shape, *arguments)
-            if case.op == "tail"
-            else launch.prepare_chain(problem, *arguments)  # pyright: ignore[reportArgumentType]
-        )
-        for _, prepared_launch in prepared(call):
-            special = prepared_launch.special
-            if special.kernel.__name__ == name:
-                types = zip(special.kernel.arg_names, special.types, strict=False)
-                return {parameter: names[kind] for parameter, kind in types if kind in names}
-    raise UsageError(f"triton_impl.kernels: no case launches {name}, so its types are unknown")
+    shift = " " * len(SUFFIX)
+    head = head.replace(f"def {name}(", f"def {name}{SUFFIX}(", 1).replace("\n ", f"\n{shift} ")
+    return head + end + body
 
 
 def _without_unused(text: str) -> str:

@@ -213,7 +213,7 @@ def _stored(
             yield from _stored(helper, table, inner, (*above, kernel.name))
 
 
-def _in_order(kernel: ast.FunctionDef) -> list[ast.AST]:
+def _in_order(kernel: ast.FunctionDef) -> list[ast.stmt | ast.expr]:
     """Nodes by where they end, so that an assignment comes before what uses its name."""
     placed = [node for node in ast.walk(kernel) if isinstance(node, ast.stmt | ast.expr)]
     return sorted(placed, key=lambda node: (node.end_lineno or 0, node.end_col_offset or 0))
@@ -307,17 +307,17 @@ class Answer:
 
 def problems(*, gpu: bool) -> list[Chain]:
     """What the file is run on: KernelBench's shapes of old and of today, and some it never had."""
-    x2 = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1), "output_padding": (1, 1)}
+    x2 = (3, 3), (2, 2), (1, 1), (1, 1)
     odd = [
-        Chain(2, 3, 5, 9, 10, **x2),
-        Chain(1, 2, 3, 33, 40, (4, 4), (2, 2), (1, 1)),
+        Chain(2, 3, 5, 9, 10, *x2),
+        Chain(1, 2, 3, 25, 32, (4, 4), (2, 2), (1, 1)),
         Chain(3, 5, 2, 7, 7, (3, 2), (2, 3), (1, 0), (0, 1)),
-        Chain(2, 40, 33, 4, 4, (4, 4), (2, 2), (1, 1)),
+        Chain(1, 20, 9, 4, 4, (4, 4), (2, 2), (1, 1)),
         Chain(2, 3, 4, 6, 6, (1, 1), (2, 2)),
     ]
     if not gpu:
         return odd
-    return [*odd, Chain(128, 3, 16, 32, 32, **x2), Chain(16, 64, 128, 128, 128, **x2)]
+    return [*odd, Chain(128, 3, 16, 32, 32, *x2), Chain(16, 64, 128, 128, 128, *x2)]
 
 
 def answers(path: Path, *, gpu: bool | None = None) -> Iterator[Answer]:
@@ -401,8 +401,9 @@ for index, (p, layout) in enumerate(request["calls"]):
     if layout == "offset":
         x = torch.empty(x.numel() + 1, device=x.device)[1:].view(x.shape).copy_(x)
     with torch.no_grad():
-        first, out = model(x), model(x)
-    if not torch.equal(first, out):
+        out = model(x)
+        again = model(x) if x.is_cuda else out
+    if not torch.equal(again, out):
         out = torch.full_like(out, torch.nan)
     conv = model.conv_transpose
     answers.append(dict(x=x.cpu(), weight=conv.weight.detach().cpu(), bias=conv.bias.detach().cpu(),

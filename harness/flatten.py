@@ -13,6 +13,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -27,11 +28,12 @@ class FlattenError(RuntimeError):
 class Scope:
     """What is turned into what.
 
-    dataclasses: become dicts. calls: classes that become calls of the function named. kernels: objects that
-    are named as given. provided: functions of the project that the file has its own version of: the new name, and
-    which arguments it takes (all if None). omitted: fields that the file does without. keeping: parameters that stand for the module `keeper`; they become `kept`, the dict that lasts from call to
-    call, and calls of the module's functions go through
-    `prepared`. keepers: functions of the file that take `kept` first. prefixes: by module, of its functions' names.
+    dataclasses: become dicts. omitted: their fields that the file does without. calls: classes that become calls of
+    the function named. kernels: objects that are named as given, by id. provided: functions of the project that the
+    file has its own version of, by id: its name, and which arguments it takes (all if None). keeping: parameters
+    that stand for the module `keeper`; they become `kept`, the dict that lasts from call to call, and calls of the
+    module's functions go through `prepared`. keepers: functions of the file that take `kept` first. prefixes: of
+    the names of a module's functions.
     """
 
     dataclasses: list[type]
@@ -134,7 +136,7 @@ def _broken(line: str) -> tuple[str, list[str], str] | None:
         return None
     start, end, commas = best
     edges = [start, *commas, end]
-    pieces = [line[a + 1 : b].strip() for a, b in zip(edges, edges[1:])]
+    pieces = [line[a + 1 : b].strip() for a, b in pairwise(edges)]
     return line[: start + 1], [piece for piece in pieces if piece], line[end:]
 
 
@@ -204,6 +206,9 @@ class _Rewriter(ast.NodeTransformer):
             if found.__name__ in ("torch", "triton"):
                 return node
             raise FlattenError(f"the module {found.__name__} is used by itself")
+        if isinstance(found, type) and found.__module__.split(".")[0] == "triton":
+            path = f"{'.'.join(found.__module__.split('.')[:2])}.{found.__name__}"
+            return ast.parse(path, mode="eval").body
         function = inspect.unwrap(found) if callable(found) else None
         if isinstance(function, FunctionType) and _ours(function):
             name = self.scope.name(function)

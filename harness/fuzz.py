@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -25,6 +26,9 @@ from .properties import PROPERTIES, Example, Miss, Template, check, make_case, t
 SUMMARY = "draw random calls and check what must hold for every call"
 
 Pool = Sequence[Template]
+
+BLOCK = 500
+"""Examples of one run of hypothesis, each with a seed of its own: a run cannot be stopped before its end."""
 
 
 def draw(backend: str, device: str, pool: Pool, prop: str, template: int, seed: int) -> Example:
@@ -73,32 +77,29 @@ def search(
     names = [name for name, p in PROPERTIES.items() for _ in range(p.weight)]
     started = time.monotonic()
 
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        # Examples that a property says nothing about are not counted, so some more are drawn.
-        max_examples=2 * examples,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-        print_blob=False,
-    )
-    @hypothesis.given(
-        st.integers(0, len(pool) - 1), st.sampled_from(names), st.integers(0, (1 << 32) - 1)
-    )
     def run(template: int, prop: str, number: int) -> None:
-        if campaign.ran.total() >= examples:
-            return
-        if time.monotonic() - started > budget_seconds:
-            campaign.out_of_time = True
+        campaign.out_of_time = time.monotonic() - started > budget_seconds
+        if campaign.out_of_time or campaign.ran.total() >= examples:
             return
         if check(draw(backend, device, pool, prop, template, number)):
             campaign.ran[prop] += 1
         else:
             campaign.skipped += 1
 
+    numbers = st.integers(0, len(pool) - 1), st.sampled_from(names), st.integers(0, (1 << 32) - 1)
     try:
-        run()
+        for block in count():
+            if campaign.out_of_time or campaign.ran.total() >= examples:
+                break
+            settings = hypothesis.settings(
+                max_examples=BLOCK,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
+                phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+                print_blob=False,
+            )
+            hypothesis.seed((seed << 32) + block)(settings(hypothesis.given(*numbers)(run)))()
     except Miss as miss:
         campaign.miss = str(miss)
     campaign.seconds = time.monotonic() - started

@@ -17,6 +17,7 @@ from harness import audit, report
 from harness.compiled import Compiled, collect_elsewhere
 from harness.errors import UsageError
 from harness.occupancy import ARCHITECTURES, Architecture, blocks_per_sm, occupancy
+from harness.page import check_block, replace_block
 from harness.records import check_writable, write_whole
 
 SUMMARY = "what the compilers make of both kernel sets for a given architecture; needs no GPU"
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.add_argument("--text", type=Path, metavar="FILE", help="write the table as it is printed, too")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="replace the block of this command in a document"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,11 +47,15 @@ def run(args: argparse.Namespace) -> int:
             check_writable(path)
         except OSError as error:
             raise UsageError(str(error)) from None
+    if args.page:
+        check_block(args.page, "inspect")
     found = collect_elsewhere(args.arch)
     text = render(found, args.arch)
     print(text, end="")
     if args.text:
         write_whole(args.text, text)
+    if args.page:
+        replace_block(args.page, "inspect", render([item for item in found if item.main], args.arch))
     if args.json:
         write_whole(args.json, to_json(found, args.arch))
     return int(any(audit.violations(item) for item in found if item.backend != BASELINE))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -23,7 +23,7 @@ PREPARE = ("prepare_tail", "prepare_chain", "prepare_backward")
 """What convgap.execute asks of a kernel set (its Protocol there)."""
 
 
-@lru_cache(maxsize=1)
+@cache
 def _signatures() -> Mapping[str, tuple[str, ...]]:
     from cupy_impl.launch import kernel_source
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from math import prod
 from pathlib import Path
 from random import Random
@@ -322,7 +322,10 @@ def _border_subtracted(call: Call, i: Inputs) -> Tensor:
     n, c_in, h, w = x.shape
     groups = i.sizes["groups"]
     sizes = (i.sizes[name] for name in ("stride", "padding", "output_padding", "dilation"))
-    chain = Chain(n, c_in, weight.shape[1] * groups, h, w, (weight.shape[2], weight.shape[3]), *sizes, groups)
+    stride, padding, output_padding, dilation = sizes
+    kernel = (weight.shape[2], weight.shape[3])
+    c_out = weight.shape[1] * groups
+    chain = Chain(n, c_in, c_out, h, w, kernel, stride, padding, output_padding, dilation, groups)
     total = x.sum((2, 3))
     bands = []
     for top, bottom in chain.bands(0):
@@ -460,7 +463,7 @@ def _argument(name: str, change: Callable[[dict[str, Any]], Any], *kernels: str)
     return with_arguments(arguments)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _prepared(kind: Callable[..., Any], special: Any, grid: tuple[int, int]) -> Any:
     """A launch like those of the kernel sets, kept for the next call: it compiles at the first."""
     return kind(special, grid)
@@ -518,7 +521,7 @@ def _triton_run(change: Source) -> Run:
     return run
 
 
-@lru_cache(maxsize=1)
+@cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="convgap-mutants-")
 

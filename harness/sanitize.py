@@ -70,7 +70,7 @@ def environment() -> dict[str, str]:
 def driven_cases() -> Iterator[Case]:
     """Small calls that reach every kernel: one launch and two, one part a plane and several, all dtypes."""
     named = select(
-        ("chain/edge/prime", "chain/edge/many-channels", "tail/edge/prime", "tail/edge/7x7", "tail/1024")
+        ("chain/edge/prime", "chain/edge/groups3", "tail/edge/prime", "tail/edge/7x7", "tail/1024")
     )
     for case in named:
         small = case.small()

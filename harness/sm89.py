@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,10 +72,11 @@ def _triton(special: Any, arguments: int) -> Code:
 
 
 def _cuda(special: Any) -> Code:
-    from cupy.cuda import nvrtc
+    import cupy
 
     from cupy_impl.launch import device_source
 
+    nvrtc: Any = cupy.cuda.nvrtc  # made at run time: type checkers do not see its functions
     program = nvrtc.createProgram(device_source(), "kernels.cu", [], [])
     # As CuPy compiles for the GPU at hand, apart from the architecture.
     options = (*special.options, "-ftz=true", "-arch=compute_89")
@@ -90,7 +91,7 @@ def _cuda(special: Any) -> Code:
     return Code(text.rstrip("\0"), special.kernel, threads, 0, 0)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="convgap-sm89-")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def model(device: torch.device, trained_multiplier: bool = False, strategy: str 
     return nn.Sequential(fused, nn.Flatten()).to(device)
 
 
-def gradients(function: nn.Module, module: nn.Module, x: Tensor) -> list[Tensor]:
+def gradients(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     out = function(x)
     return [out.detach(), *torch.autograd.grad(out.square().sum(), [x, *module.parameters()])]

@@ -35,6 +35,8 @@ class Hidden:
             raise self.error or ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 def hide(package, error=None):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]  # torch may have looked for it
     sys.meta_path.insert(0, Hidden(package, error))
 
 def fail(error):
@@ -143,7 +145,8 @@ FAULTS = {
     "cache directory full": Fault(
         "from triton.runtime.cache import FileCacheManager\n"
         'FileCacheManager.put = fail(OSError(28, "No space left on device"))',
-        {"triton": "No space left on device"}, {"TRITON_CACHE_DIR": "{tmp}"}, gpu="Triton's interpreter writes no cache",
+        {"triton": "No space left on device"}, {"TRITON_CACHE_DIR": "{tmp}"},
+        gpu="Triton's interpreter writes no cache",
     ),
     "CuPy not installed": Fault(
         NO_TRITON + '\nhide("cupy")', {"triton": "Triton is not installed", "cupy": "CuPy is not installed"},

@@ -95,7 +95,8 @@ def test_examination_passes_what_is_right() -> None:
 
 def reads_past_the_end(inputs: Inputs) -> Tensor:
     n, c, h, w = inputs.x.shape
-    return right(replace(inputs, x=inputs.x.as_strided((n, c, h, w), (c * h * w, h * w, w, 1), inputs.x.storage_offset() + 1)))
+    shifted = inputs.x.as_strided((n, c, h, w), (c * h * w, h * w, w, 1), inputs.x.storage_offset() + 1)
+    return right(replace(inputs, x=shifted))
 
 
 def writes_past_the_end(inputs: Inputs) -> Tensor:

@@ -30,10 +30,10 @@ GPU = torch.cuda.is_available()
 TRIALS = 5
 SEED = 42
 
-_X2 = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1), "output_padding": (1, 1)}
+_X2 = (3, 3), (2, 2), (1, 1), (1, 1)
 PROBLEMS = {
-    "today": Chain(16, 64, 128, 128, 128, **_X2),
-    "old": Chain(128, 3, 16, 32, 32, **_X2),
+    "today": Chain(16, 64, 128, 128, 128, *_X2),
+    "old": Chain(128, 3, 16, 32, 32, *_X2),
     "never: kernel 4": Chain(8, 32, 48, 30, 50, (4, 4), (2, 2), (1, 1)),
     "never: kernel 5, stride 3": Chain(4, 6, 10, 56, 40, (5, 5), (3, 3), (2, 2), (1, 1)),
     "never: stride 1": Chain(4, 3, 64, 100, 100, (3, 3), (1, 1), (1, 1)),

@@ -50,13 +50,13 @@ def test_gradients_run_too(backend: str) -> None:
     case = replace(select(["chain/edge/prime"])[0], dtype="float64")
     inputs = make_inputs(case, "cuda")
     assert inputs.weight is not None
-    inputs = replace(inputs, x=inputs.x.requires_grad_(), weight=inputs.weight.requires_grad_())
+    leaves = (inputs.x.requires_grad_(), inputs.weight.requires_grad_())
     expected = inputs.call(convgap, backend="torch")
     grad = torch.ones_like(expected)
-    wanted = torch.autograd.grad(expected, (inputs.x, inputs.weight), grad)
+    wanted = torch.autograd.grad(expected, leaves, grad)
     inputs.call(convgap, backend=backend)
     with sm89.executed() as ran:
-        found = torch.autograd.grad(inputs.call(convgap, backend=backend), (inputs.x, inputs.weight), grad)
+        found = torch.autograd.grad(inputs.call(convgap, backend=backend), leaves, grad)
     assert {"expand", "band_fill", "weight_grad"} <= set(ran)
     for a, b in zip(found, wanted, strict=True):
         # Both in float64, sums of at most a few thousand terms of size 1.

@@ -170,7 +170,7 @@ def test_autocast_casts_like_the_convolution(strategy: str, device: torch.device
     x, weight, bias = (
         torch.rand(shape, generator=generator).to(device) for shape in ((N, CI, H, W), (CI, CO, KH, KW), (CO,))
     )
-    options = OPTIONS | {"strategy": strategy}
+    options: dict[str, Any] = OPTIONS | {"strategy": strategy}
     low = torch.bfloat16
     with torch.autocast(device.type, low):
         y = F.conv_transpose2d(x, weight, bias, **OPTIONS)

@@ -1,0 +1,42 @@
+"""What Nsight Compute looks at: one call of one row on one case, between two marks of the CUDA profiler.
+
+`python -m harness.profile_target SHAPE DTYPE LAYOUT BACKEND`. Everything is compiled and warmed up before the first
+mark, and the L2 is flushed by reading, so what is profiled is the call alone, on a cold and clean cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from harness.backends import PEERS
+from harness.cases import Case
+from harness.inputs import make_inputs
+from harness.shapes import parse
+from harness.timing import flusher
+
+
+def main() -> None:
+    """Profile one call."""
+    parser = argparse.ArgumentParser()
+    for name in ("shape", "dtype", "layout", "backend"):
+        parser.add_argument(name)
+    args = parser.parse_args()
+    case = Case("profile", parse(args.shape), "one profiled call", dtype=args.dtype, layout=args.layout)
+    device = torch.device("cuda")
+    built = PEERS[args.backend].build(case, make_inputs(case, device))
+    flush = flusher("read", device)
+    with built.context():
+        for _ in range(3):
+            built.call()
+        flush()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+        built.call()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
+
+
+if __name__ == "__main__":
+    main()

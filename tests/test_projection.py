@@ -1,0 +1,135 @@
+"""The projection's model on figures that can be worked out by hand; no GPU and no compiler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_inspect import FACTS
+
+from harness import projection
+from harness.cli import main
+from harness.errors import UsageError
+from harness.occupancy import ARCHITECTURES
+from harness.projection import Memory, fit, model_us, project, sm_us
+from harness.records import CaseRecord, Environment, Row, Run, to_json
+
+H200, ADA = ARCHITECTURES[90], ARCHITECTURES[89]
+MIB = 1 << 20
+# Its loop: 1024 instructions and 32 loads of 16 bytes, all of them under way; one block of 4 warps on each of 32 SMs.
+BASELINE = replace(
+    FACTS, backend="baseline", grid=32, registers=255, loop_instructions=1024, loop_bytes=512, in_flight=512
+)
+
+
+def record(capability: str | None = "9.0", gpu: str | None = "a card") -> Run:
+    environment = Environment("", "", "", "", "", {}, gpu=gpu, capability=capability)
+    large = CaseRecord(
+        "tail/headline", "tail", "", "float32", "contiguous", "", 512 * MIB, floor_us={"cold": 118.6}
+    )
+    large.rows = [Row("triton", "timed", samples={"cold": [122.0] * 5}), Row("eager-ieee", "timed")]
+    small = CaseRecord(
+        "tail/other", "tail", "", "float32", "contiguous", "", 64 * MIB, floor_us={"cold": 18.6}
+    )
+    return Run(environment, {}, cases=[large, small])
+
+
+def test_fit_finds_start_and_rate() -> None:
+    """3 us and 80 % of 1000 GB/s: exact on points that lie on the line."""
+    points = [(size, 3.0 + size / 800e3) for size in (10_000_000, 50_000_000, 300_000_000)]
+    memory = fit(points, 1000.0)
+    assert memory.start_us == pytest.approx(3.0) and memory.share == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("points", [[], [(1, 2.0)], [(1, 2.0), (1, 3.0)], [(1, 3.0), (2, 2.0)]])
+def test_fit_refuses_what_gives_no_rate(points: list[tuple[int, float]]) -> None:
+    with pytest.raises(UsageError, match="cold floors"):
+        fit(points, 1000.0)
+
+
+def test_one_warp_per_scheduler_hides_nothing() -> None:
+    """Each pass costs 4 cycles an instruction, a latency, and its transfer, one after the other."""
+    passes = 512 * MIB / (32 * 512) / (32 * 4)
+    once = 4 * 1024 / 2.52e3 + 0.7 + 32 * 512 / 16 / 2.52e3
+    assert sm_us(BASELINE, ADA, 512 * MIB) == pytest.approx(passes * once)
+
+
+def test_many_warps_are_bound_by_transfer_or_issue() -> None:
+    crowded = replace(FACTS, registers=32, loop_instructions=1, loop_bytes=128, in_flight=128, grid=100_000)
+    per_sm = 512 * MIB / ADA.sms
+    assert sm_us(crowded, ADA, 512 * MIB, latency_us=0.0) == pytest.approx(per_sm / 64 / 2.52e3)
+    slow = replace(crowded, loop_instructions=1_000)
+    passes = 512 * MIB / (32 * 128) / (ADA.sms * 4)
+    assert sm_us(slow, ADA, 512 * MIB, latency_us=0.0) == pytest.approx(passes * 1_000 / 2.52e3)
+
+
+def test_more_loads_under_way_never_cost_time() -> None:
+    lazy = replace(BASELINE, in_flight=64)
+    assert sm_us(lazy, ADA, 512 * MIB) > sm_us(BASELINE, ADA, 512 * MIB)
+
+
+def test_a_fed_kernel_is_bound_by_dram() -> None:
+    us, bound = model_us([FACTS], ADA, 64 * MIB, Memory(4.0, 0.9))
+    assert us == pytest.approx(4.0 + 64 * MIB / (0.9 * 1008e3)) and bound == "DRAM"
+    assert model_us([FACTS, FACTS], ADA, 64 * MIB, Memory(4.0, 0.9))[0] == pytest.approx(us + 4.0)
+    assert model_us([FACTS], ADA, 64 * MIB, Memory(4.0, 0.9), projection.L2_GB_PER_S)[1] in ("L2", "SMs")
+
+
+def test_projection_carries_the_excess_over() -> None:
+    run = record()
+    memory = fit(projection.floors(run), H200.bandwidth)
+    (line,) = project(run, memory, [FACTS], [FACTS], H200)
+    assert line.measured == 122.0 and line.model == pytest.approx(118.6)
+    excess = (122.0 - memory.start_us) / (118.6 - memory.start_us)
+    dram = 512 * MIB / (memory.share * 1008e3)
+    assert line.projected == pytest.approx(memory.start_us + excess * dram)
+    assert line.projected < line.projected_high and line.projected_warm is None and line.bound == "DRAM"
+
+
+def test_an_input_that_fits_the_l2_is_projected_warm_too() -> None:
+    run = record()
+    run.cases[0].compulsory_bytes = 64 * MIB
+    run.cases[1].compulsory_bytes = 512 * MIB
+    run.cases[0].floor_us, run.cases[1].floor_us = run.cases[1].floor_us, run.cases[0].floor_us
+    (line,) = project(run, fit(projection.floors(run), H200.bandwidth), [FACTS], [FACTS], H200)
+    assert line.projected_warm is not None and line.projected_warm < line.projected
+
+
+def test_known_4090_row_is_no_input_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed = replace(BASELINE, loop_instructions=64)
+    before = projection.baseline_us([fed], Memory(4.0, 0.95))
+    monkeypatch.setattr(projection, "BASELINE_US", 1.0)
+    monkeypatch.setattr(projection, "BASELINE_SHARE", 0.1)
+    assert projection.baseline_us([fed], Memory(4.0, 0.95)) == before
+    assert before == pytest.approx(4.0 + 512 * MIB / (0.95 * 1008e3))
+
+
+def test_every_projected_figure_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled = [FACTS, BASELINE]
+    monkeypatch.setattr(projection, "collect_elsewhere", lambda arch: compiled)
+    path = tmp_path / "record.json"
+    path.write_text(to_json(record()))
+    text, data = tmp_path / "out.txt", tmp_path / "out.json"
+    assert main(["project", "--record", str(path), "--text", str(text), "--json", str(data)]) == 0
+    shown = text.read_text()
+    head, tail = shown.split("Projected for the RTX 4090")
+    assert "error of the model" in head and "600" in head and "projected us, cold" in tail
+    assert '"projected_for": "RTX 4090"' in data.read_text()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "words"),
+    [
+        (None, None, "without a GPU"),
+        ("NVIDIA GeForce RTX 4090", "8.9", "measured, there is nothing to project"),
+        ("GeForce GT 710", "3.5", "known are"),
+    ],
+)
+def test_records_that_give_nothing(
+    gpu: str | None, capability: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(to_json(record(capability, gpu)))
+    assert main(["project", "--record", str(path)]) == 2
+    assert words in capsys.readouterr().err
