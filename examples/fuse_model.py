@@ -1,6 +1,6 @@
 """Rewrite a model with convgap.fuse, and see what was replaced, what was left, and why.
 
-    python examples/fuse_model.py
+python examples/fuse_model.py
 """
 
 from __future__ import annotations

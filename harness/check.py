@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py check`."""
     add_case_options(parser)
     parser.add_argument(
-        "--mutants", action="store_true", help="check the check: known-wrong implementations, and who catches them"
+        "--mutants",
+        action="store_true",
+        help="check the check: known-wrong implementations, and who catches them",
     )
 
 

@@ -65,7 +65,13 @@ class Campaign:
 
 
 def search(
-    backend: str, device: str, *, examples: int, seed: int, pool_size: int, budget_seconds: float = float("inf")
+    backend: str,
+    device: str,
+    *,
+    examples: int,
+    seed: int,
+    pool_size: int,
+    budget_seconds: float = float("inf"),
 ) -> Campaign:
     """Check `examples` examples; a miss is shrunk to the smallest example that shows it, and ends the run."""
     # Only the fuzzer needs it: the other commands run without.

@@ -1,4 +1,4 @@
-"""Known-wrong implementations: the judge must condemn every one of them. docs/mutants.md shows the score.
+"""Known-wrong implementations: the judge must condemn every one of them. docs/checking.md shows the score.
 
 A mutant is the real implementation with one thing changed, in one of three places:
 

@@ -44,7 +44,9 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--values", metavar="KIND", help=f"values of x: {', '.join(VALUES)}")
     group.add_argument(
-        "--multiplier", metavar="M", help="a number, or 'tensor' for one value a channel (default: the case's)"
+        "--multiplier",
+        metavar="M",
+        help="a number, or 'tensor' for one value a channel (default: the case's)",
     )
     group.add_argument("--backends", type=words, metavar="LIST", help="only these rows")
     group.add_argument(

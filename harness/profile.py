@@ -151,11 +151,11 @@ def require() -> str:
 
 
 def command(ncu: str, case: Case, row: str) -> list[str]:
-    """ncu on one call: raw CSV, clocks untouched, caches as the process left them."""
+    """ncu on one call: raw CSV, clocks untouched, caches empty before each of the passes that it replays a kernel in."""
     return [
         ncu,
         *("--csv", "--page", "raw", "--metrics", ",".join(METRICS.values())),
-        *("--clock-control", "none", "--cache-control", "none", "--profile-from-start", "off"),
+        *("--clock-control", "none", "--cache-control", "all", "--profile-from-start", "off"),
         *("--target-processes", "all"),
         *(sys.executable, "-m", "harness.profile_target", spell(case.problem), case.dtype, case.layout, row),
     ]
@@ -247,7 +247,9 @@ def render(found: dict[str, list[Profile]], device: str, failed: Iterable[str]) 
     """One table per case, with the baseline's row of the RTX 4090 below where it is the same problem."""
     out = io.StringIO()
     console = report.console(out)
-    console.print(f"Measured with Nsight Compute on {device}, clocks as they were, L2 flushed by reading.")
+    console.print(
+        f"Measured with Nsight Compute on {device}, clocks as they were, caches empty at the start of each kernel."
+    )
     for case, items in found.items():
         console.print()
         console.print(case)

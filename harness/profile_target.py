@@ -1,7 +1,7 @@
 """What Nsight Compute looks at: one call of one row on one case, between two marks of the CUDA profiler.
 
 `python -m harness.profile_target SHAPE DTYPE LAYOUT BACKEND`. Everything is compiled and warmed up before the first
-mark, and the L2 is flushed by reading, so what is profiled is the call alone, on a cold and clean cache.
+mark, so what is profiled is the call alone; ncu itself empties the caches before each pass over a kernel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from harness.backends import PEERS
 from harness.cases import Case
 from harness.inputs import make_inputs
 from harness.shapes import parse
-from harness.timing import flusher
 
 
 def main() -> None:
@@ -26,11 +25,9 @@ def main() -> None:
     case = Case("profile", parse(args.shape), "one profiled call", dtype=args.dtype, layout=args.layout)
     device = torch.device("cuda")
     built = PEERS[args.backend].build(case, make_inputs(case, device))
-    flush = flusher("read", device)
     with built.context():
         for _ in range(3):
             built.call()
-        flush()
         torch.cuda.synchronize()
         torch.cuda.profiler.start()
         built.call()

@@ -181,11 +181,19 @@ def sm_us(item: Compiled, card: Architecture, size: int, latency_us: float = LAT
 
 
 def model_us(
-    items: list[Compiled], card: Architecture, size: int, memory: Memory, bandwidth: float | None = None
+    items: list[Compiled],
+    card: Architecture,
+    size: int,
+    memory: Memory,
+    bandwidth: float | None = None,
+    slower: float = 1.0,
 ) -> tuple[float, str]:
-    """(us, what limits it) of a call whose first kernel reads `size` bytes; each further one costs a start."""
+    """(us, what limits it) of a call whose first kernel reads `size` bytes; each further one costs a start.
+
+    bandwidth: GB/s in place of DRAM's. slower: factor on the multiprocessors' side.
+    """
     dram = size / (memory.share * card.bandwidth if bandwidth is None else bandwidth) / 1e3
-    sm = sm_us(items[0], card, size)
+    sm = slower * sm_us(items[0], card, size)
     bound = ("DRAM" if bandwidth is None else "L2") if dram >= sm else "SMs"
     return len(items) * memory.start_us + max(dram, sm), bound
 
@@ -206,15 +214,18 @@ def project(
                 continue
             size, start = case.compulsory_bytes, len(mine) * memory.start_us
             measured = summary.median
-            model, _ = model_us(mine, card, size, memory)
-            # What the row needed beyond the model here, it is taken to need there.
-            excess = max(measured - start, 0.0) / (model - start)
-            cold, bound = model_us(theirs, target, size, memory)
-            high, _ = model_us(theirs, target, size, worse)
+            model, limit = model_us(mine, card, size, memory)
+            # Where the SMs limit the row, they are slower than the model says, on both cards. Where the memory
+            # does, what comes on top is the kernel's start and end, which know nothing of bandwidth.
+            slower, extra = 1.0, measured - model
+            if limit == "SMs":
+                slower, extra = (measured - start) / (model - start), 0.0
+            cold, bound = model_us(theirs, target, size, memory, slower=slower)
+            high, _ = model_us(theirs, target, size, worse, slower=slower)
             warm = None
             if size <= target.l2_bytes:
-                warm = start + excess * (model_us(theirs, target, size, memory, L2_GB_PER_S)[0] - start)
-            cold, high = (start + excess * (us - start) for us in (cold, high))
+                warm = extra + model_us(theirs, target, size, memory, L2_GB_PER_S, slower)[0]
+            cold, high = extra + cold, extra + high
             lines.append(Line(case.name, name, measured, model, cold, high, warm, bound))
     return lines
 

@@ -135,9 +135,7 @@ def _answer(example: Example, inputs: Inputs, **options: Any) -> Tensor:
 
 
 def _depth(example: Example, x: Tensor) -> int:
-    return convgap.backends.depth(
-        example.backend, example.case.problem, x.dtype, x.stride(), x.data_ptr()
-    )
+    return convgap.backends.depth(example.backend, example.case.problem, x.dtype, x.stride(), x.data_ptr())
 
 
 def _plan(example: Example, expected: Truth, x: Tensor) -> dict[str, Any]:
@@ -254,7 +252,9 @@ def _additive(example: Example) -> None:
         total = total + sign * _answer(example, each).double().cpu().numpy()
         plan = _plan(example, expected, each.x)
         bounds = bounds + budget(expected.expected, expected.magnitude, example.case.dtype, **plan)
-    _must(bool((abs(total) <= bounds).all()), f"not additive in {name}: off by {abs(total).max(initial=0):.3g}")
+    _must(
+        bool((abs(total) <= bounds).all()), f"not additive in {name}: off by {abs(total).max(initial=0):.3g}"
+    )
 
 
 def _strategies(example: Example) -> None:
@@ -267,7 +267,9 @@ def _strategies(example: Example) -> None:
         answer = _answer(example, inputs, strategy="tail")
     pooled = convgap.backends.depth(example.backend, Tail(*problem.conv_shape), answer.dtype)
     convolution = problem.c_in // problem.groups * eager.taps(problem)
-    _compare(example, answer, inputs.x, expected, depth=convolution + pooled, stores=eager.stores(problem) - 1)
+    _compare(
+        example, answer, inputs.x, expected, depth=convolution + pooled, stores=eager.stores(problem) - 1
+    )
 
 
 def _unbatched(example: Example) -> None:

@@ -125,7 +125,9 @@ def _moved(value: Tensor, device: str) -> Tensor:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py sanitize`."""
-    parser.add_argument("--tools", type=words, metavar="LIST", help=f"some of {', '.join(TOOLS)} (default: all)")
+    parser.add_argument(
+        "--tools", type=words, metavar="LIST", help=f"some of {', '.join(TOOLS)} (default: all)"
+    )
     parser.add_argument("--backends", type=words, metavar="LIST", help="triton, cupy (default: both)")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep each tool's output in this directory")
     parser.add_argument("--drive", action="store_true", help="only launch the kernels, under no sanitizer")

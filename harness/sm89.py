@@ -117,9 +117,7 @@ def _run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> Non
         if not isinstance(special.kernel, str):
             constant = {name for name, _ in special.constants}
             values = [
-                v
-                for name, v in zip(special.kernel.arg_names, values, strict=False)
-                if name not in constant
+                v for name, v in zip(special.kernel.arg_names, values, strict=False) if name not in constant
             ]
         everything = (*values, *[0] * made.hidden)
         kernel(

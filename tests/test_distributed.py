@@ -16,7 +16,9 @@ import convgap
 GPUS = torch.cuda.device_count()
 KINDS = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(GPUS < 2, reason="NCCL between two processes takes two GPUs")),
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(GPUS < 2, reason="NCCL between two processes takes two GPUs")
+    ),
 ]
 # Equal to float64's rounding: the ranks add partial sums in another order.
 CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
@@ -66,7 +68,12 @@ def _sharded(rank: int, kind: str, store: str) -> None:
             for x, weight, bias, multiplier in (plain, shards):
                 wanted = [x, weight, bias, multiplier] if scaled_by_tensor else [x, weight, bias]
                 out = convgap.conv_transpose2d_multiply_gap(
-                    x, weight, bias, multiplier=multiplier if scaled_by_tensor else 0.5, groups=groups, **options
+                    x,
+                    weight,
+                    bias,
+                    multiplier=multiplier if scaled_by_tensor else 0.5,
+                    groups=groups,
+                    **options,
                 )
                 outs.append(out)
                 gradients.append(torch.autograd.grad(out.square().sum(), wanted))
@@ -118,7 +125,9 @@ def _data_parallel(rank: int, kind: str, store: str) -> None:
 
     alone, together = module(), module()
     step(alone, x)
-    parallel = torch.nn.parallel.DistributedDataParallel(together, device_ids=[rank] if kind == "cuda" else None)
+    parallel = torch.nn.parallel.DistributedDataParallel(
+        together, device_ids=[rank] if kind == "cuda" else None
+    )
     step(parallel, x[2 * rank : 2 * rank + 2])
     for got, expected in zip(together.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(got, expected, **CLOSE)

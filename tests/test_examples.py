@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 def output(name: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name)], check=False, capture_output=True, text=True, env=environment
+        [sys.executable, str(ROOT / "examples" / name)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -64,7 +64,10 @@ def test_a_source_mutant_says_when_its_text_is_gone() -> None:
 
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 def test_source_mutants_still_find_their_text(backend: str) -> None:
-    file = Path(__file__).parents[1] / {"triton": "triton_impl/kernels.py", "cupy": "cupy_impl/kernels.cu"}[backend]
+    file = (
+        Path(__file__).parents[1]
+        / {"triton": "triton_impl/kernels.py", "cupy": "cupy_impl/kernels.cu"}[backend]
+    )
     text = file.read_text()
     for mutant in MUTANTS:
         if backend in mutant.source:

@@ -76,15 +76,24 @@ def test_a_fed_kernel_is_bound_by_dram() -> None:
     assert model_us([FACTS], ADA, 64 * MIB, Memory(4.0, 0.9), projection.L2_GB_PER_S)[1] in ("L2", "SMs")
 
 
-def test_projection_carries_the_excess_over() -> None:
+def test_what_comes_on_top_of_memory_is_added() -> None:
     run = record()
     memory = fit(projection.floors(run), H200.bandwidth)
     (line,) = project(run, memory, [FACTS], [FACTS], H200)
     assert line.measured == 122.0 and line.model == pytest.approx(118.6)
-    excess = (122.0 - memory.start_us) / (118.6 - memory.start_us)
     dram = 512 * MIB / (memory.share * 1008e3)
-    assert line.projected == pytest.approx(memory.start_us + excess * dram)
+    assert line.projected == pytest.approx(memory.start_us + dram + 122.0 - 118.6)
     assert line.projected < line.projected_high and line.projected_warm is None and line.bound == "DRAM"
+
+
+def test_slow_multiprocessors_are_slow_on_both_cards() -> None:
+    run = record()
+    memory = fit(projection.floors(run), H200.bandwidth)
+    slow = replace(FACTS, loop_instructions=20_000)
+    start, sm = memory.start_us, sm_us(slow, H200, 512 * MIB)
+    run.cases[0].rows[0].samples["cold"] = [start + 2 * sm] * 5
+    (line,) = project(run, memory, [slow], [slow], H200)
+    assert line.bound == "SMs" and line.projected == pytest.approx(start + 2 * sm_us(slow, ADA, 512 * MIB))
 
 
 def test_an_input_that_fits_the_l2_is_projected_warm_too() -> None:

@@ -14,7 +14,13 @@ from harness.inputs import make_inputs
 from harness.interpose import interposed, kernel_name
 from harness.score import Trial, trial
 
-NAMES = ("chain/edge/prime", "chain/edge/groups3", "chain/edge/many-channels", "tail/edge/prime", "tail/headline")
+NAMES = (
+    "chain/edge/prime",
+    "chain/edge/groups3",
+    "chain/edge/many-channels",
+    "tail/edge/prime",
+    "tail/headline",
+)
 CASES = [
     replace(case.small(), name=f"{case.name}@{dtype}@{layout}", dtype=dtype, layout=layout)
     for case in select(NAMES)

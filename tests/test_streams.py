@@ -48,7 +48,9 @@ def test_threads(backend: str, device: torch.device) -> None:
     usable(backend, device)
     repeats = 1000 if GPUS else 50
     inputs = [arguments(device, seed) for seed in range(THREADS)]
-    expected = [(call(*given, backend), convgap.multiply_gap(given[0], 0.5, backend=backend)) for given in inputs]
+    expected = [
+        (call(*given, backend), convgap.multiply_gap(given[0], 0.5, backend=backend)) for given in inputs
+    ]
     if GPUS:
         torch.cuda.synchronize()
 

@@ -168,7 +168,8 @@ def test_flop_counter_counts_what_is_done() -> None:
 def test_autocast_casts_like_the_convolution(strategy: str, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
-        torch.rand(shape, generator=generator).to(device) for shape in ((N, CI, H, W), (CI, CO, KH, KW), (CO,))
+        torch.rand(shape, generator=generator).to(device)
+        for shape in ((N, CI, H, W), (CI, CO, KH, KW), (CO,))
     )
     options: dict[str, Any] = OPTIONS | {"strategy": strategy}
     low = torch.bfloat16
@@ -220,9 +221,16 @@ def test_nothing_of_the_size_of_y_is_saved(strategy: str, device: torch.device) 
 
 @pytest.mark.parametrize(
     ("wanted", "backward"),
-    [("x", {"expand", "band_fill"}), ("weight", {"weight_grad"}), ("bias", set()), ("multiplier", {"contract"})],
+    [
+        ("x", {"expand", "band_fill"}),
+        ("weight", {"weight_grad"}),
+        ("bias", set()),
+        ("multiplier", {"contract"}),
+    ],
 )
-def test_only_the_gradients_asked_for_are_computed(wanted: str, backward: set[str], device: torch.device) -> None:
+def test_only_the_gradients_asked_for_are_computed(
+    wanted: str, backward: set[str], device: torch.device
+) -> None:
     tensors = {
         "x": torch.rand(N, CI, H, W), "weight": torch.rand(CI, CO, KH, KW), "bias": torch.rand(CO),
         "multiplier": torch.rand(CO, 1, 1),

@@ -58,7 +58,11 @@ def test_shapes_of_pytorchs_own_tests(
     given = t.inputs if batched else replace(t.inputs, x=t.inputs.x[0])
     answer = given.call(convgap, backend=backend)
     found = compare(
-        answer if batched else answer[None], t.expected.expected, t.expected.magnitude, dtype, **t.plan(backend)
+        answer if batched else answer[None],
+        t.expected.expected,
+        t.expected.magnitude,
+        dtype,
+        **t.plan(backend),
     )  # pyright: ignore[reportArgumentType]
     assert found.passed, found.message
 
