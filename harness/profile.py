@@ -151,7 +151,7 @@ def require() -> str:
 
 
 def command(ncu: str, case: Case, row: str) -> list[str]:
-    """ncu on one call: raw CSV, clocks untouched, caches empty before each of the passes that it replays a kernel in."""
+    """ncu on one call: raw CSV, clocks untouched, caches empty before each pass over a kernel."""
     return [
         ncu,
         *("--csv", "--page", "raw", "--metrics", ",".join(METRICS.values())),

@@ -49,6 +49,10 @@ BASELINE_US, BASELINE_SHARE = 600.0, 0.8871
 """The baseline on a 4090, headline's convolution output: 512 MiB at 88.71 % of 1008 GB/s, by Nsight Compute."""
 
 
+MISSES = 0.5
+"""Relative error on the record's card beyond which the model does not know what limits a row: no projection then."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """Reading costs start_us + bytes / (share * the datasheet's bandwidth)."""
@@ -62,16 +66,16 @@ class Line:
     """One row of one case, times in us.
 
     measured: cold median on the record's card. model: the same by the model. projected: on the 4090, cold, with the
-    record's share of DRAM bandwidth and with the baseline's; and warm, None if the input does not fit the L2.
-    bound: what the model says limits the 4090.
+    record's share of DRAM bandwidth and with the baseline's; and warm, None if the input does not fit the L2. None too
+    where the model misses what was measured. bound: what the model says limits the 4090.
     """
 
     case: str
     row: str
     measured: float
     model: float
-    projected: float
-    projected_high: float
+    projected: float | None
+    projected_high: float | None
     projected_warm: float | None
     bound: str
 
@@ -215,6 +219,9 @@ def project(
             size, start = case.compulsory_bytes, len(mine) * memory.start_us
             measured = summary.median
             model, limit = model_us(mine, card, size, memory)
+            if abs(model / measured - 1) > MISSES:
+                lines.append(Line(case.name, name, measured, model, None, None, None, "unknown"))
+                continue
             # Where the SMs limit the row, they are slower than the model says, on both cards. Where the memory
             # does, what comes on top is the kernel's start and end, which know nothing of bandwidth.
             slower, extra = 1.0, measured - model
@@ -276,6 +283,9 @@ def render(record: Run, memory: Memory, lines: list[Line], there: list[Compiled]
     console.print("Projected for the RTX 4090 (a model's figures, not measured)")
     table = _table(("case", "row", "projected us, cold", "projected us, warm", "limit"))
     for line in lines:
+        if line.projected is None:
+            table.add_row(line.case, line.row, "none: the model misses it", report.NONE, line.bound)
+            continue
         cold = f"{report.number(line.projected)} to {report.number(line.projected_high)}"
         warm = "as cold" if line.projected_warm is None else report.number(line.projected_warm)
         table.add_row(line.case, line.row, cold, warm, line.bound)

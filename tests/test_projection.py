@@ -80,6 +80,7 @@ def test_what_comes_on_top_of_memory_is_added() -> None:
     run = record()
     memory = fit(projection.floors(run), H200.bandwidth)
     (line,) = project(run, memory, [FACTS], [FACTS], H200)
+    assert line.projected is not None and line.projected_high is not None
     assert line.measured == 122.0 and line.model == pytest.approx(118.6)
     dram = 512 * MIB / (memory.share * 1008e3)
     assert line.projected == pytest.approx(memory.start_us + dram + 122.0 - 118.6)
@@ -91,9 +92,18 @@ def test_slow_multiprocessors_are_slow_on_both_cards() -> None:
     memory = fit(projection.floors(run), H200.bandwidth)
     slow = replace(FACTS, loop_instructions=20_000)
     start, sm = memory.start_us, sm_us(slow, H200, 512 * MIB)
-    run.cases[0].rows[0].samples["cold"] = [start + 2 * sm] * 5
+    run.cases[0].rows[0].samples["cold"] = [start + 1.5 * sm] * 5
     (line,) = project(run, memory, [slow], [slow], H200)
-    assert line.bound == "SMs" and line.projected == pytest.approx(start + 2 * sm_us(slow, ADA, 512 * MIB))
+    assert line.bound == "SMs" and line.projected == pytest.approx(start + 1.5 * sm_us(slow, ADA, 512 * MIB))
+
+
+def test_a_row_that_the_model_misses_is_not_projected() -> None:
+    run = record()
+    run.cases[0].rows[0].samples["cold"] = [500.0] * 5
+    memory = fit(projection.floors(run), H200.bandwidth)
+    (line,) = project(run, memory, [FACTS], [FACTS], H200)
+    assert line.error < -0.5 and line.projected is None and line.projected_warm is None
+    assert "none: the model misses it" in projection.render(run, memory, [line], [BASELINE])
 
 
 def test_an_input_that_fits_the_l2_is_projected_warm_too() -> None:
@@ -102,7 +112,11 @@ def test_an_input_that_fits_the_l2_is_projected_warm_too() -> None:
     run.cases[1].compulsory_bytes = 512 * MIB
     run.cases[0].floor_us, run.cases[1].floor_us = run.cases[1].floor_us, run.cases[0].floor_us
     (line,) = project(run, fit(projection.floors(run), H200.bandwidth), [FACTS], [FACTS], H200)
-    assert line.projected_warm is not None and line.projected_warm < line.projected
+    assert (
+        line.projected is not None
+        and line.projected_warm is not None
+        and line.projected_warm < line.projected
+    )
 
 
 def test_known_4090_row_is_no_input_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
