@@ -109,6 +109,7 @@ def test_a_row_that_the_model_misses_is_not_projected() -> None:
 def test_an_input_that_fits_the_l2_is_projected_warm_too() -> None:
     run = record()
     run.cases[0].compulsory_bytes = 64 * MIB
+    run.cases[0].rows[0].samples["cold"] = [22.0] * 5
     run.cases[1].compulsory_bytes = 512 * MIB
     run.cases[0].floor_us, run.cases[1].floor_us = run.cases[1].floor_us, run.cases[0].floor_us
     (line,) = project(run, fit(projection.floors(run), H200.bandwidth), [FACTS], [FACTS], H200)

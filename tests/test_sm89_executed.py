@@ -1,7 +1,11 @@
 """The PTX that both compilers make for sm_89, made anywhere and, on a GPU of 8.9 or more, run and judged."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,3 +99,41 @@ def test_cuda_ptx_is_for_sm_89() -> None:
         entry = re.search(rf"\.entry {name}\(([^)]*)\)", made.ptx)
         assert entry
         assert entry[1].count(".param") == arguments
+
+
+TRITON = """
+from dataclasses import fields
+import torch
+from harness import sm89
+from harness.interpose import kernel_name, parameters
+from reference.problem import Chain
+from triton_impl import launch
+
+problem = Chain(3, 5, 7, 31, 37, (3, 3), (2, 2), (1, 1))
+stride = 5 * 31 * 37, 31 * 37, 37, 1
+for call in (
+    launch.prepare_tail(problem.in_shape, stride, torch.float16, 0, True),
+    launch.prepare_chain(problem, stride, torch.float32, 0, False),
+    launch.prepare_backward(problem, stride, torch.bfloat16),
+):
+    for field in fields(call):
+        found = getattr(call, field.name)
+        if hasattr(found, "special"):
+            made = sm89.code(found.special, len(parameters(kernel_name(found))))
+            print(made.entry, made.hidden, ".target sm_89" in made.ptx)
+"""
+
+
+def test_triton_ptx_is_for_sm_89() -> None:
+    """In a process of its own, as Triton compiles nothing in one that interprets its kernels."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON], check=False, env=environment, capture_output=True, text=True,
+        cwd=Path(sm89.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert {line.split()[0] for line in lines} >= {"multiply_gap", "band_sums", "contract", "weight_grad"}
+    # Two scratch pointers follow the kernel's own parameters.
+    assert all(line.split()[1:] == ["2", "True"] for line in lines), done.stdout
