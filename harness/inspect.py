@@ -8,17 +8,15 @@ import json
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from harness import audit, report
 from harness.compiled import Compiled, collect_elsewhere
-from harness.errors import UsageError
 from harness.occupancy import ARCHITECTURES, Architecture, blocks_per_sm, occupancy
-from harness.page import check_block, replace_block
-from harness.records import check_writable, write_whole
+from harness.page import add_outputs, check_outputs, replace_block
+from harness.records import write_whole
 
 SUMMARY = "what the compilers make of both kernel sets for a given architecture; needs no GPU"
 BASELINE = "baseline"
@@ -33,22 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=89,
         help="compute capability without its dot (default: 89, the RTX 4090)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="write the table as it is printed, too")
-    parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="replace the block of this command in a document"
-    )
+    add_outputs(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; 1 if a kernel of the two sets breaks a rule of the audit."""
-    for path in filter(None, (args.json, args.text)):
-        try:
-            check_writable(path)
-        except OSError as error:
-            raise UsageError(str(error)) from None
-    if args.page:
-        check_block(args.page, "inspect")
+    check_outputs(args, "inspect")
     found = collect_elsewhere(args.arch)
     text = render(found, args.arch)
     print(text, end="")

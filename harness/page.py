@@ -1,11 +1,35 @@
-"""Blocks of a document that a command writes: what lies between two marks is replaced, the rest stays as it is."""
+"""What a command writes besides what it prints: files, and blocks of a document.
+
+Of a document only what lies between two marks is replaced.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from harness.errors import UsageError
 from harness.records import check_writable, write_whole
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """--json, --text and --page."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="write what is printed, too")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="replace the block of this command in a document"
+    )
+
+
+def check_outputs(args: argparse.Namespace, name: str) -> None:
+    """UsageError now if a file or the block `name` could not be written later."""
+    for path in filter(None, (args.json, args.text)):
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise UsageError(str(error)) from None
+    if args.page:
+        check_block(args.page, name)
 
 
 def check_block(path: Path, name: str) -> None:

@@ -24,8 +24,8 @@ from harness.backends import choose
 from harness.cases import Case
 from harness.errors import UsageError
 from harness.options import add_case_options, chosen_cases
-from harness.page import check_block, replace_block
-from harness.records import check_writable, write_whole
+from harness.page import add_outputs, check_outputs, replace_block
+from harness.records import write_whole
 from harness.shapes import spell
 
 SUMMARY = "Nsight Compute's figures for each row, with a reading in words; needs ncu and a GPU"
@@ -91,23 +91,13 @@ BASELINE_4090 = Profile(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py profile`."""
     add_case_options(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="write the table as it is printed, too")
-    parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="replace the block of this command in a document"
-    )
+    add_outputs(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one table per case; 1 if a row could not be profiled."""
     ncu = require()
-    for path in filter(None, (args.json, args.text)):
-        try:
-            check_writable(path)
-        except OSError as error:
-            raise UsageError(str(error)) from None
-    if args.page:
-        check_block(args.page, "profile")
+    check_outputs(args, "profile")
     try:
         rows = [peer.name for peer in choose(args.backends or list(ROWS), gpu=True)]
     except ValueError as error:

@@ -26,8 +26,8 @@ from harness.compiled import Compiled, collect_elsewhere
 from harness.errors import UsageError
 from harness.inspect import resident
 from harness.occupancy import ARCHITECTURES, QUARTERS, Architecture
-from harness.page import check_block, replace_block
-from harness.records import CaseRecord, Run, check_writable, load, write_whole
+from harness.page import add_outputs, check_outputs, replace_block
+from harness.records import CaseRecord, Run, load, write_whole
 
 SUMMARY = "projected times on an RTX 4090, with the model's error on what was measured"
 TARGET = 89
@@ -94,22 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what `bench.py compare --json` wrote on a GPU",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="write the tables as they are printed, too")
-    parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="replace the block of this command in a document"
-    )
+    add_outputs(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print validation and projection."""
-    for path in filter(None, (args.json, args.text)):
-        try:
-            check_writable(path)
-        except OSError as error:
-            raise UsageError(str(error)) from None
-    if args.page:
-        check_block(args.page, "project")
+    check_outputs(args, "project")
     record = load(args.record)
     arch = architecture_of(record)
     memory = fit(floors(record), ARCHITECTURES[arch].bandwidth)
