@@ -116,6 +116,7 @@ def _specialize(
     dtype: torch.dtype,
     constants: dict[str, Any],
     blocks: int = plan.BLOCKS,
+    finish: int = plan.FINISH,
 ) -> Specialization:
     fixed: dict[str, Any] = {
         "ELEMENT": _ELEMENT[dtype],
@@ -125,7 +126,7 @@ def _specialize(
         "THREADS": plan.THREADS,
         "BLOCKS": blocks,
         # In flight in the finish: as many registers whatever the accumulator.
-        "FR": plan.FINISH // (2 if dtype == torch.float64 else 1),
+        "FR": finish // (2 if dtype == torch.float64 else 1),
     }
     if tile is not None:
         fixed |= {"VEC": layout.vector, "AXIS": _AXIS[layout.unit], "ROWS": tile.ROWS}
@@ -184,11 +185,11 @@ def prepare_chain(
     output = {"TENSOR": tensor, "BIAS": problem.bias}
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
-    band_sums = _specialize("band_sums", layout, tile, dtype, geometry | {"FR": plan.FINISH // 2})
+    band_sums = _specialize("band_sums", layout, tile, dtype, geometry, finish=plan.BANDS_FINISH)
     step, SLICE = plan.CONTRACT, plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
     constants = {**output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "SLICE": SLICE}
-    contract = _specialize("contract", layout, None, dtype, constants, step.BLOCKS)
+    contract = _specialize("contract", layout, None, dtype, constants, step.BLOCKS, plan.CONTRACT_FINISH)
 
     own = plan.tile(layout, 1, dtype.itemsize, KH)
     rows = CI * own.parts

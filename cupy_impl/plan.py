@@ -28,8 +28,9 @@ there are blocks enough for a card all the same."""
 KEPT = 4096
 """Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in shared memory: 16 KiB."""
 
-FINISH = 32
-"""Partial outputs that a thread of the last block loads at a time."""
+FINISH, BANDS_FINISH, CONTRACT_FINISH = 32, 16, 64
+"""Partial results that a thread of the last block loads at a time: fewer where it still holds sums of its
+own, more where few blocks share a multiprocessor."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,13 @@ class Contraction:
     BLOCKS: int
 
 
-CONTRACT = Contraction(BN=16, BCO=32, BK=64, BLOCKS=3)
+CONTRACT = Contraction(BN=16, BCO=32, BK=64, BLOCKS=2)
 """Four outputs per thread; few outputs per block because there are few outputs. Few blocks per
-multiprocessor, so that a thread has the registers to load all its factors at once."""
+multiprocessor, so that a thread has the registers to load all its factors, and then most of its rows of
+the finish, at once."""
+
+SLICES = 64
+"""Partial products of one output at most: the last block has to add them up."""
 
 EXPAND = Contraction(BN=4, BCO=1, BK=32, BLOCKS=8)
 """A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs."""
@@ -122,15 +127,17 @@ EXPAND = Contraction(BN=4, BCO=1, BK=32, BLOCKS=8)
 
 def contract_depth(problem: Chain) -> int:
     """Additions in a row when `contract` sums its products: a slice one by one, then the slices."""
-    slices = ceil(problem.c_in // problem.groups / slice_of(problem))
-    return slice_of(problem) * problem.kernel[0] * problem.kernel[1] + slices
+    ci = problem.c_in // problem.groups
+    own = min(slice_of(problem), ci) * problem.kernel[0] * problem.kernel[1]
+    return own + ceil(ci / slice_of(problem))
 
 
 def slice_of(problem: Chain) -> int:
-    """Input planes of a group that one block of `contract` multiplies: about BK products per output, but
-    at most 32 slices, which the last block has to add up."""
+    """Input planes of a group that one block of `contract` multiplies: as many as fill one step of BK
+    products, or several steps where that would make more than SLICES slices."""
     ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
-    return max(1, CONTRACT.BK // taps, ceil(ci / 32))
+    step = max(1, CONTRACT.BK // taps)
+    return step * ceil(ci / (step * SLICES))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:

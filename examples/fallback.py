@@ -2,32 +2,21 @@
 
     python examples/fallback.py
 
-Triton is broken here on purpose, by hiding it from import. On a CUDA device the CUDA C++ kernels take
-over. Without one
-the interpreters of both kernel sets stand in for them, and "auto" is told to try them.
+Triton is hidden from import here, as if it were not installed. On a CUDA device the CUDA C++ kernels take
+over. Without one the interpreters of both kernel sets stand in for them, and "auto" is told to try them.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from importlib.machinery import ModuleSpec
-from typing import Any
 
 import torch
 
 
-class NotInstalled:
-    """An importer that finds no Triton."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name.partition(".")[0] == "triton":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return None
-
-
 def main() -> None:
-    sys.meta_path.insert(0, NotInstalled())
+    # None among the modules is how Python marks what is not to be found.
+    sys.modules["triton"] = None  # pyright: ignore[reportArgumentType]
     import convgap
     from convgap import backends
 

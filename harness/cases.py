@@ -336,6 +336,13 @@ EDGE: tuple[Case, ...] = (
     Case("tail/edge/single", Tail(1, 1, 64, 65), "one plane"),
     Case("tail/edge/multiplier-tensor", Tail(2, 3, 8, 8), "one multiplier a channel", multiplier=None),
     Case("tail/edge/signed", Tail(2, 3, 16, 17), "both signs", values="normal", multiplier=-1.7),
+    Case(
+        "tail/edge/transposed",
+        Tail(2, 3, 16, 17),
+        "wide loads along the rows of several columns: two axes of a tile to add up",
+        layout="transposed",
+        values="normal",
+    ),
     Case("tail/edge/huge", Tail(2, 3, 9, 10), "1e30 everywhere", values="huge"),
     Case(
         "tail/edge/subnormal",

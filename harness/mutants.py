@@ -33,7 +33,7 @@ from torch import Tensor
 import convgap
 from reference.problem import Band, Chain
 
-from .examine import Call
+from .examine import BATCH_INVARIANT, Call
 from .inputs import Inputs
 from .interpose import Run, interposed, kernel_name, parameters, with_arguments
 
@@ -72,11 +72,13 @@ class Mutant:
     problem: Callable[[Chain], Chain] = field(default=lambda p: p)
     bands: Bands | None = None
     source: Mapping[str, Source] = field(default_factory=dict)
+    only: tuple[str, ...] = convgap.BACKENDS
+    """The backends that promise what an `outside` mutant breaks."""
 
     def backends(self) -> tuple[str, ...]:
         """The backends that have such a mutant."""
         if self.outside:
-            return convgap.BACKENDS
+            return self.only
         inside = ("triton", "cupy") if self.launch else tuple(self.source)
         return (*inside, "torch") if self.bands else inside
 
@@ -681,7 +683,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("writes-its-input", "the input is scaled in place", _writes_its_input),
     Mutant("stale", "the answer of the call before", _Stale()),
     Mutant("unordered", "right, but other bits each time, as with atomics", _Unordered()),
-    Mutant("batch-dependent", "right, but the bits depend on the batch", _depends_on_batch),
+    Mutant("batch-dependent", "right, but the bits depend on the batch", _depends_on_batch, only=BATCH_INVARIANT),
     # In the kernels' text
     Mutant("source-band-end", "bands end one row and column later", source=_both(
         (r"OUT - 1 \+ P\b", "OUT + P", 1), (r"out - 1 \+ p\b", "out + p", 1)

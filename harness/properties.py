@@ -23,7 +23,7 @@ from reference.problem import Chain, Tail
 
 from .cases import LAYOUTS, Case, random_chain
 from .compare import budget, compare
-from .examine import examine, same_bits
+from .examine import BATCH_INVARIANT, examine, same_bits
 from .guards import surrounded
 from .inputs import Inputs, make_inputs
 from .shapes import spell
@@ -161,7 +161,10 @@ def _inputs(example: Example) -> tuple[Inputs, Truth]:
 def _right(example: Example) -> None:
     inputs, expected = _inputs(example)
     plan = _plan(example, expected, inputs.x)
-    verdict = examine(lambda i: _answer(example, i), inputs, expected, example.case.dtype, plan)
+    verdict = examine(
+        lambda i: _answer(example, i), inputs, expected, example.case.dtype, plan,
+        batch_invariant=example.backend in BATCH_INVARIANT,
+    )  # fmt: skip
     _must(verdict.passed, verdict.reason)
 
 

@@ -18,7 +18,7 @@ from reference import eager
 
 from . import mutants
 from .cases import Case, select
-from .examine import Call, Verdict, examine
+from .examine import BATCH_INVARIANT, Call, Verdict, examine
 from .inputs import Inputs, make_inputs
 from .mutants import Mutant, NotApplicable
 from .truth import Truth, truth
@@ -135,7 +135,14 @@ def cases(*, gpu: bool) -> list[Case]:
 def judge(mutant: Mutant, call: Call, backend: str, t: Trial) -> tuple[Verdict, dict[str, bool]] | None:
     """The verdict, and what the usual tolerances say; None where the mutant changes nothing."""
     try:
-        verdict = examine(call, t.inputs, t.expected, t.case.dtype, t.plan(backend))
+        verdict = examine(
+            call,
+            t.inputs,
+            t.expected,
+            t.case.dtype,
+            t.plan(backend),
+            batch_invariant=backend in BATCH_INVARIANT,
+        )
     except NotApplicable:
         return None
     answer = verdict.answer

@@ -59,6 +59,9 @@ def wanted(kernel_set: Any) -> Iterator[tuple[str, Any]]:
             yield dtype, special
     for special in launches(kernel_set, torch.float16, True):
         yield "float16 channels_last", special
+    # Rows adjacent, several columns to a tile: two axes to add up.
+    call = kernel_set.prepare_tail((2, 3, 16, 17), (816, 272, 1, 16), torch.float32, 0, False)
+    yield "float32 transposed", call.multiply_gap.special
 
 
 def dump(cubin: bytes, path: Path) -> dict[str, int]:
@@ -82,8 +85,8 @@ def check(found: list[tuple[str, str, dict[str, int]]]) -> None:
 
 
 # The kernels must not be interpreted functions here, which is settled when they are decorated.
-TRITON_PROGRAM = """
-import json, sys
+TRITON_PROGRAM = r"""
+import json, re, sys
 from pathlib import Path
 from triton.backends.compiler import GPUTarget
 from test_compile_sm89 import wanted
@@ -92,7 +95,12 @@ from triton_impl import launch
 found = []
 for number, (dtype, special) in enumerate(wanted(launch)):
     path = Path(sys.argv[1], f"{number}.cubin")
-    path.write_bytes(special.compile(GPUTarget("cuda", 89, 32)).asm["cubin"])
+    compiled = special.compile(GPUTarget("cuda", 89, 32))
+    path.write_bytes(compiled.asm["cubin"])
+    added = re.findall(r'"tt.reduce".*?\n *\}\) : \(tensor<[^,]*, ([^)]*)>\) ->', compiled.asm["ttgir"], re.DOTALL)
+    assert added or "tt.reduce" not in compiled.asm["ttgir"]
+    # Before 3.7 Triton adds the wrong lanes of an axis whose layout is that of a reshaped tile.
+    assert not [layout for layout in added if "linear" in layout], (special, added)
     found.append((special.kernel.__name__, dtype, str(path)))
 print(json.dumps(found))
 """

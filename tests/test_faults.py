@@ -26,18 +26,22 @@ PROGRAM = """
 import json, sys, warnings
 import torch
 
-class Hidden:
-    # As if a package were not installed, or its import failed with `error`.
-    def __init__(self, package, error=None):
+class Broken:
+    # A package whose import fails with `error`.
+    def __init__(self, package, error):
         self.package, self.error = package, error
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == self.package:
-            raise self.error or ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name == self.package:
+            raise self.error
 
 def hide(package, error=None):
+    # As if the package were not installed: nobody finds it, and its import raises ModuleNotFoundError.
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         del sys.modules[name]  # torch may have looked for it
-    sys.meta_path.insert(0, Hidden(package, error))
+    if error:
+        sys.meta_path.insert(0, Broken(package, error))
+    else:
+        sys.modules[package] = None
 
 def fail(error):
     def failing(*args, **kwargs):
@@ -77,7 +81,7 @@ print(json.dumps(found))
 
 
 def run(fault: str, device: str = DEVICE, program: str = PROGRAM, **variables: str) -> Any:
-    environment = {k: v for k, v in os.environ.items() if k != "CONVGAP_BACKEND"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("CONVGAP_BACKEND", "CC")}
     environment |= {"PYTHONPATH": str(ROOT), **variables}
     if device == "cpu":
         environment.setdefault("TRITON_INTERPRET", "1")
@@ -131,7 +135,7 @@ FAULTS = {
         {"triton": "out of resources: shared memory"},
     ),
     "Triton without a C compiler": Fault(
-        "", {"triton": "C compiler"}, {"PATH": "/nowhere", "CC": "", "TRITON_CACHE_DIR": "{tmp}"},
+        "", {"triton": "C compiler"}, {"PATH": "/nowhere", "TRITON_CACHE_DIR": "{tmp}"},
         gpu="Triton's interpreter takes no C compiler",
     ),
     "Triton's compiler raises": Fault(

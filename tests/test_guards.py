@@ -79,7 +79,7 @@ def test_bits_are_compared_and_not_values() -> None:
 def verdict(call: Callable[[Inputs], Tensor]) -> Verdict:
     inputs = make_inputs(CASE, "cpu")
     true = truth(CASE.problem, inputs)
-    return examine(call, inputs, true, "float32", {"depth": 40, "floor": true.floor})
+    return examine(call, inputs, true, "float32", {"depth": 40, "floor": true.floor}, batch_invariant=True)
 
 
 def right(inputs: Inputs) -> Tensor:

@@ -183,8 +183,8 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, stride_c, str
     mask = (c < C)[:, None, None] & (col < W)[None, None, :]
     # 3 masked load, 4 accumulate
     acc = stream_rows(ptrs, mask, 0, rows, stride_h, ACC, BP, BR, BC)
-    # 5 reduce
-    total = tl.sum(tl.reshape(acc, (BP, BR * BC)), 1)
+    # 5 reduce: one axis at a time, for Triton before 3.7 adds the wrong lanes of an axis that was reshaped
+    total = tl.sum(tl.sum(acc, 1), 1)
     last = True
     if not SINGLE:
         partials += tile.to(tl.int64) * parts * BP
@@ -233,7 +233,7 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
               KW: tl.constexpr, KHC: tl.constexpr, KWC: tl.constexpr, SH: tl.constexpr,
               SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
               DW: tl.constexpr, RIMS: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr,
-              BR: tl.constexpr, BC: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+              BR: tl.constexpr, BC: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
@@ -241,10 +241,12 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
     planes = x + n * stride_n + c.to(tl.int64) * stride_c
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
     mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
-    sums += (n * (G * CI) + c)[:, None, None] * (KH * KW)
+    # From here on a block's first plane is number 0, in sums and in partials alike.
+    c0 = tile % tl.cdiv(G * CI, BP) * BP
+    sums += (n * (G * CI) + c0) * (KH * KW)
     partials += tile.to(tl.int64) * parts * (BP * KH * KW)
-    row_of_part = partials + part * (BP * KH * KW) + tl.arange(0, BP)[:, None, None] * (KH * KW)
-    to = sums if SINGLE else row_of_part
+    to = sums if SINGLE else partials + part * (BP * KH * KW)
+    to += tl.arange(0, BP)[:, None, None] * (KH * KW)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
     # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
     j = tl.arange(0, RIMS)
@@ -267,10 +269,12 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
             tl.store(to + kh[None, :, None] * KW + kw[None, None, :], total, mask=live)
     if not SINGLE:
         if arrive(counters + tile, parts):
-            for tap in range(KH * KW):
-                i = tl.arange(0, BP) * (KH * KW) + tap
-                total = add_rows(partials, parts, BP * KH * KW, i, c < G * CI, FR, ACC)
-                tl.store(tl.reshape(sums, (BP,)) + tap, total, mask=c < G * CI)
+            # As many sums at a time as one step of add_rows holds: one wait for L2, not one per tap.
+            for i0 in range(0, BP * KH * KW, WIDTH):
+                i = i0 + tl.arange(0, WIDTH)
+                live = (i < BP * KH * KW) & (i < (G * CI - c0) * (KH * KW))
+                total = add_rows(partials, parts, BP * KH * KW, i, live, FR, ACC)
+                tl.store(sums + i, total, mask=live)
 
 
 @triton.jit

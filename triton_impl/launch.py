@@ -221,12 +221,14 @@ def prepare_chain(
     strides, divisible = _access(layout, "x")
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    many = min(pow2_at_least(tile.BP * KH * KW), plan.FINISH_WIDTH)
     band_sums = _specialize(
         kernels.band_sums,
         [pointer, acc_pointer, acc_pointer, "*i32", *["i64"] * 4, *[size] * 4],
         {
             "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **bands, "SINGLE": tile.parts == 1,
-            "BP": tile.BP, "BR": tile.BR, "BC": tile.BC, "FR": plan.finish_rows(tile.BP, tile.warps),
+            "BP": tile.BP, "BR": tile.BR, "BC": tile.BC, "WIDTH": many,
+            "FR": plan.finish_rows(many, tile.warps),
         },
         (strides, divisible),
         tile.warps,

@@ -52,6 +52,10 @@ RIMS = 4
 """Rim rows that are loaded before the stream at most: a kernel of 3, 4 or 5 has no more."""
 
 
+FINISH_WIDTH = 256
+"""Band sums that the last program of a block of planes adds up at a time."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """BP planes x BR rows x BC columns per step; ROWS rows x BC columns per program; parts per plane."""
@@ -76,10 +80,12 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
         stream = PLANES_BANDS_STREAM if kernel else PLANES_STREAM
     else:
         stream = BANDS_STREAM if kernel else WHOLE_STREAM if uncut else PART_STREAM
-    size = stream.bytes // itemsize
     KH, KW = kernel or (1, 1)
     kept = KEPT // min(TAPS, pow2_at_least(KH) * pow2_at_least(KW))
-    # As many registers per thread in float64, and in the half formats, whose tiles have more elements.
+    # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
+    size = stream.bytes // (max(itemsize, 4) if kernel else itemsize)
+    # Twice the warps in float64, whose numbers take twice the registers, and in the half formats, to be
+    # converted by more threads.
     warps = stream.warps * (1 if itemsize == 4 or not kernel else 2)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
@@ -95,9 +101,10 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     else:
         BC = min(w, 1024, kept)
         BR = min(h, max(1, size // BC))
-        # Small planes have long epilogues: no more of them in the half formats than in float32.
-        BP = min(c, max(1, stream.bytes // max(itemsize, 4) // (BR * BC)), max(1, kept // BC))
-    ROWS = max(BR, PART_BYTES // itemsize // (BP * BC))
+        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
+    # Bands of neighbouring planes: longer parts, since the last program adds all of a block's planes at once.
+    part = PART_BYTES * (2 if layout.unit == "planes" and not whole else 1)
+    ROWS = max(BR, part // itemsize // (BP * BC))
     if uncut:
         ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
@@ -142,8 +149,11 @@ class Contraction:
     BK: int
 
 
-CONTRACT = Contraction(BN=16, BCO=32, BK=64)
+CONTRACT = Contraction(BN=16, BCO=16, BK=64)
 """The least samples that tl.dot takes; few outputs per program because there are few outputs."""
+
+SLICES = 64
+"""Partial products of one output at most: the last program has to add them up."""
 
 EXPAND = Contraction(BN=4, BCO=16, BK=64)
 """4096 products per step, 32 per thread."""
@@ -166,10 +176,11 @@ def rims_at_once(problem: Chain) -> int:
 
 
 def slice_of(problem: Chain) -> int:
-    """Input planes of a group that one program of `contract` multiplies: about BK products per output, but
-    at most 32 slices, which the last program has to add up."""
+    """Input planes of a group that one program of `contract` multiplies: as many as fill one step of BK
+    products, or several steps where that would make more than SLICES slices."""
     ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
-    return max(1, CONTRACT.BK // taps, ceil(ci / 32))
+    step = max(1, CONTRACT.BK // taps)
+    return step * ceil(ci / (step * SLICES))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
@@ -196,7 +207,7 @@ def contract_depth(problem: Chain) -> int:
     """Additions in a row when `contract` sums its products: a slice one by one, then the slices."""
     slices = ceil(problem.c_in // problem.groups / slice_of(problem))
     rows = finish_rows(CONTRACT.BN * CONTRACT.BCO)
-    own = slice_of(problem) * problem.kernel[0] * problem.kernel[1]
+    own = min(slice_of(problem), problem.c_in // problem.groups) * problem.kernel[0] * problem.kernel[1]
     return own + ceil(slices / rows) + _sum(rows, rows * CONTRACT.BN * CONTRACT.BCO)
 
 
@@ -223,7 +234,8 @@ def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
     finish = ceil(chosen.parts / rows) + _sum(rows, rows * chosen.BP, chosen.warps) if chosen.parts > 1 else 0
     return (
         ceil(min(chosen.ROWS, layout.h) / chosen.BR)
-        + _sum(chosen.BR * chosen.BC, elements, chosen.warps)
+        + _sum(chosen.BR, elements, chosen.warps)
+        + _sum(chosen.BC, chosen.BP * chosen.BC, chosen.warps)
         + finish
     )
 
