@@ -33,12 +33,13 @@ class Unavailable(Exception):
 class Built:
     """One row, ready to be called on one case.
 
-    call: computes the answer. what: what actually runs. depth, stores: for harness.compare.budget.
+    call: computes the answer, an output or a tuple of gradients. what: what actually runs.
+    depth, stores: for harness.compare.budget.
     operand_error: relative error each operand of the convolution may suffer before it is multiplied.
     context: entered around every call, capture and measurement (switches that the call depends on).
     """
 
-    call: Callable[[], Tensor]
+    call: Callable[[], Any]
     what: str
     depth: int
     stores: int = 1
@@ -75,7 +76,8 @@ def tf32_convolution() -> Iterator[None]:
         switch.fp32_precision = before
 
 
-def _uses_tf32(case: Case, inputs: Inputs) -> bool:
+def uses_tf32(case: Case, inputs: Inputs) -> bool:
+    """Whether torch's default precision for the case's convolution is TF32."""
     return case.op == "chain" and case.dtype == "float32" and inputs.x.is_cuda
 
 
@@ -83,7 +85,7 @@ def _framework(
     case: Case, inputs: Inputs, call: Callable[[], Tensor], what: str, depth: int, stores: int
 ) -> Built:
     """Row on top of torch's own convolution, which runs in torch's default precision."""
-    if not _uses_tf32(case, inputs):
+    if not uses_tf32(case, inputs):
         return Built(call, what, depth, stores)
     return Built(call, f"{what}; convolution in TF32", depth, stores, TF32_OPERAND, tf32_convolution)
 
@@ -100,8 +102,9 @@ def _pooled(case: Case) -> Tail:
 
 def _product(backend: str) -> Callable[[Case, Inputs], Built]:
     def build(case: Case, inputs: Inputs) -> Built:
-        how = _require_usable(backend, inputs)
-        depth = convgap.backends.depth(backend, case.problem, inputs.x.dtype)
+        how = require_usable(backend, inputs)
+        x = inputs.x
+        depth = convgap.backends.depth(backend, case.problem, x.dtype, x.stride(), x.data_ptr())
         what = f"{how}, bands" if case.op == "chain" else how
         return Built(lambda: inputs.call(convgap, backend=backend), what, depth)
 
@@ -112,7 +115,7 @@ def _fused_tail(backend: str) -> Callable[[Case, Inputs], Built]:
     def build(case: Case, inputs: Inputs) -> Built:
         if not isinstance(case.problem, Chain):
             raise Unavailable(f"the case is the tail alone: the row {backend} runs it")
-        how = _require_usable(backend, inputs)
+        how = require_usable(backend, inputs)
         depth, stores = _convolution(case.problem)
         depth += convgap.backends.depth(backend, _pooled(case), inputs.x.dtype)
         call = lambda: inputs.call(convgap, backend=backend, strategy="tail")  # noqa: E731
@@ -123,7 +126,7 @@ def _fused_tail(backend: str) -> Callable[[Case, Inputs], Built]:
     return build
 
 
-def _require_usable(backend: str, inputs: Inputs) -> str:
+def require_usable(backend: str, inputs: Inputs) -> str:
     """How the backend runs on the inputs' device; Unavailable if it does not."""
     status = {status.name: status for status in convgap.status(inputs.x.device)}[backend]
     if not status.usable:
@@ -132,13 +135,13 @@ def _require_usable(backend: str, inputs: Inputs) -> str:
 
 
 def _eager_ieee(case: Case, inputs: Inputs) -> Built:
-    what = "torch eager" + ("; convolution in IEEE float32" if _uses_tf32(case, inputs) else "")
+    what = "torch eager" + ("; convolution in IEEE float32" if uses_tf32(case, inputs) else "")
     depth, stores = eager.depth(case.problem), eager.stores(case.problem)
     return Built(lambda: inputs.call(eager), what, depth, stores, context=eager.ieee_float32)
 
 
 def _eager_tf32(case: Case, inputs: Inputs) -> Built:
-    if not _uses_tf32(case, inputs):
+    if not uses_tf32(case, inputs):
         raise Unavailable("no float32 convolution on a GPU, so no TF32: the row eager-ieee says it all")
     return _framework(
         case,

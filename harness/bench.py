@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from harness import measure, plots, report
 from harness.backends import choose
+from harness.cases import Case
 from harness.check import finish
 from harness.errors import UsageError
 from harness.options import add_case_options, chosen_cases, words
@@ -24,6 +26,11 @@ DEFAULT_SECONDS = 4.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py compare`."""
     add_case_options(parser)
+    parser.add_argument(
+        "--backward",
+        action="store_true",
+        help="the gradients of the chosen chains, in place of their outputs",
+    )
     group = parser.add_argument_group("timing (needs a GPU)")
     one = group.add_mutually_exclusive_group()
     one.add_argument("--cold", action="store_true", help="only with a flushed L2 (default: flushed and warm)")
@@ -67,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     cases = chosen_cases(args, ("headline", "grid"), gpu=gpu)
+    if args.backward:
+        cases = _backward(cases)
     try:
         peers = choose(args.backends, gpu=gpu)
     except ValueError as error:
@@ -109,6 +118,14 @@ def run(args: argparse.Namespace) -> int:
         report.print_lines(out, ["", "no GPU: answers are checked, timing needs a GPU"])
     _write(args, found, out)
     return finish(found, out, timed=timer is not None)
+
+
+def _backward(cases: list[Case]) -> list[Case]:
+    # The tail's gradient is one number a plane, expanded: nothing is computed.
+    chains = [case for case in cases if case.op == "chain"]
+    if not chains:
+        raise UsageError("--backward: only chains have gradients to compare, and none is chosen")
+    return [replace(case, name=f"backward/{case.name}", backward=True) for case in chains]
 
 
 def _settings(args: argparse.Namespace) -> measure.Settings:

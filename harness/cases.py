@@ -41,8 +41,8 @@ class Case:
     """One call to check and to time.
 
     `layout` and `values` are described in harness/inputs.py; `multiplier` None is a tensor with one
-    value per output channel. `twin` is the same structure small enough for the interpreters; without
-    a twin the case is small itself, or `gpu_only`.
+    value per output channel. `backward` asks for the gradients in place of the output. `twin` is the
+    same structure small enough for the interpreters; without a twin the case is small itself, or `gpu_only`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Case:
     seed: int = 0
     twin: Problem | None = None
     gpu_only: bool = False
+    backward: bool = False
 
     @property
     def op(self) -> str:

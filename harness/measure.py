@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import first_call, timing
+from harness import first_call, gradients, timing
 from harness.backends import REFERENCES, Built, Peer, Unavailable, release
 from harness.cases import Case
 from harness.compare import Comparison, compare, matrix
@@ -103,10 +103,10 @@ def check_case(
 ) -> tuple[CaseRecord, list[Ready], Truth]:
     """Run every row once and hold its answer against the float64 truth, and every two against each other."""
     inputs = make_inputs(case, device)
-    expected = truth(case.problem, inputs)
+    expected = (gradients.truth if case.backward else truth)(case.problem, inputs)
     record = CaseRecord(
         name=case.name,
-        op=case.op,
+        op="backward" if case.backward else case.op,
         shape=spell(case.problem),
         dtype=case.dtype,
         layout=case.layout,
@@ -119,11 +119,11 @@ def check_case(
         row = Row(peer.name, "unavailable")
         record.rows.append(row)
         try:
-            built = peer.build(case, inputs)
+            built = gradients.build(peer.name, case, inputs) if case.backward else peer.build(case, inputs)
             row.what = built.what
             _poison(case, inputs)
             with built.context():
-                answer = built.call()
+                answer = gradients.joined(built.call())
             if answer.is_cuda:
                 torch.cuda.synchronize()  # so that a kernel's crash is this row's and not a later one's
         except Unavailable as reason:
@@ -141,6 +141,10 @@ def check_case(
             ready.append(Ready(peer, built, row))
         else:
             row.reason = verdict.message
+    if case.backward:
+        # Every two right rows are within the sum of their budgets; for as many numbers as x has, that
+        # is enough to know.
+        return record, ready, expected
     plans = {r.peer.name: _plan(r.built, expected) for r in ready}
     right = {name: answers[name] for name in plans}
     for (a, b), worst in matrix(right, expected.expected, expected.magnitude, case.dtype, plans).items():
@@ -154,10 +158,11 @@ def _poison(case: Case, inputs: Inputs) -> None:
 
     Otherwise a row that writes nothing could return what a right one has just left there.
     """
-    blocks = [
-        torch.full(case.problem.out_shape, torch.nan, dtype=inputs.x.dtype, device=inputs.x.device)
-        for _ in range(4)
-    ]
+    x, weight = inputs.x, inputs.weight
+    shapes = [case.problem.out_shape] * 4
+    if case.backward and weight is not None:
+        shapes += [x.shape, weight.shape]
+    blocks = [torch.full(shape, torch.nan, dtype=x.dtype, device=x.device) for shape in shapes]
     del blocks
 
 
@@ -178,7 +183,10 @@ def _compare(answer: Tensor, case: Case, built: Built, expected: Truth) -> Compa
 
 
 def _compulsory_bytes(case: Case, inputs: Inputs) -> int:
-    """The problem's bytes; for an expanded input the bytes that exist."""
+    """The problem's bytes; for an expanded input the bytes that exist. Backward, with the band sums at hand:
+    the gradient of x and, two times its size, the weight and its gradient."""
+    if case.backward and inputs.weight is not None:
+        return (inputs.x.numel() + 2 * inputs.weight.numel()) * inputs.x.element_size()
     size = case.problem.compulsory_bytes(inputs.x.element_size())
     return min(size, inputs.x.untyped_storage().nbytes()) if "expanded" in case.layout else size
 
@@ -200,7 +208,7 @@ class Timer:
     prepares: Mapping[str, Callable[[], object] | None]
     ceilings: Ceilings
     card: Card
-    capture: Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]] = timing.capture
+    capture: Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]] = timing.capture
     stopwatch: Callable[..., timing.Stopwatch] = timing.stopwatch
     extra_memory: Callable[[Callable[[], object]], int] = timing.extra_memory
     host_cost: Callable[[Callable[[], object], float], list[float]] = timing.host_cost
@@ -243,10 +251,10 @@ class Timer:
 
     def _launches(
         self, ready: list[Ready]
-    ) -> tuple[dict[str, tuple[Row, Callable[[], object]]], dict[str, Tensor]]:
+    ) -> tuple[dict[str, tuple[Row, Callable[[], object]]], dict[str, Any]]:
         """What to time for each row: its graph's replay, or the call itself where it cannot be captured."""
         launches: dict[str, tuple[Row, Callable[[], object]]] = {}
-        outputs: dict[str, Tensor] = {}
+        outputs: dict[str, Any] = {}
         for r in ready:
             name, why_not = r.peer.name, r.peer.why_not
             if r.peer.graph:
@@ -297,16 +305,17 @@ class Timer:
         case: Case,
         r: Ready,
         launches: Mapping[str, tuple[Row, Callable[[], object]]],
-        outputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Any],
         expected: Truth,
     ) -> None:
         """Poison the graph's output, replay once more, compare again: what was timed is what is right."""
         output = outputs.get(r.peer.name)
         if output is None:
             return
-        output.fill_(torch.nan)
+        for part in output if case.backward else (output,):
+            part.fill_(torch.nan)
         launches[r.peer.name][1]()
-        verdict = _compare(output, case, r.built, expected)
+        verdict = _compare(gradients.joined(output), case, r.built, expected)
         if not verdict.passed:
             r.row.status, r.row.error, r.row.samples = "wrong", verdict.worst, {}
             r.row.reason = f"after timing, the graph's answer: {verdict.message}"
@@ -317,7 +326,7 @@ class Timer:
         with r.built.context():
             r.row.extra_bytes = self.extra_memory(r.built.call)
             r.row.host_us = self.host_cost(r.built.call, sorted(summary)[len(summary) // 2])
-        if self.settings.first_call and r.row.status == "timed":
+        if self.settings.first_call and not case.backward and r.row.status == "timed":
             try:
                 r.row.first_call_s = first_call.measure(case, r.peer.name)
             except first_call.FirstCallError as error:

@@ -160,11 +160,12 @@ def flusher(mode: Flush, device: torch.device) -> Callable[[], object]:
     return lambda: torch.sum(buffer, dim=1, out=sums)
 
 
-def capture(call: Callable[[], torch.Tensor], *, warmups: int = 3) -> tuple[Callable[[], None], torch.Tensor]:
-    """CUDA graph of one call, as (replay, the tensor every replay writes).
+def capture(call: Callable[[], Any], *, warmups: int = 3) -> tuple[Callable[[], None], Any]:
+    """CUDA graph of one call, as (replay, what the call returned: tensors that every replay writes).
 
-    The warm-ups run on a side stream, as torch.cuda.graph asks, so that workspaces and lazily loaded
-    modules exist before the capture. Raises whatever the call raises when it cannot be captured.
+    The warm-ups run on the side stream that is then captured, so that workspaces, lazily loaded modules
+    and what a call keeps per stream exist before the capture. Raises whatever the call raises when it
+    cannot be captured.
     """
     current, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(current)
@@ -175,7 +176,7 @@ def capture(call: Callable[[], torch.Tensor], *, warmups: int = 3) -> tuple[Call
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             out = call()
     finally:
         torch.cuda.set_stream(current)  # a capture that fails leaves its own stream behind as the current one

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import convgap
 from convgap import execute
-from convgap.backends import BACKENDS, depth
+from convgap.backends import BACKENDS
 from harness.cases import Case, select
 from harness.compare import compare
-from harness.inputs import Inputs, make_inputs
+from harness.gradients import depth, output_gradient, tracked
+from harness.inputs import make_inputs
 from harness.truth import truth_gradients
-from reference.problem import Chain, Tail
 
 GPU = torch.cuda.is_available()
 # Ordinary; axes that differ; cropped to rows that no tap sees; no band; groups; a channel each; one
@@ -37,29 +37,13 @@ def require(backend: str, device: torch.device) -> None:
         pytest.skip(f"{backend} is not usable on {device}: {status.reason}")
 
 
-def tracked(inputs: Inputs) -> tuple[Inputs, dict[str, Tensor]]:
-    """The inputs, and by name those that get a gradient."""
-    named = {name: getattr(inputs, name) for name in ("x", "weight", "bias", "multiplier")}
-    leaves = {name: v.detach().requires_grad_() for name, v in named.items() if isinstance(v, Tensor)}
-    return replace(inputs, **leaves), leaves
-
-
-def additions(backend: str, case: Case, inputs: Inputs) -> int:
-    """Longest chain of additions behind a gradient: those of the band sums, then over samples and outputs."""
-    problem = case.problem
-    forward = depth(backend, problem, inputs.x.dtype, inputs.x.stride(), inputs.x.data_ptr())
-    taps = problem.kernel[0] * problem.kernel[1] if isinstance(problem, Chain) else 1
-    return forward + problem.n + problem.out_shape[1] * (1 + taps)
-
-
 def check(backend: str, case: Case, dtype: str, device: torch.device, layout: str = "contiguous") -> None:
     require(backend, device)
     inputs, leaves = tracked(make_inputs(case, device, dtype, layout))
     out = inputs.call(convgap, backend=backend)
-    generator = torch.Generator().manual_seed(1)
-    grad = (torch.rand(out.shape, generator=generator, dtype=torch.float64) - 0.5).to(out)
+    grad = output_gradient(case.problem, inputs.x)
     true = truth_gradients(case.problem, inputs, grad)
-    chain = additions(backend, case, inputs)
+    chain = depth(backend, case.problem, inputs.x)
     gradients = torch.autograd.grad(out, list(leaves.values()), grad)
     for (name, leaf), got in zip(leaves.items(), gradients, strict=True):
         t = true[name]
@@ -226,4 +210,3 @@ def test_gradient_of_an_expanded_gradient(device: torch.device) -> None:
         convgap.multiply_gap(y, 2.0, backend=backend).sum().backward()
         assert y.grad is not None
         torch.testing.assert_close(y.grad, torch.full_like(y, 0.1))
-        assert Tail(2, 3, 4, 5).in_shape == tuple(y.grad.shape)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from convgap import plain
 from harness import backends, bench, check, doctor, measure, shapes
 from harness.backends import Built, Peer, Unavailable
 from harness.cases import EDGE, GRID, HEADLINE, Case
@@ -160,6 +161,39 @@ def test_a_product_backend_that_dies_is_wrong_and_another_row_is_not(
     peers["own"] = Peer("own", broken, product=True, cpu=True)
     assert main(SMALL) == 1
     assert "own: wrong: RuntimeError: device on fire" in capsys.readouterr().out
+
+
+BACKWARD = [
+    "--backward",
+    "--shape",
+    "chain:2,3,4,5,6,k3,s2,p1,op1",
+    "--backends",
+    "torch,eager-ieee,inductor",
+]
+
+
+def test_gradients_are_compared_on_request(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([*BACKWARD, "--json", str(tmp_path / "run.json")]) == 0
+    out = capsys.readouterr().out
+    assert "2 answers inside their budget, 0 wrong" in out
+    assert "inductor: not on 1 of 1 cases: the row is for outputs, not for gradients" in out
+    (case,) = load(tmp_path / "run.json").cases
+    assert (case.name, case.op) == ("backward/shape/chain:2,3,4,5,6,k3,s2,p1,op1", "backward")
+    # dx, and two times the size of the weight.
+    assert case.compulsory_bytes == 4 * (2 * 3 * 5 * 6 + 2 * 3 * 4 * 3 * 3)
+
+
+def test_a_wrong_gradient_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = plain.band_fill
+    monkeypatch.setattr(plain, "band_fill", lambda problem, d, dx: right(problem, d, dx).roll(1, 3))
+    assert main(BACKWARD) == 1
+    assert "torch: wrong:" in capsys.readouterr().out
+
+
+def test_only_chains_have_gradients_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--backward: only chains have gradients" in refused(["--backward", *SMALL], capsys)
 
 
 def test_no_answer_at_all_exits_with_1(peers: dict[str, Peer]) -> None:
