@@ -63,15 +63,16 @@ def truth(problem: Problem, inputs: Inputs) -> Truth:
 
 
 def _gradients(operators: ModuleType, inputs: Inputs, grad: Tensor, **options: Any) -> Callable[[], Any]:
-    """All gradients of one call, whose forward is done once per stream: autograd goes back on its stream."""
-    wanted, leaves = tracked(inputs)
-    outputs: dict[int, Tensor] = {}
+    """All gradients of one call. Leaves and forward are made once per stream: autograd goes back on theirs."""
+    made: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
     def call() -> tuple[Tensor, ...]:
         stream = torch.cuda.current_stream(grad.device).cuda_stream if grad.is_cuda else 0
-        if stream not in outputs:
-            outputs[stream] = wanted.call(operators, **options)
-        return torch.autograd.grad(outputs[stream], list(leaves.values()), grad, retain_graph=True)
+        if stream not in made:
+            wanted, leaves = tracked(inputs)
+            made[stream] = wanted.call(operators, **options), list(leaves.values())
+        output, leaves = made[stream]
+        return torch.autograd.grad(output, leaves, grad, retain_graph=True)
 
     return call
 

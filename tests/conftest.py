@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
+
+from harness.guards import Guards
 
 GPU = torch.cuda.is_available()
 
@@ -43,18 +44,7 @@ def same_environment() -> Iterator[None]:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Fresh memory is NaN (all ones in integers) instead of whatever it held: reading it shows.
-
-    torch does so in its deterministic mode, which otherwise only warns here.
-    """
-    deterministic: Any = torch.utils.deterministic  # its one member is made at run time
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    fill = deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-    deterministic.fill_uninitialized_memory = fill
+    """Outputs and workspaces start as NaN, between zones of NaN that nobody may write to: see harness/guards.py."""
+    with Guards() as guards:
+        yield
+    assert guards.broken() == []

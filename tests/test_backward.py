@@ -59,7 +59,6 @@ def check(backend: str, case: Case, dtype: str, device: torch.device, layout: st
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.filterwarnings("ignore:.*CUBLAS_WORKSPACE_CONFIG")
 def test_case(backend: str, name: str, device: torch.device) -> None:
     (case,) = select([name])
     check(backend, case, "float32", device)

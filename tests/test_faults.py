@@ -179,12 +179,11 @@ def test_the_next_backend_serves(name: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
     if fault.gpu and not GPU:
         pytest.skip(f"takes a GPU: {fault.gpu}")
-    if "host compiler" in name and GPU:
-        pytest.skip("on a GPU kernels.cu is not interpreted")
+    device = "cpu" if "CXX" in fault.variables else DEVICE
     if not GPU and "CXX" not in fault.variables and (reason := unavailable()):
         pytest.skip(f"the CUDA C++ interpreter is the next backend here, and cannot run: {reason}")
     variables = {key: value.format(tmp=tmp_path) for key, value in fault.variables.items()}
-    found = run(fault.code, **variables)
+    found = run(fault.code, device, **variables)
     assert found["right"]
     assert found["served"] == next(b for b in ("triton", "cupy", "torch") if b not in fault.lost)
     assert len(found["warned"]) == len(fault.lost), found["warned"]

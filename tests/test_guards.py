@@ -34,15 +34,15 @@ def test_empty_is_nan_between_zones(dtype: torch.dtype) -> None:
     assert torch.empty is not guards._empty
 
 
-def test_outputs_and_workspaces_of_the_operator_are_guarded() -> None:
-    for backend in ("triton", "cupy"):
-        status = {status.name: status for status in convgap.status("cpu")}[backend]
-        if not status.usable:
-            pytest.skip(f"backend {backend}: {status.reason}")
-        inputs = make_inputs(select(["chain/edge/prime"])[0], "cpu")
-        with Guards() as guards:
-            inputs.call(convgap, backend=backend)
-        assert guards.count >= 2
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_outputs_and_workspaces_of_the_operator_are_guarded(backend: str, device: torch.device) -> None:
+    status = {status.name: status for status in convgap.status(device)}[backend]
+    if not status.usable:
+        pytest.skip(f"backend {backend}: {status.reason}")
+    inputs = make_inputs(select(["chain/edge/prime"])[0], device)
+    with Guards() as guards:
+        inputs.call(convgap, backend=backend)
+    assert guards.count >= 2
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -91,12 +91,18 @@ def check_gradients(name: str, case: Case, dtype: str) -> None:
         assert result.passed, (key, result.message)
 
 
+# Not eager on what is not finite and cropped: torch's CPU weight gradient multiplies it by zero, and Inf * 0 is NaN.
+GRADIENTS = [
+    pytest.param(name, case, id=f"{name}-{case.name}")
+    for name in REFERENCES
+    for case in CASES
+    if case.values != "nonfinite" and not (name == "eager" and case.values == "nonfinite_cropped")
+]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("case", [c for c in CASES if c.values != "nonfinite"], ids=lambda case: case.name)
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize(("name", "case"), GRADIENTS)
 def test_gradients_of_a_case(name: str, case: Case, dtype: str) -> None:
-    if name == "eager" and case.values == "nonfinite_cropped":
-        pytest.skip("torch's CPU weight gradient multiplies cropped elements by zero, and Inf * 0 is NaN")
     check_gradients(name, case, dtype)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -294,17 +297,27 @@ def test_explanation_names_the_kernels(backend: str, device: torch.device) -> No
     assert step.kernels[0].startswith("multiply_gap")
 
 
-def _in_a_child(queue: Any, x: Tensor) -> None:
+FORK = """
+import multiprocessing, torch, convgap
+
+def in_a_child(queue, x):
     queue.put(convgap.multiply_gap(x, 0.5).tolist())
 
+x = torch.rand(2, 3, 4, 5)
+expected = convgap.multiply_gap(x, 0.5).tolist()
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+child = context.Process(target=in_a_child, args=(queue, x))
+child.start()
+assert queue.get(timeout=60) == expected
+child.join()
+"""
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a forked child cannot use CUDA: see test_streams.py")
-def test_fork_after_use() -> None:
-    x = torch.rand(N, CI, H, W)
-    expected = convgap.multiply_gap(x, 0.5).tolist()
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_in_a_child, args=(queue, x))
-    child.start()
-    assert queue.get(timeout=60) == expected
-    child.join()
+
+def test_fork_after_use_on_the_cpu() -> None:
+    # Without a device to be seen: a forked child cannot use CUDA, which tests/test_streams.py is about.
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], check=False, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
