@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -91,8 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record",
         type=Path,
         required=True,
+        action="append",
         metavar="FILE",
-        help="what `bench.py compare --json` wrote on a GPU",
+        help="what `bench.py compare --json` wrote on a GPU; repeated, a later one replaces cases of the same name",
     )
     add_outputs(parser)
 
@@ -100,13 +101,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print validation and projection."""
     check_outputs(args, "project")
-    record = load(args.record)
+    record = joined([load(path) for path in args.record])
     arch = architecture_of(record)
     memory = fit(floors(record), ARCHITECTURES[arch].bandwidth)
     here, there = collect_elsewhere(arch), collect_elsewhere(TARGET)
     lines = project(record, memory, here, there, ARCHITECTURES[arch])
     if not lines:
-        raise UsageError(f"{args.record}: no timed row of a case that `bench.py inspect` compiles")
+        raise UsageError(
+            f"{', '.join(map(str, args.record))}: no timed row of a case that `bench.py inspect` compiles"
+        )
     text = render(record, memory, lines, there)
     print(text, end="")
     if args.text:
@@ -118,6 +121,15 @@ def run(args: argparse.Namespace) -> int:
         document = {"projected_for": ARCHITECTURES[TARGET].card, "memory": asdict(memory), "rows": rows}
         write_whole(args.json, json.dumps(document, indent=1) + "\n")
     return 0
+
+
+def joined(records: Sequence[Run]) -> Run:
+    """One record with the cases of all, the last of each name. UsageError if they are of different GPUs."""
+    gpus = dict.fromkeys(record.environment.gpu for record in records)
+    if len(gpus) > 1:
+        raise UsageError(f"--record: expected records of one GPU, got {', '.join(map(str, gpus))}")
+    cases = {case.name: case for record in records for case in record.cases}
+    return replace(records[-1], cases=list(cases.values()))
 
 
 def architecture_of(record: Run) -> int:

@@ -142,6 +142,17 @@ def test_every_projected_figure_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert '"projected_for": "RTX 4090"' in data.read_text()
 
 
+def test_records_join_and_the_later_one_counts() -> None:
+    first, second = record(), record()
+    first.cases = [replace(second.cases[0], name="only here"), *first.cases]
+    second.cases = [replace(case, dtype="float16") for case in second.cases]
+    found = projection.joined([first, second])
+    assert [case.name for case in found.cases] == ["only here", *(case.name for case in second.cases)]
+    assert {case.dtype for case in found.cases[1:]} == {"float16"}
+    with pytest.raises(UsageError, match="records of one GPU"):
+        projection.joined([first, record("9.0", "another")])
+
+
 @pytest.mark.parametrize(
     ("gpu", "capability", "words"),
     [
