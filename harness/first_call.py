@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from harness.cases import Case
@@ -62,6 +64,9 @@ def main() -> None:
     from harness.backends import PEERS
     from harness.inputs import make_inputs
 
+    for name in ("triton_impl.launch", "cupy"):
+        with suppress(ImportError):
+            import_module(name)
     parser = argparse.ArgumentParser()
     for name in ("shape", "dtype", "layout", "backend"):
         parser.add_argument(name)
