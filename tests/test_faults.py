@@ -23,7 +23,7 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 
 PROGRAM = """
-import json, sys, warnings
+import contextlib, io, json, sys, warnings
 import torch
 
 class Broken:
@@ -50,6 +50,7 @@ def fail(error):
 
 import convgap
 from convgap import backends, execute
+from harness.cli import main
 from reference import eager
 
 device = torch.device(sys.argv[1])
@@ -76,6 +77,9 @@ for name in ("triton", "cupy"):
     except RuntimeError as error:
         found["named"][name] = str(error)
 found["status"] = {s.name: s.reason for s in convgap.status(device)}
+with contextlib.redirect_stdout(io.StringIO()) as shown:
+    main(["doctor"])
+found["doctor"] = " ".join(shown.getvalue().split())
 print(json.dumps(found))
 """
 
@@ -84,7 +88,7 @@ def run(fault: str, device: str = DEVICE, program: str = PROGRAM, **variables: s
     environment = {k: v for k, v in os.environ.items() if k not in ("CONVGAP_BACKEND", "CC")}
     environment |= {"PYTHONPATH": str(ROOT), **variables}
     if device == "cpu":
-        environment.setdefault("TRITON_INTERPRET", "1")
+        environment = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
     else:
         environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
@@ -188,11 +192,12 @@ def test_the_next_backend_serves(name: str, tmp_path: Path) -> None:
     assert found["served"] == next(b for b in ("triton", "cupy", "torch") if b not in fault.lost)
     assert len(found["warned"]) == len(fault.lost), found["warned"]
     for (backend, words), warning in zip(fault.lost.items(), found["warned"], strict=True):
-        # The warning, the exception of a call by name, the status and the explanation say the same.
+        # The warning, the exception of a call by name, the status, the doctor and the explanation say the same.
         assert f"'{backend}'" in warning
         assert words in warning
         assert words in found["named"][backend]
         assert words in found["status"][backend]
+        assert f"{backend} not usable: {' '.join(found['status'][backend].split())}" in found["doctor"]
         assert f"{backend} was skipped" in found["why"]
     assert set(found["named"]) == set(fault.lost)
 
