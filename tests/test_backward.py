@@ -125,6 +125,32 @@ def test_second_derivative(backend: str, device: torch.device) -> None:
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
 
 
+# The tail has its own test; of an empty batch and of what is not finite no difference can be taken.
+DERIVED = [
+    n
+    for n in NAMES
+    if n.startswith("chain") and n not in ("chain/edge/batch0", "chain/edge/nonfinite-cropped")
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", DERIVED)
+def test_derivatives_of_a_case(backend: str, name: str, device: torch.device) -> None:
+    require(backend, device)
+    (case,) = select([name])
+    # One sample: the edge is in the sizes of a plane.
+    case = replace(case, problem=replace(case.problem, n=1))
+    inputs, leaves = tracked(make_inputs(case, device, "float64"))
+
+    def call(*values: Tensor) -> Tensor:
+        changed = replace(inputs, **dict(zip(leaves, values, strict=True)))
+        return changed.call(convgap, backend=backend)
+
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(call, tuple(leaves.values()), fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, tuple(leaves.values()), fast_mode=True)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_derivatives_of_the_tail(backend: str, device: torch.device) -> None:
     require(backend, device)
