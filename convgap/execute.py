@@ -71,23 +71,16 @@ def chain(
     bias: Tensor | None,
     scale: float,
     multiplier: Tensor | None,
-    save: bool,
     stream: int,
-) -> tuple[Tensor, Tensor | None]:
-    """multiplier * scale * (bias + mean of the transposed convolution) -> [n, c_out, 1, 1].
-
-    With `save` also the band sums [n, c_in, kh, kw] in the accumulator's dtype, which
-    `weight_grad` and `contract` take.
-    """
+) -> Tensor:
+    """multiplier * scale * (bias + mean of the transposed convolution) -> [n, c_out, 1, 1]."""
     call = kernels.prepare_chain(problem, x.stride(), x.dtype, x.data_ptr() % 16, multiplier is not None)
-    if save or call.band_sums_contract is None:
+    if call.band_sums_contract is None:
         sums = band_sums(kernels, problem, x, stream)
-        return contract(
-            kernels, problem, sums, weight, bias, scale, multiplier, stream
-        ), sums if save else None
+        return contract(kernels, problem, sums, weight, bias, scale, multiplier, stream)
     out = torch.empty(problem.out_shape, dtype=x.dtype, device=x.device)
     if out.numel() == 0:
-        return out, None
+        return out
     partials = torch.empty(call.partials, dtype=accumulator(x.dtype), device=x.device)
     zeros = counters.take(call.counters, x.device, stream)
     m, mult_n, mult_c = _multiplier(multiplier, out)
@@ -97,7 +90,7 @@ def chain(
         *call.layout.stride, mult_n, mult_c, scale / (h_out * w_out), scale,
         problem.h, problem.w, h_out, w_out,
     )  # fmt: skip
-    return out, None
+    return out
 
 
 def band_sums(kernels: KernelSet, problem: Chain, x: Tensor, stream: int) -> Tensor:

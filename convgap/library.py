@@ -87,7 +87,7 @@ def _chain(
         if kernels is None:
             return plain.chain(problem, x, weight, bias, scale, multiplier)
         stream = current_stream(x.device)
-        return execute.chain(kernels, problem, x, weight, bias, scale, multiplier, False, stream)[0]
+        return execute.chain(kernels, problem, x, weight, bias, scale, multiplier, stream)
 
     return serve(backend, x.device, run)
 

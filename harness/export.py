@@ -200,11 +200,10 @@ def conv_transpose2d_multiply_gap(x, weight, bias, multiplier, stride, padding, 
     if min(size) < 1:
         raise ValueError(f"x: expected a convolution output of at least 1 x 1, {h} x {w} gives {size}")
     with torch.cuda.device_of(x):
-        out, _ = chain(
+        return chain(
             kept, problem, x, weight.detach().contiguous(), None if bias is None else bias.detach(),
-            multiplier, None, False, current_stream(x),
+            multiplier, None, current_stream(x),
         )
-    return out
 ''',
     "tail": '''\
 def multiply_gap(y, multiplier, kept):
