@@ -5,15 +5,18 @@
 
 import argparse
 import shlex
+from typing import Any
 
 import pytest
 import torch
 
 import convgap
 from harness import properties
+from harness.cases import Case
 from harness.fuzz import Campaign, draw, search
 from harness.options import add_case_options, chosen_cases
-from harness.properties import PROPERTIES, Miss, check, templates
+from harness.properties import PROPERTIES, Example, Miss, check, templates
+from harness.shapes import parse
 
 pytest.importorskip("hypothesis", reason="hypothesis draws the examples")
 
@@ -31,6 +34,42 @@ def test_holds_for_random_calls(backend: str, device: torch.device) -> None:
     found = search(backend, device.type, examples=examples, seed=6, pool_size=pool)
     assert not found.miss, found.miss
     assert found.ran.total() == examples
+
+
+# Once a miss on a GPU, where plain torch splits a sum by its address and by how many there are.
+SEEN = (
+    (
+        "unbatched",
+        "chain:2,2,6,3,5,k1x5,s2x1,p2x1,g2,nobias",
+        "float64",
+        "expanded",
+        "cancelling",
+        None,
+        63691,
+    ),
+    ("samples permuted", "tail:2,1,35,94", "float32", "offset", "normal", 0.5, 43236),
+    ("samples permuted", "tail:2,5,77,7", "float32", "offset", "uniform", 0.1, 33936),
+)
+
+
+@pytest.mark.parametrize("backend", convgap.BACKENDS)
+@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: f"{seen[0]}-{seen[1]}")
+def test_holds_where_it_once_did_not(backend: str, seen: tuple[Any, ...], device: torch.device) -> None:
+    status = {status.name: status for status in convgap.status(device)}[backend]
+    if not status.usable:
+        pytest.skip(f"backend {backend}: {status.reason}")
+    prop, shape, dtype, layout, values, multiplier, seed = seen
+    case = Case(
+        f"shape/{shape}",
+        parse(shape),
+        "",
+        dtype=dtype,
+        layout=layout,
+        values=values,
+        multiplier=multiplier,
+        seed=seed,
+    )
+    assert check(Example(backend, device.type, prop, case, seed))
 
 
 def test_every_property_is_drawn_and_counted() -> None:
