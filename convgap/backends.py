@@ -83,8 +83,7 @@ def _probed(name: str, device: torch.device) -> Status:
             " captured: call convgap.warmup(...) before"
         )
     try:
-        kernel_set = _load(name, device)
-        _probe(kernel_set, device)
+        _probe(_load(name, device), device)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # any other failure makes the backend unusable, and is reported
@@ -103,9 +102,9 @@ def serve(backend: str, device: torch.device, run: Callable[[ModuleType | None],
     if name == "torch":
         return run(None)
     if backend != "auto" or DEFAULT != "auto":
-        return run(_module(name))
+        return run(kernel_set(name))
     try:
-        return run(_module(name))
+        return run(kernel_set(name))
     except (torch.OutOfMemoryError, TypeError, ValueError):
         raise  # memory or the call's own sizes are at fault
     except Exception as error:
@@ -162,14 +161,15 @@ def depth(
         return collapsed.depth(problem)
     _, c, h, w = problem.in_shape
     stride = stride or (c * h * w, h * w, w, 1)
-    kernel_set = _module(backend)
+    kernels = kernel_set(backend)
     if isinstance(problem, Tail):
-        return kernel_set.prepare_tail(problem.in_shape, stride, dtype, address % 16, False).depth
-    return kernel_set.prepare_chain(problem, stride, dtype, address % 16, False).depth
+        return kernels.prepare_tail(problem.in_shape, stride, dtype, address % 16, False).depth
+    return kernels.prepare_chain(problem, stride, dtype, address % 16, False).depth
 
 
 @cache
-def _module(name: str) -> ModuleType:
+def kernel_set(name: str) -> ModuleType:
+    """The launches of "triton" or "cupy", as convgap.execute takes them. ImportError where they cannot be loaded."""
     return import_module(f"{name}_impl.launch")
 
 
@@ -203,7 +203,7 @@ def _import(name: str) -> ModuleType:
         raise RuntimeError(f"{package} is not installed") from None
 
 
-def _probe(kernel_set: Any, device: torch.device) -> None:
+def _probe(kernels: Any, device: torch.device) -> None:
     """One small problem through every forward kernel; small integers, so that the answer is exact."""
     problem = Chain(2, 2, 1, 24, 24, (3, 2), (2, 2), (1, 0), (1, 1), bias=True)
     on_cpu: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are set to
@@ -222,12 +222,12 @@ def _probe(kernel_set: Any, device: torch.device) -> None:
     )
     stream = current_stream(device)
     x, weight, bias = x.to(device), weight.to(device), bias.to(device)
-    got = execute.chain(kernel_set, problem, x, weight, bias, float(area), None, stream)
+    got = execute.chain(kernels, problem, x, weight, bias, float(area), None, stream)
     _expect("chain", got, expected)
-    sums = execute.band_sums(kernel_set, problem, x, stream)
-    got = execute.contract(kernel_set, problem, sums, weight, bias, float(area), None, stream)
+    sums = execute.band_sums(kernels, problem, x, stream)
+    got = execute.contract(kernels, problem, sums, weight, bias, float(area), None, stream)
     _expect("band sums", got, expected)
-    got = execute.tail(kernel_set, x, 24.0 * 24.0, None, stream)
+    got = execute.tail(kernels, x, 24.0 * 24.0, None, stream)
     _expect("tail", got, x.cpu().sum((2, 3), keepdim=True))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -132,11 +131,11 @@ def _reason(asked: str, name: str, device: torch.device) -> str:
 
 
 def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str, ...], str]:
-    kernel_set: Any = import_module(f"{name}_impl.launch")
+    kernels: Any = backends.kernel_set(name)
     x = args[0]
     address = x.data_ptr() % 16
     if operator == "multiply_gap":
-        call = kernel_set.prepare_tail(tuple(x.shape), x.stride(), x.dtype, address, args[1] is not None)
+        call = kernels.prepare_tail(tuple(x.shape), x.stride(), x.dtype, address, args[1] is not None)
         if call.flat:
             return ("multiply_gap_flat",), "small planes that lie side by side are read as one run"
         if call.counters:
@@ -146,7 +145,7 @@ def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str
         _, weight, bias, multiplier, _, geometry, _ = args
         c_out, kernel = weight.shape[1] * geometry[8], tuple(weight.shape[2:])
         problem = problem_of(tuple(x.shape), kernel, c_out, tuple(geometry), bias is not None)
-        call = kernel_set.prepare_chain(problem, x.stride(), x.dtype, address, multiplier is not None)
+        call = kernels.prepare_chain(problem, x.stride(), x.dtype, address, multiplier is not None)
         if call.band_sums_contract is None:
             return ("band_sums", "contract"), "the weight is too large beside the planes for one launch"
         return ("band_sums_contract",), "the weight is small beside the planes: one launch"

@@ -76,16 +76,21 @@ def tf32_convolution() -> Iterator[None]:
         switch.fp32_precision = before
 
 
-def uses_tf32(case: Case, inputs: Inputs) -> bool:
-    """Whether torch's default precision for the case's convolution is TF32."""
+def _uses_tf32(case: Case, inputs: Inputs) -> bool:
     return case.op == "chain" and case.dtype == "float32" and inputs.x.is_cuda
+
+
+def require_tf32(case: Case, inputs: Inputs) -> None:
+    """Unavailable unless torch's default precision for the case's convolution is TF32."""
+    if not _uses_tf32(case, inputs):
+        raise Unavailable("no float32 convolution on a GPU, so no TF32: the row eager-ieee says it all")
 
 
 def _framework(
     case: Case, inputs: Inputs, call: Callable[[], Tensor], what: str, depth: int, stores: int
 ) -> Built:
     """Row on top of torch's own convolution, which runs in torch's default precision."""
-    if not uses_tf32(case, inputs):
+    if not _uses_tf32(case, inputs):
         return Built(call, what, depth, stores)
     return Built(call, f"{what}; convolution in TF32", depth, stores, TF32_OPERAND, tf32_convolution)
 
@@ -135,14 +140,13 @@ def require_usable(backend: str, inputs: Inputs) -> str:
 
 
 def _eager_ieee(case: Case, inputs: Inputs) -> Built:
-    what = "torch eager" + ("; convolution in IEEE float32" if uses_tf32(case, inputs) else "")
+    what = "torch eager" + ("; convolution in IEEE float32" if _uses_tf32(case, inputs) else "")
     depth, stores = eager.depth(case.problem), eager.stores(case.problem)
     return Built(lambda: inputs.call(eager), what, depth, stores, context=eager.ieee_float32)
 
 
 def _eager_tf32(case: Case, inputs: Inputs) -> Built:
-    if not uses_tf32(case, inputs):
-        raise Unavailable("no float32 convolution on a GPU, so no TF32: the row eager-ieee says it all")
+    require_tf32(case, inputs)
     return _framework(
         case,
         inputs,

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from harness.cases import Case, select
-from harness.errors import UsageError
+from harness.errors import UsageError, last_line
 from reference.calls import accumulator
 from reference.problem import Tail
 
@@ -504,8 +504,7 @@ def collect_elsewhere(arch: int) -> list[Compiled]:
         check=False,
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(f"compiling for sm_{arch} failed: {last}")
+        raise UsageError(f"compiling for sm_{arch} failed: {last_line(done.stderr)}")
     return [Compiled(**item) for item in json.loads(done.stdout)]
 
 

@@ -1,5 +1,10 @@
-"""The one kind of error that a command line answers with a line of text and exit code 2."""
+"""The one kind of error that a command line answers with a line of text and exit code 2, and others' last words."""
 
 
 class UsageError(ValueError):
     """What was asked for cannot be done; the message says why in one line."""
+
+
+def last_line(text: str) -> str:
+    """The last line of what a process wrote to stderr, where Python puts the exception."""
+    return (text.strip().splitlines() or ["no message"])[-1]

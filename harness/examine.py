@@ -49,12 +49,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def guarded(inputs: Inputs) -> Inputs:
     """The same arguments, each tensor surrounded by poison."""
-    changed = {
-        name: surrounded(value)
-        for name in ("x", "weight", "bias", "multiplier")
-        if isinstance(value := getattr(inputs, name), Tensor)
-    }
-    return replace(inputs, **changed)
+    return replace(inputs, **{name: surrounded(value) for name, value in inputs.tensors().items()})
 
 
 def samples(inputs: Inputs, first: int, count: int) -> Inputs:
@@ -89,9 +84,8 @@ def examine(
         return verdict(found.message)
     if broken := guards.broken():
         return verdict(f"wrote outside its buffers: {broken[0]}")
-    for name in ("x", "weight", "bias", "multiplier"):
-        before, after = getattr(inputs, name), getattr(given, name)
-        if isinstance(before, Tensor) and not same_bits(before, after):
+    for name, before in inputs.tensors().items():
+        if not same_bits(before, getattr(given, name)):
             return verdict(f"changed its argument {name}")
     with Guards():
         again = call(given)

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from harness.backends import TF32_OPERAND
-from harness.compare import compare
+from harness.compare import Comparison, compare
+from harness.errors import last_line
 from harness.inputs import Inputs
 from harness.truth import truth
 from reference import eager
@@ -345,25 +346,19 @@ def answers(path: Path, *, gpu: bool | None = None) -> Iterator[Answer]:
             item["multiplier"],
             {n: getattr(problem, n) for n in ("stride", "padding", "output_padding", "groups", "dilation")},
         )
-        yield _judge(item["out"], problem, layout, inputs, tf32=gpu and calls_torch)
+        verdict = judge(item["out"], problem, inputs, tf32=gpu and calls_torch)
+        yield Answer(problem, layout, verdict.passed, verdict.message, verdict.worst)
 
 
-def _judge(out: Tensor, problem: Chain, layout: str, inputs: Inputs, *, tf32: bool) -> Answer:
-    """The answer against the oracle, in the budget of the operator as written: the file may be anyone's."""
+def judge(out: Tensor, problem: Chain, inputs: Inputs, *, tf32: bool) -> Comparison:
+    """A file's answer against the oracle, in the budget of the operator as written: the file may be anyone's.
+
+    tf32: whether the convolution is the framework's on a GPU, which rounds its factors.
+    """
     right = truth(problem, inputs)
-    # Both operands of a product may be off: (1 + e)^2 - 1.
-    operands = (1 + TF32_OPERAND) ** 2 - 1 if tf32 else 0.0
-    verdict = compare(
-        out,
-        right.expected,
-        right.magnitude,
-        "float32",
-        eager.depth(problem),
-        stores=eager.stores(problem),
-        floor=right.floor + operands * right.magnitude,
-        reference_depth=right.depth,
-    )
-    return Answer(problem, layout, verdict.passed, verdict.message, verdict.worst)
+    error = TF32_OPERAND if tf32 else 0.0
+    plan = right.plan(eager.depth(problem), stores=eager.stores(problem), operand_error=error)
+    return compare(out, right.expected, right.magnitude, "float32", **plan)
 
 
 def _run_alone(folder: Path, *, interpret: bool) -> str:
@@ -383,8 +378,7 @@ def _run_alone(folder: Path, *, interpret: bool) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"no answer in {LIMIT_S} s"
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"the file failed: {last}" if done.returncode else ""
+    return f"the file failed: {last_line(done.stderr)}" if done.returncode else ""
 
 
 _ALONE = """

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.cases import Case
+from harness.errors import last_line
 from harness.shapes import parse, spell
 
 CACHES = ("TRITON_CACHE_DIR", "CUPY_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
@@ -53,7 +54,7 @@ def _seconds(command: list[str], env: dict[str, str], root: Path) -> float:
     except subprocess.TimeoutExpired:
         raise FirstCallError(f"first call: no answer in {LIMIT_S} s") from None
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        last = last_line(error.stderr)
         raise FirstCallError(f"first call: the fresh process failed: {last}") from None
 
 

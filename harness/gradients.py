@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -18,17 +17,10 @@ import convgap.backends
 from reference import eager
 from reference.problem import Chain, Problem
 
-from .backends import TF32_OPERAND, Built, Unavailable, require_usable, tf32_convolution, uses_tf32
+from .backends import TF32_OPERAND, Built, Unavailable, require_tf32, require_usable, tf32_convolution
 from .cases import Case
 from .inputs import Inputs
 from .truth import Truth, truth_gradients
-
-
-def tracked(inputs: Inputs) -> tuple[Inputs, dict[str, Tensor]]:
-    """The inputs, and by name those that get a gradient."""
-    named = {name: getattr(inputs, name) for name in ("x", "weight", "bias", "multiplier")}
-    leaves = {name: v.detach().requires_grad_() for name, v in named.items() if isinstance(v, Tensor)}
-    return replace(inputs, **leaves), leaves
 
 
 def output_gradient(problem: Problem, x: Tensor) -> Tensor:
@@ -52,7 +44,7 @@ def joined(answer: Tensor | tuple[Tensor, ...]) -> Tensor:
 def truth(problem: Problem, inputs: Inputs) -> Truth:
     """The float64 truth of all gradients, as `joined` joins them."""
     true = truth_gradients(problem, inputs, output_gradient(problem, inputs.x))
-    parts = [true[name] for name in tracked(inputs)[1]]
+    parts = [true[name] for name in inputs.tensors()]
 
     def join(name: str) -> Any:
         shapes = [part.expected.shape for part in parts]
@@ -69,7 +61,7 @@ def _gradients(operators: ModuleType, inputs: Inputs, grad: Tensor, **options: A
     def call() -> tuple[Tensor, ...]:
         stream = torch.cuda.current_stream(grad.device).cuda_stream if grad.is_cuda else 0
         if stream not in made:
-            wanted, leaves = tracked(inputs)
+            wanted, leaves = inputs.tracked()
             made[stream] = wanted.call(operators, **options), list(leaves.values())
         output, leaves = made[stream]
         return torch.autograd.grad(output, leaves, grad, retain_graph=True)
@@ -87,8 +79,8 @@ def _eager(
     context: Callable[[], AbstractContextManager[Any]], case: Case, inputs: Inputs, grad: Tensor
 ) -> Built:
     tf32 = context is tf32_convolution
-    if tf32 and not uses_tf32(case, inputs):
-        raise Unavailable("no float32 convolution on a GPU, so no TF32: the row eager-ieee says it all")
+    if tf32:
+        require_tf32(case, inputs)
     if case.dtype == "float16":
         raise Unavailable("its gradient of a mean is subnormal in float16, and the rest is lost with it")
     problem = case.problem

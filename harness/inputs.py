@@ -6,7 +6,7 @@ generator would give other values, and the truth is computed on the CPU anyway.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import Any
 from zlib import crc32
@@ -28,6 +28,16 @@ class Inputs:
     bias: Tensor | None
     multiplier: float | Tensor
     sizes: dict[str, Any]  # stride, padding, output_padding, groups, dilation; empty for the tail
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The arguments that are tensors, by name."""
+        named = {name: getattr(self, name) for name in ("x", "weight", "bias", "multiplier")}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    def tracked(self) -> tuple[Inputs, dict[str, Tensor]]:
+        """The same arguments, each tensor a leaf that gets a gradient, and these leaves by name."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self.tensors().items()}
+        return replace(self, **leaves), leaves
 
     def call(self, operators: Any, **options: Any) -> Tensor:
         """Apply the operator of a module (or object) that has the project's two public names."""

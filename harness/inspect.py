@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -15,8 +14,7 @@ from rich.text import Text
 from harness import audit, report
 from harness.compiled import Compiled, collect_elsewhere
 from harness.occupancy import ARCHITECTURES, Architecture, blocks_per_sm, occupancy
-from harness.page import add_outputs, check_outputs, replace_block
-from harness.records import write_whole
+from harness.page import add_outputs, check_outputs, write_outputs
 
 SUMMARY = "what the compilers make of both kernel sets for a given architecture; needs no GPU"
 BASELINE = "baseline"
@@ -39,13 +37,8 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args, "inspect")
     found = collect_elsewhere(args.arch)
     text = render(found, args.arch)
-    print(text, end="")
-    if args.text:
-        write_whole(args.text, text)
-    if args.page:
-        replace_block(args.page, "inspect", render([item for item in found if item.main], args.arch))
-    if args.json:
-        write_whole(args.json, to_json(found, args.arch))
+    block = render([item for item in found if item.main], args.arch)
+    write_outputs(args, "inspect", text, document(found, args.arch), block=block)
     return int(any(audit.violations(item) for item in found if item.backend != BASELINE))
 
 
@@ -78,11 +71,10 @@ def derived(item: Compiled, arch: int) -> dict[str, object]:
     }
 
 
-def to_json(found: Iterable[Compiled], arch: int) -> str:
+def document(found: Iterable[Compiled], arch: int) -> dict[str, object]:
     """Facts and what follows from them."""
     kernels = [asdict(item) | derived(item, arch) for item in found]
-    document = {"arch": arch, "card": ARCHITECTURES[arch].card, "kernels": kernels}
-    return json.dumps(document, indent=1) + "\n"
+    return {"arch": arch, "card": ARCHITECTURES[arch].card, "kernels": kernels}
 
 
 def render(found: list[Compiled], arch: int) -> str:

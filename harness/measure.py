@@ -168,14 +168,7 @@ def _poison(case: Case, inputs: Inputs) -> None:
 
 def _plan(built: Built, expected: Truth) -> dict[str, Any]:
     """What harness.compare.budget needs to know of a row."""
-    # Both operands of a product may be off: (1 + e)^2 - 1.
-    operands = (1 + built.operand_error) ** 2 - 1
-    return {
-        "depth": built.depth,
-        "stores": built.stores,
-        "floor": expected.floor + operands * expected.magnitude,
-        "reference_depth": expected.depth,
-    }
+    return expected.plan(built.depth, stores=built.stores, operand_error=built.operand_error)
 
 
 def _compare(answer: Tensor, case: Case, built: Built, expected: Truth) -> Comparison:

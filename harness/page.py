@@ -6,7 +6,9 @@ Of a document only what lies between two marks is replaced.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError
 from harness.records import check_writable, write_whole
@@ -30,6 +32,22 @@ def check_outputs(args: argparse.Namespace, name: str) -> None:
             raise UsageError(str(error)) from None
     if args.page:
         check_block(args.page, name)
+
+
+def write_outputs(
+    args: argparse.Namespace, name: str, text: str, document: dict[str, Any], *, block: str | None = None
+) -> None:
+    """Print `text`, and write what add_outputs offers: it, `document` as JSON, and the block `name`.
+
+    block: what a page shows, if it is not `text`.
+    """
+    print(text, end="")
+    if args.text:
+        write_whole(args.text, text)
+    if args.page:
+        replace_block(args.page, name, text if block is None else block)
+    if args.json:
+        write_whole(args.json, json.dumps(document, indent=1) + "\n")
 
 
 def check_block(path: Path, name: str) -> None:

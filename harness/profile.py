@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -24,8 +23,7 @@ from harness.backends import choose
 from harness.cases import Case
 from harness.errors import UsageError
 from harness.options import add_case_options, chosen_cases
-from harness.page import add_outputs, check_outputs, replace_block
-from harness.records import write_whole
+from harness.page import add_outputs, check_outputs, write_outputs
 from harness.shapes import spell
 
 SUMMARY = "Nsight Compute's figures for each row, with a reading in words; needs ncu and a GPU"
@@ -114,15 +112,8 @@ def run(args: argparse.Namespace) -> int:
                 failed.append(f"{case.name}, {row}: {error}")
     device = torch.cuda.get_device_name()
     text = render(found, device, failed)
-    print(text, end="")
-    if args.text:
-        write_whole(args.text, text)
-    if args.page:
-        replace_block(args.page, "profile", text)
-    if args.json:
-        kernels = {name: [asdict(item) for item in items] for name, items in found.items()}
-        document = {"device": device, "kernels": kernels, "failed": failed}
-        write_whole(args.json, json.dumps(document, indent=1) + "\n")
+    kernels = {name: [asdict(item) for item in items] for name, items in found.items()}
+    write_outputs(args, "profile", text, {"device": device, "kernels": kernels, "failed": failed})
     return int(bool(failed))
 
 

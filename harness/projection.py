@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,8 +25,8 @@ from harness.compiled import Compiled, collect_elsewhere
 from harness.errors import UsageError
 from harness.inspect import resident
 from harness.occupancy import ARCHITECTURES, QUARTERS, Architecture
-from harness.page import add_outputs, check_outputs, replace_block
-from harness.records import CaseRecord, Run, load, write_whole
+from harness.page import add_outputs, check_outputs, write_outputs
+from harness.records import CaseRecord, Run, load
 
 SUMMARY = "projected times on an RTX 4090, with the model's error on what was measured"
 TARGET = 89
@@ -111,15 +110,9 @@ def run(args: argparse.Namespace) -> int:
             f"{', '.join(map(str, args.record))}: no timed row of a case that `bench.py inspect` compiles"
         )
     text = render(record, memory, lines, there)
-    print(text, end="")
-    if args.text:
-        write_whole(args.text, text)
-    if args.page:
-        replace_block(args.page, "project", text)
-    if args.json:
-        rows = [asdict(line) | {"error": line.error} for line in lines]
-        document = {"projected_for": ARCHITECTURES[TARGET].card, "memory": asdict(memory), "rows": rows}
-        write_whole(args.json, json.dumps(document, indent=1) + "\n")
+    rows = [asdict(line) | {"error": line.error} for line in lines]
+    document = {"projected_for": ARCHITECTURES[TARGET].card, "memory": asdict(memory), "rows": rows}
+    write_outputs(args, "project", text, document)
     return 0
 
 

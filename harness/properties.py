@@ -139,7 +139,7 @@ def _depth(example: Example, x: Tensor) -> int:
 
 
 def _plan(example: Example, expected: Truth, x: Tensor) -> dict[str, Any]:
-    return {"depth": _depth(example, x), "floor": expected.floor, "reference_depth": expected.depth}
+    return expected.plan(_depth(example, x))
 
 
 def _must(condition: bool, message: str) -> None:
@@ -347,12 +347,8 @@ def _gradients(example: Example) -> None:
     inputs, problem, case = make_inputs(example.case, example.device), example.case.problem, example.case
     if 0 in inputs.x.stride():
         raise Skip
-    leaves = {
-        name: value.detach().requires_grad_()
-        for name in ("x", "weight", "bias", "multiplier")
-        if isinstance(value := getattr(inputs, name), Tensor)
-    }
-    answer = _answer(example, replace(inputs, **leaves))
+    tracked, leaves = inputs.tracked()
+    answer = _answer(example, tracked)
     generator = torch.Generator().manual_seed(example.seed)
     grad = torch.randn(answer.shape, generator=generator).to(answer.device, answer.dtype)
     found = torch.autograd.grad(answer, list(leaves.values()), grad)

@@ -96,12 +96,7 @@ def drive(backends: list[str], device: str) -> set[str]:
     for case in driven_cases():
         # Made on the CPU and copied: what torch's own kernels do is not under test.
         inputs = make_inputs(case, "cpu")
-        moved = {
-            name: _moved(value, device)
-            for name in ("x", "weight", "bias", "multiplier")
-            if isinstance(value := getattr(inputs, name), Tensor)
-        }
-        inputs = replace(inputs, **moved)
+        inputs = replace(inputs, **{name: _moved(value, device) for name, value in inputs.tensors().items()})
         for backend in backends:
             with interposed(note):
                 inputs.call(convgap, backend=backend)

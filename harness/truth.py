@@ -31,6 +31,17 @@ class Truth:
     floor: NDArray[np.float64]
     depth: int
 
+    def plan(self, depth: int, *, stores: int = 1, operand_error: float = 0.0) -> dict[str, Any]:
+        """What harness.compare needs to know, beside expected and magnitude, of an answer.
+
+        depth, stores: of the answer's own arithmetic. operand_error: relative error that each operand of
+        a product may suffer before it is multiplied.
+        """
+        # Both operands of a product may be off: (1 + e)^2 - 1.
+        operands = (1 + operand_error) ** 2 - 1
+        floor = self.floor + operands * self.magnitude if operands else self.floor
+        return {"depth": depth, "stores": stores, "floor": floor, "reference_depth": self.depth}
+
 
 def truth(problem: Problem, inputs: Inputs) -> Truth:
     """Evaluate the oracle on tensors of any device, dtype and layout. Takes seconds at GPU sizes."""
@@ -113,7 +124,7 @@ def _dtype(x: Tensor) -> str:
 
 
 def _arrays(inputs: Inputs) -> Any:
-    return replace(inputs, **{n: _numpy(getattr(inputs, n)) for n in ("x", "weight", "bias", "multiplier")})
+    return replace(inputs, **{name: _numpy(value) for name, value in inputs.tensors().items()})
 
 
 def _numpy(value: Tensor | float | None) -> Any:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from usable import require
 
 import convgap
 from convgap import execute
 from convgap.backends import BACKENDS
 from harness.cases import Case, select
 from harness.compare import compare
-from harness.gradients import depth, output_gradient, tracked
+from harness.gradients import depth, output_gradient
 from harness.inputs import make_inputs
 from harness.truth import truth_gradients
 
@@ -30,16 +31,9 @@ NAMES = (
 DTYPED = ("chain/edge/rectangular", "chain/edge/multiplier-tensor", "tail/edge/multiplier-tensor")
 
 
-def require(backend: str, device: torch.device) -> None:
-    """Skip, with the reason, where a backend cannot run."""
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"{backend} is not usable on {device}: {status.reason}")
-
-
 def check(backend: str, case: Case, dtype: str, device: torch.device, layout: str = "contiguous") -> None:
     require(backend, device)
-    inputs, leaves = tracked(make_inputs(case, device, dtype, layout))
+    inputs, leaves = make_inputs(case, device, dtype, layout).tracked()
     out = inputs.call(convgap, backend=backend)
     grad = output_gradient(case.problem, inputs.x)
     true = truth_gradients(case.problem, inputs, grad)
@@ -84,7 +78,7 @@ def test_gradient_of_x_keeps_channels_last(backend: str, device: torch.device) -
     require(backend, device)
     (case,) = select(["chain/edge/rectangular"])
     for layout in (torch.contiguous_format, torch.channels_last):
-        inputs, _ = tracked(make_inputs(case, device))
+        inputs, _ = make_inputs(case, device).tracked()
         x = inputs.x.detach().contiguous(memory_format=layout).requires_grad_()
         replace(inputs, x=x).call(convgap, backend=backend).sum().backward()
         assert x.grad is not None
@@ -140,7 +134,7 @@ def test_derivatives_of_a_case(backend: str, name: str, device: torch.device) ->
     (case,) = select([name])
     # One sample: the edge is in the sizes of a plane.
     case = replace(case, problem=replace(case.problem, n=1))
-    inputs, leaves = tracked(make_inputs(case, device, "float64"))
+    inputs, leaves = make_inputs(case, device, "float64").tracked()
 
     def call(*values: Tensor) -> Tensor:
         changed = replace(inputs, **dict(zip(leaves, values, strict=True)))
@@ -220,7 +214,7 @@ def test_strategy_tail_has_the_same_gradients(backend: str, device: torch.device
     (case,) = select(["chain/edge/rectangular"])
     found = []
     for strategy in ("collapsed", "tail"):
-        inputs, leaves = tracked(make_inputs(case, device, "float64"))
+        inputs, leaves = make_inputs(case, device, "float64").tracked()
         out = inputs.call(convgap, backend=backend, strategy=strategy)
         found.append(torch.autograd.grad(out.sum(), list(leaves.values())))
     for collapsed, tail in zip(*found, strict=True):

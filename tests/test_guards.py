@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from usable import require
 
 import convgap
 from harness.cases import LAYOUTS, Case, select
@@ -36,9 +37,7 @@ def test_empty_is_nan_between_zones(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 def test_outputs_and_workspaces_of_the_operator_are_guarded(backend: str, device: torch.device) -> None:
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"backend {backend}: {status.reason}")
+    require(backend, device)
     inputs = make_inputs(select(["chain/edge/prime"])[0], device)
     with Guards() as guards:
         inputs.call(convgap, backend=backend)

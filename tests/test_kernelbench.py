@@ -16,12 +16,9 @@ from test_export import load
 from torch import Tensor, nn
 
 from harness import export
-from harness.backends import TF32_OPERAND
 from harness.cases import shrink
-from harness.compare import compare
+from harness.export_check import judge
 from harness.inputs import Inputs
-from harness.truth import truth
-from reference import eager
 from reference.problem import Chain
 
 pytest.importorskip("triton", reason="the exported file is made of the Triton kernels")
@@ -100,8 +97,6 @@ def test_model_new_against_model(
     for key, value in model.state_dict().items():
         assert torch.equal(value, new.state_dict()[key]), "weights are equal by construction"
 
-    # The convolution of the strategy "tail" is the framework's, which rounds its factors to TF32 on a GPU.
-    tf32 = (1 + TF32_OPERAND) ** 2 - 1 if GPU and strategy == "tail" else 0.0
     conv = model.conv_transpose
     worst = 0.0
     # The truth at the full size takes seconds each: one channel more or less says nothing new there.
@@ -114,17 +109,7 @@ def test_model_new_against_model(
         inputs = Inputs(
             x, conv.weight.detach(), conv.bias.detach(), 0.5, sizes | {"groups": 1, "dilation": 1}
         )
-        right = truth(problem, inputs)
-        verdict = compare(
-            out,
-            right.expected,
-            right.magnitude,
-            "float32",
-            eager.depth(problem),
-            stores=eager.stores(problem),
-            floor=right.floor + tf32 * right.magnitude,
-            reference_depth=right.depth,
-        )
+        verdict = judge(out, problem, inputs, tf32=GPU and strategy == "tail")
         assert verdict.passed, f"trial {trial}: {verdict.message}"
         worst = max(worst, verdict.worst)
     record_property("error_over_budget", worst)

@@ -5,20 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from usable import require
 
-import convgap
 from harness import mutants, score
 from harness.interpose import kernels, parameters
 from harness.mutants import MUTANTS, Mutant, Source
 
 BACKENDS = ("torch", "triton", "cupy")
 PAIRS = [(backend, mutant) for backend in BACKENDS for mutant in mutants.of(backend)]
-
-
-def require(backend: str, device: torch.device) -> None:
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"backend {backend}: {status.reason}")
 
 
 @pytest.mark.parametrize(("backend", "mutant"), PAIRS, ids=[f"{b}-{m.name}" for b, m in PAIRS])

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 import torch
 from torch import Tensor
+from usable import require
 
 import convgap
 from convgap.backends import BACKENDS, depth
@@ -37,13 +38,6 @@ SWEPT = EDGE if not GPU else [
 LAID_OUT = ("chain/edge/prime", "chain/edge/rectangular", "chain/edge/groups3", "tail/edge/prime")
 
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU: the CPU has neither streams nor graphs")
-
-
-def require(backend: str, device: torch.device) -> None:
-    """Skip, with the reason, where a backend cannot run."""
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"{backend} is not usable on {device}: {status.reason}")
 
 
 @lru_cache(maxsize=4)

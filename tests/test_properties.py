@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from usable import require
 
 import convgap
 from harness import properties
@@ -27,9 +28,7 @@ CI = {"torch": (400, 40), "cupy": (60, 8), "triton": (30, 12)}
 
 @pytest.mark.parametrize("backend", convgap.BACKENDS)
 def test_holds_for_random_calls(backend: str, device: torch.device) -> None:
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"backend {backend}: {status.reason}")
+    require(backend, device)
     examples, pool = CI[backend]
     found = search(backend, device.type, examples=examples, seed=6, pool_size=pool)
     assert not found.miss, found.miss
@@ -55,9 +54,7 @@ SEEN = (
 @pytest.mark.parametrize("backend", convgap.BACKENDS)
 @pytest.mark.parametrize("seen", SEEN, ids=lambda seen: f"{seen[0]}-{seen[1]}")
 def test_holds_where_it_once_did_not(backend: str, seen: tuple[Any, ...], device: torch.device) -> None:
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"backend {backend}: {status.reason}")
+    require(backend, device)
     prop, shape, dtype, layout, values, multiplier, seed = seen
     case = Case(
         f"shape/{shape}",

@@ -1,7 +1,6 @@
 """The two torch references against the oracle: every small case, dtype and layout, and random problems."""
 
 import contextlib
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -61,16 +60,10 @@ def test_random_problem(seed: int) -> None:
         check(name, case, inputs, dtype)
 
 
-def leaves(inputs: Inputs) -> dict[str, Tensor]:
-    """The arguments that get a gradient, by name."""
-    arguments = {name: getattr(inputs, name) for name in ("x", "weight", "bias", "multiplier")}
-    return {name: v.detach().requires_grad_() for name, v in arguments.items() if isinstance(v, Tensor)}
-
-
 def check_gradients(name: str, case: Case, dtype: str) -> None:
     inputs, module = make_inputs(case, "cpu", dtype), REFERENCES[name]
-    tracked = leaves(inputs)
-    out = replace(inputs, **tracked).call(module)
+    tracked, leaves = inputs.tracked()
+    out = tracked.call(module)
     grad = (
         torch.rand(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
         - 0.5
@@ -83,7 +76,7 @@ def check_gradients(name: str, case: Case, dtype: str) -> None:
     if isinstance(p, Chain):
         depth += p.out_shape[1] * p.kernel[0] * p.kernel[1]
         depth += p.n * p.out_size(0) * p.out_size(1) if module is eager else 0
-    for key, got in zip(tracked, torch.autograd.grad(out, list(tracked.values()), grad), strict=True):
+    for key, got in zip(leaves, torch.autograd.grad(out, list(leaves.values()), grad), strict=True):
         t = true[key]
         result = compare(
             got, t.expected, t.magnitude, dtype, depth, floor=t.floor, reference_depth=t.depth, stores=2

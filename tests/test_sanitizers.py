@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from usable import require
 
-import convgap
 from harness import sanitize
 from harness.cli import main
 from harness.interpose import kernels
@@ -15,9 +15,7 @@ from harness.interpose import kernels
 
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 def test_driver_reaches_every_kernel(backend: str, device: torch.device) -> None:
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"backend {backend}: {status.reason}")
+    require(backend, device)
     assert sanitize.drive([backend], device.type) == set(kernels())
 
 

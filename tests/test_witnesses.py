@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from usable import require
 
 import convgap
 from harness.cases import Case
@@ -36,12 +37,6 @@ TORCH_SAMPLES: tuple[tuple[tuple[int, ...], tuple[int, ...], bool, dict], ...] =
 )
 
 
-def usable(backend: str, device: torch.device) -> None:
-    status = {status.name: status for status in convgap.status(device)}[backend]
-    if not status.usable:
-        pytest.skip(f"backend {backend}: {status.reason}")
-
-
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("backend", convgap.BACKENDS)
@@ -49,7 +44,7 @@ def usable(backend: str, device: torch.device) -> None:
 def test_shapes_of_pytorchs_own_tests(
     sample: int, backend: str, dtype: str, batched: bool, device: torch.device
 ) -> None:
-    usable(backend, device)
+    require(backend, device)
     x, weight, bias, sizes = TORCH_SAMPLES[sample]
     n = x[0] if batched else 1
     kernel, c_out = (weight[2], weight[3]), weight[1] * sizes.get("groups", 1)
@@ -85,7 +80,7 @@ def hard(kind: str, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(3))
 def test_tail_against_exactly_rounded_sums(kind: str, seed: int, backend: str, device: torch.device) -> None:
     # math.fsum rounds once, whatever the condition of the sum: no oracle of the project has a part in this.
-    usable(backend, device)
+    require(backend, device)
     y = hard(kind, seed)
     planes = y.reshape(6, -1).astype(np.float64)
     area = planes.shape[1]
