@@ -134,64 +134,84 @@ __device__ __forceinline__ Rows split_rows(const Place& at, SIZE H, SIZE H_OUT) 
     return rows;
 }
 
-// Taps that fit in 16 KiB of shared memory at a time.
-constexpr int ROOM = 16384 / (int)sizeof(ACC) / (THREADS * VP);
-constexpr int KWC = KW < ROOM ? KW : ROOM, KHC = KH < ROOM / KWC ? KH : ROOM / KWC;
-constexpr int RED = THREADS * VP * KHC * KWC;
+// Lanes of a warp on neighbouring columns are NEXT apart; LANES of them add up before shared memory sees them.
+constexpr int NEXT = AXIS == 1 ? TP : AXIS == 2 ? TR : 1;
+constexpr int LANES = NEXT >= 32 ? 1 : TC < 32 / NEXT ? TC : 32 / NEXT;
+// Kernel columns that fit in 16 KiB of shared memory at a time, core and rims.
+constexpr int ROOM = 16384 / (int)sizeof(ACC) / (2 * TC / LANES * TR * BP), KWC = KW < ROOM ? KW : ROOM;
+constexpr int SLOTS = 2 * TR * BP * KWC, RED = TC / LANES * SLOTS;
 
-// sink(p, tap, sum of plane p over the band of the tap), within this part, from as many threads as
-// there are sums. thread: row r0 of this thread's plane and column. red: RED elements.
+// One row of the columns, over the column band of kw: into red[block of columns][half][row][plane][kw].
+__device__ __forceinline__ void store_columns(const Place& at, const ACC (&column)[VEC], int half, int x, int left,
+                                              int right, ACC* red) {
+    ACC* own = red + at.c / VC / LANES * SLOTS + ((half * TR + at.r) * BP + at.p) * KWC + x;
+    bool first = at.active && at.c / VC % LANES == 0;
+    ACC total = 0;
+    for (int e = 0; e < VEC; e++) {
+        bool counts = AXIS == 3 ? e >= left && e < right : left <= 0 && right > 0;
+        total = counts ? total + column[e] : total;
+        if (AXIS != 1 && e < VEC - 1) continue;
+        for (int lanes = LANES / 2; lanes > 0; lanes /= 2)
+            total += __shfl_xor_sync(0xffffffffu, total, lanes * NEXT);
+        if (first) own[AXIS == 1 ? e * KWC : 0] = total;
+        total = 0;
+    }
+}
+
+// sink(p, tap, sum of plane p over the band of the tap), within this part, from as many threads as there
+// are sums. thread: row r0 of this thread's plane and column. red: RED elements.
 template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at, const ELEMENT* thread, int planes, SIZE H,
                                                                 SIZE W, SIZE H_OUT, SIZE W_OUT, index_t stride_h,
                                                                 ACC* red, Sink sink) {
     typedef vec<ELEMENT, VEC> access;
+    constexpr int SUMS = BP * KH * KWC, PER = (SUMS + THREADS - 1) / THREADS;
     Rows rows = split_rows(at, H, H_OUT);
     bool inside = at.active && at.ci + at.p < planes && at.col0 + at.c < W;
+    auto load_rim = [&](int j) {
+        return inside && j < rows.rims ? load_streaming((const access*)(thread + rows.rim(j) * stride_h)) : access{};
+    };
     // The first rim row of a thread is asked for before the stream and used after it; most have one.
-    bool rim = inside && at.r < rows.rims;
-    access first = rim ? load_streaming((const access*)(thread + rows.rim(at.r) * stride_h)) : access{};
+    access first = load_rim(at.r);
     ACC core[VEC];
     stream_rows(thread, inside, at.r, rows.core_lo, rows.core_hi, stride_h, core);
     #pragma unroll 1
-    for (int kh0 = 0; kh0 < KH; kh0 += KHC) {
+    for (int kw0 = 0; kw0 < KW; kw0 += KWC) {
+        ACC totals[PER] = {};
         #pragma unroll 1
-        for (int kw0 = 0; kw0 < KW; kw0 += KWC) {
-            ACC* own = red + ((at.r * TC + at.c / VC) * BP + at.p) * (KHC * KWC);
-            #pragma unroll 1
-            for (int y = 0; y < KHC && at.active; y++) {
+        for (int j0 = 0; j0 == 0 || j0 < rows.rims; j0 += TR) {
+            access rim = j0 == 0 ? first : load_rim(j0 + at.r);
+            ACC wide[VEC];
+            for (int e = 0; e < VEC; e++) wide[e] = widen(rim.at[e]);
+            // Columns first: that costs what there are rows, the core and the rims, and not per kh.
+            #pragma unroll
+            for (int x = 0; x < KWC; x++) {
                 SIZE lo, hi;
-                int from, to;
-                band(kh0 + y, H, H_OUT, SH, PH, DH, lo, hi);
-                clip(lo, hi, at.r0, at.rows, from, to);
-                ACC column[VEC];
-                bool first_counts = rim && rows.rim(at.r) >= from && rows.rim(at.r) < to;
-                for (int e = 0; e < VEC; e++) column[e] = core[e] + (first_counts ? widen(first.at[e]) : 0);
-                #pragma unroll 1
-                for (int j = at.r + TR; j < rows.rims && inside; j += TR) {
-                    int row = rows.rim(j);
-                    if (row < from || row >= to) continue;
-                    access next = load_streaming((const access*)(thread + row * stride_h));
-                    for (int e = 0; e < VEC; e++) column[e] += widen(next.at[e]);
-                }
-                #pragma unroll
-                for (int x = 0; x < KWC; x++) {
-                    band(kw0 + x, W, W_OUT, SW, PW, DW, lo, hi);
-                    int left = (int)max(lo - at.col0, 0LL) - at.c, right = (int)min(hi - at.col0, (index_t)BC) - at.c;
-                    ACC total = 0;
-                    for (int e = 0; e < VEC; e++) {
-                        bool counts = AXIS == 3 ? e >= left && e < right : left <= 0 && right > 0;
-                        if (AXIS == 1) own[(e * KHC + y) * KWC + x] = counts ? column[e] : 0;
-                        else total += counts ? column[e] : 0;
-                    }
-                    if (AXIS != 1) own[y * KWC + x] = total;
-                }
+                band(kw0 + x, W, W_OUT, SW, PW, DW, lo, hi);
+                int left = (int)max(lo - at.col0, 0LL) - at.c, right = (int)min(hi - at.col0, (index_t)BC) - at.c;
+                store_columns(at, core, 0, x, left, right, red);
+                store_columns(at, wide, 1, x, left, right, red);
             }
-            reduce<TR * TC, BP * KHC * KWC>(red);
-            for (int i = threadIdx.x; i < BP * KHC * KWC; i += THREADS) {
-                int kh = kh0 + i / KWC % KHC, kw = kw0 + i % KWC;
-                if (kh < KH && kw < KW) sink(i / (KHC * KWC), kh * KW + kw, red[i]);
+            reduce<TC / LANES, SLOTS>(red);
+            #pragma unroll
+            for (int u = 0; u < PER; u++) {
+                int i = threadIdx.x + u * THREADS, p = i / (KH * KWC), kh = i / KWC % KH, x = i % KWC, from, to;
+                if (i >= SUMS) break;
+                SIZE lo, hi;
+                band(kh, H, H_OUT, SH, PH, DH, lo, hi);
+                clip(lo, hi, at.r0, at.rows, from, to);
+                #pragma unroll 1
+                for (int r = 0; r < TR; r++) {
+                    int row = rows.rim(j0 + r);
+                    if (j0 == 0) totals[u] += red[(r * BP + p) * KWC + x];
+                    if (j0 + r < rows.rims && row >= from && row < to) totals[u] += red[((TR + r) * BP + p) * KWC + x];
+                }
             }
             __syncthreads();
+        }
+        #pragma unroll
+        for (int u = 0; u < PER; u++) {
+            int i = threadIdx.x + u * THREADS, kw = kw0 + i % KWC;
+            if (i < SUMS && kw < KW) sink(i / (KH * KWC), i / KWC % KH * KW + kw, totals[u]);
         }
     }
 }
@@ -211,38 +231,39 @@ __device__ __forceinline__ bool arrive(unsigned* counter, int blocks) {
     return last;
 }
 
-// total[e] = sum of column i + e * THREADS over rows from, from + by, ... of partials[rows][width]: in one
-// order, whoever is last, so that bits do not depend on timing. Others wrote them: read from L2.
-template <int PER> __device__ __forceinline__ void add_rows(const ACC* partials, int from, int by, int rows, int width,
-                                                            int i, ACC (&total)[PER]) {
+// Sum of columns i, ..., i + PER - 1 over rows from, from + by, ... of partials[rows][width]: in one order,
+// whoever is last, so that bits do not depend on timing. Others wrote them: read from L2.
+template <int PER> __device__ __forceinline__ vec<ACC, PER> add_rows(const ACC* partials, int from, int by, int rows,
+                                                                     int width, int i) {
+    typedef vec<ACC, PER> access;
     constexpr int DEEP = FR > PER ? FR / PER : 1;
-    for (int e = 0; e < PER; e++) total[e] = 0;
+    access total = {};
     #pragma unroll 1
     for (; from < rows; from += by * DEEP) {
-        ACC some[DEEP][PER];
+        access some[DEEP];
         #pragma unroll
         for (int f = 0; f < DEEP; f++) {
             int row = from + f * by;
-            for (int e = 0; e < PER; e++)
-                some[f][e] = row < rows ? load_coherent(partials + (index_t)row * width + i + e * THREADS) : 0;
+            some[f] = row < rows ? load_coherent((const access*)(partials + (index_t)row * width + i)) : access{};
         }
         #pragma unroll
         for (int f = 0; f < DEEP; f++)
-            for (int e = 0; e < PER; e++) total[e] += some[f][e];
+            for (int e = 0; e < PER; e++) total.at[e] += some[f].at[e];
     }
+    return total;
 }
 
-// Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and
-// red[0..WIDTH) is the sum of all rows. red has room for THREADS.
+// Store red[0..live) as one row of WIDTH partial outputs. In the last block to come: true, and red[0..live)
+// is the sum of all rows. red has room for THREADS and WIDTH.
 template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
-                                                            ACC* red) {
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
+                                                            int live, ACC* red) {
+    for (int i = threadIdx.x; i < live; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
     if (!arrive(counter, rows)) return false;
     constexpr int COUNT = THREADS > WIDTH ? THREADS / WIDTH : 1, PER = WIDTH > THREADS ? WIDTH / THREADS : 1;
-    int group = COUNT > 1 ? threadIdx.x / WIDTH : 0;
-    ACC total[PER];
-    add_rows(partials, group, COUNT, rows, WIDTH, threadIdx.x - group * WIDTH, total);
-    for (int e = 0; e < PER; e++) red[threadIdx.x + e * THREADS] = total[e];
+    int group = COUNT > 1 ? threadIdx.x / WIDTH : 0, i = (threadIdx.x - group * WIDTH) * PER;
+    vec<ACC, PER> total = {};
+    if (i < live) total = add_rows<PER>(partials, group, COUNT, rows, WIDTH, i);
+    for (int e = 0; e < PER; e++) red[threadIdx.x * PER + e] = total.at[e];
     reduce<COUNT, WIDTH>(red);
     return true;
 }
@@ -274,7 +295,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     }
     reduce<TR * TC, BP>(red);
     partials += (index_t)at.tile * at.parts * BP;
-    if (!SINGLE && !finish<BP>(partials, counters + at.tile, at.part, at.parts, red)) return;
+    if (!SINGLE && !finish<BP>(partials, counters + at.tile, at.part, at.parts, BP, red)) return;
     int c = at.ci + threadIdx.x;
     if (threadIdx.x < BP && c < C) {
         // 6 scale
@@ -362,9 +383,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     if (at.parts == 1 || !arrive(counters + at.tile, at.parts)) return;
     #pragma unroll 1
     for (int i = threadIdx.x; i < live; i += THREADS) {
-        ACC total[1];
-        add_rows(partials, 0, 1, at.parts, WIDTH, i, total);
-        sums[i] = total[0];
+        sums[i] = add_rows<1>(partials, 0, 1, at.parts, WIDTH, i).at[0];
     }
 }
 #endif
@@ -374,12 +393,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
     unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale,
     double bias_scale, int N, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
-    typedef vec<ACC, 2> pair;
-    static_assert(BN * BCO == 4 * THREADS, "a thread makes 2 x 2 outputs");
-    // One more pair per row: neighbouring k are stored by neighbouring lanes.
-    alignas(sizeof(pair)) __shared__ ACC t[BK][BN + 2], w[BK][BCO + 2];
-    __shared__ ACC red[BN * BCO];
+    typedef vec<ACC, 4> quad;
+    // A warp makes all outputs, 4 x 4 per lane, of its share of the k of a step.
+    constexpr int WARPS = THREADS / 32, SHARE = BK / WARPS, WIDTH = BN * BCO, ROW = BK + 4;
+    static_assert(BN == 16 && BCO == 32 && SHARE % 4 == 0 && (BN + BCO) * ROW >= WARPS * WIDTH, "a warp of 4 x 8 lanes makes 16 x 32 outputs");
+    // Rows of BK numbers, and four more: lanes that read neighbouring rows meet different banks.
+    alignas(sizeof(quad)) __shared__ ACC t[(BN + BCO) * ROW];
     __shared__ bool live[KH * KW];
+    ACC *w = t + BN * ROW, *red = t;
     // 1 who am I: slice of the input planes, block of outputs of one group, block of samples
     int splits = (CI + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;
     int split = blockIdx.y % splits, block = blockIdx.y / splits;
@@ -389,20 +410,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     // 2 addresses: k runs over (ci, tap)
     weight += ((g * CI + ci0) * CO + co0) * (KH * KW);
     sums += ((n0 * G + g) * CI + ci0) * (KH * KW);
-    int ni = threadIdx.x / (BCO / 2) * 2, oi = threadIdx.x % (BCO / 2) * 2;
-    for (int tap = threadIdx.x; tap < KH * KW; tap += THREADS) live[tap] = lands(tap, H, W, H_OUT, W_OUT);
-    __syncthreads();
-    ACC acc[2][2] = {};
+    if (BIAS && threadIdx.x < BCO && co0 + threadIdx.x < CO) prefetch(bias + g * CO + co0 + threadIdx.x);
+    int warp = threadIdx.x / 32, ni = threadIdx.x % 32 / 8, oi = threadIdx.x % 8;
+    ACC acc[4][4] = {};
     #pragma unroll 1
     for (int k0 = 0; k0 < length; k0 += BK) {
         // 3 masked load, all of it before the first store: a load may not pass a store that it might
         // alias. Within an input plane the weights of neighbouring outputs are one run of memory.
+        // Which taps count is found out while they are on their way.
         ELEMENT factors[BK * BCO / THREADS];
         ACC bands[BK * BN / THREADS];
         #pragma unroll
         for (int j = 0; j < BK * BCO / THREADS; j++) {
             int i = threadIdx.x + j * THREADS, k = k0 + i % BK, o = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
-            bool inside = k < length && co0 + o < CO && live[tap];
+            bool inside = k < length && co0 + o < CO;
             factors[j] = inside ? weight[((index_t)ci * CO + o) * (KH * KW) + tap] : ELEMENT{};
         }
         #pragma unroll
@@ -410,36 +431,47 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
             int i = threadIdx.x + j * THREADS, k = k0 + i % BK, s = i / BK;
             bands[j] = k < length && n0 + s < N ? sums[(index_t)s * (G * CI * KH * KW) + k] : 0;
         }
+        for (int tap = threadIdx.x; tap < KH * KW && k0 == 0; tap += THREADS)
+            live[tap] = lands(tap, H, W, H_OUT, W_OUT);
+        __syncthreads();
         #pragma unroll
         for (int j = 0; j < BK * BCO / THREADS; j++) {
-            int i = threadIdx.x + j * THREADS;
-            w[i % BK][i / BK] = widen(factors[j]);
+            int i = threadIdx.x + j * THREADS, k = k0 + i % BK;
+            w[i / BK * ROW + i % BK] = live[k % (KH * KW)] ? widen(factors[j]) : 0;
         }
         #pragma unroll
         for (int j = 0; j < BK * BN / THREADS; j++) {
             int i = threadIdx.x + j * THREADS;
-            t[i % BK][i / BK] = bands[j];
+            t[i / BK * ROW + i % BK] = bands[j];
         }
         __syncthreads();
         // 4 accumulate
-        #pragma unroll 8
-        for (int k = 0; k < BK; k++) {
-            pair a = *(const pair*)&t[k][ni], b = *(const pair*)&w[k][oi];
-            for (int i = 0; i < 2; i++)
-                for (int j = 0; j < 2; j++) acc[i][j] += a.at[i] * b.at[j];
+        #pragma unroll 2
+        for (int k = warp * SHARE; k < (warp + 1) * SHARE; k += 4) {
+            quad a[4], b[4];
+            for (int i = 0; i < 4; i++) a[i] = *(const quad*)&t[(ni + 4 * i) * ROW + k];
+            for (int j = 0; j < 4; j++) b[j] = *(const quad*)&w[(oi + 8 * j) * ROW + k];
+            for (int e = 0; e < 4; e++)
+                for (int i = 0; i < 4; i++)
+                    for (int j = 0; j < 4; j++) acc[i][j] += a[i].at[e] * b[j].at[e];
         }
         __syncthreads();
     }
     // 5 reduce
-    for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++) red[(ni + i) * BCO + oi + j] = acc[i][j];
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) red[warp * WIDTH + (ni + 4 * i) * BCO + oi + 8 * j] = acc[i][j];
+    __syncthreads();
+    #pragma unroll
+    for (int i = threadIdx.x; i < WIDTH; i += THREADS)
+        for (int from = 1; from < WARPS; from++) red[i] += red[from * WIDTH + i];
     __syncthreads();
     index_t tile = (index_t)blockIdx.x * (gridDim.y / splits) + block;
-    partials += tile * splits * (BN * BCO);
-    if (splits > 1 && !finish<BN * BCO>(partials, counters + tile, split, splits, red)) return;
-    for (int i = threadIdx.x; i < BN * BCO; i += THREADS) {
+    partials += tile * splits * WIDTH;
+    int width = (int)min((index_t)BN, N - n0) * BCO;
+    if (splits > 1 && !finish<WIDTH>(partials, counters + tile, split, splits, width, red)) return;
+    for (int i = threadIdx.x; i < width; i += THREADS) {
         index_t n = n0 + i / BCO, c = g * CO + co0 + i % BCO;
-        if (n >= N || co0 + i % BCO >= CO) continue;
+        if (co0 + i % BCO >= CO) continue;
         // 6 scale and bias
         ACC total = (ACC)(red[i] * scale);
         if (BIAS) total += bias_scale * widen(bias[c]);
@@ -477,6 +509,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     for (int tap = threadIdx.x; tap < KH * KW; tap += THREADS) live[tap] = lands(tap, H, W, H_OUT, W_OUT);
     // 5 reduce
     sum_bands(at, thread, CI, H, W, H_OUT, W_OUT, stride_h, red, [&](int, int tap, ACC total) { totals[tap] = total; });
+    __syncthreads();
     ACC partial = 0;
     #pragma unroll
     for (int i = 0; i < TAPS; i++) {
@@ -486,7 +519,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     red[threadIdx.x] = partial;
     reduce<COUNT, BCO>(red);
     partials += (index_t)at.ng * CI * at.parts * BCO;
-    if (!finish<BCO>(partials, counters + at.ng, at.ci * at.parts + at.part, CI * at.parts, red)) return;
+    if (!finish<BCO>(partials, counters + at.ng, at.ci * at.parts + at.part, CI * at.parts, BCO, red)) return;
     if (threadIdx.x < CO) {
         // 6 scale and bias
         index_t c = g * CO + co;

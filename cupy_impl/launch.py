@@ -50,6 +50,11 @@ class Specialization:
     constants: tuple[tuple[str, Any], ...]
 
     @property
+    def threads(self) -> int:
+        """Threads per block."""
+        return dict(self.constants)["THREADS"]
+
+    @property
     def options(self) -> tuple[str, ...]:
         """Compiler options, without the architecture."""
         macros = (f"-D{name}={int(v) if isinstance(v, bool) else v}" for name, v in self.constants)
@@ -75,6 +80,7 @@ class Launch:
         check_grid(grid)
         self.special = special
         self.grid = grid
+        self._threads = special.threads
         self._on_cuda: Any = None
         self._on_cpu: Any = None
 
@@ -83,7 +89,7 @@ class Launch:
         if device.type == "cpu":
             if self._on_cpu is None:
                 self._on_cpu = _interpreted(self.special)
-            self._on_cpu(self.grid, plan.THREADS, pointers)
+            self._on_cpu(self.grid, self._threads, pointers)
             return
         if torch._C._cuda_getDevice() != device.index:
             with torch.cuda.device(device):
@@ -91,7 +97,7 @@ class Launch:
             return
         if self._on_cuda is None:
             self._on_cuda = _compiled(self.special)
-        self._on_cuda(self.grid, (plan.THREADS,), pointers, stream=_Stream(stream))
+        self._on_cuda(self.grid, (self._threads,), pointers, stream=_Stream(stream))
 
 
 def _compiled(special: Specialization) -> Any:
@@ -118,13 +124,14 @@ def _specialize(
     blocks: int = plan.BLOCKS,
     finish: int = plan.FINISH,
 ) -> Specialization:
+    stream = tile.stream if tile else plan.Stream(0, plan.THREADS, blocks)
     fixed: dict[str, Any] = {
         "ELEMENT": _ELEMENT[dtype],
         "ACC": _ELEMENT[accumulator(dtype)],
         # A merged plane can be longer than 2^31; everything else keeps 32-bit rows and columns.
         "SIZE": "index_t" if max(layout.h, layout.w) >= 2**31 else "int",
-        "THREADS": plan.THREADS,
-        "BLOCKS": blocks,
+        "THREADS": stream.threads,
+        "BLOCKS": stream.blocks,
         # In flight in the finish: as many registers whatever the accumulator.
         "FR": finish // (2 if dtype == torch.float64 else 1),
     }
@@ -186,12 +193,12 @@ def prepare_chain(
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
     band_sums = _specialize("band_sums", layout, tile, dtype, geometry, finish=plan.BANDS_FINISH)
-    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    step, SLICE = plan.contraction(problem, dtype.itemsize)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
     constants = {**output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "SLICE": SLICE}
     contract = _specialize("contract", layout, None, dtype, constants, step.BLOCKS, plan.CONTRACT_FINISH)
 
-    own = plan.tile(layout, 1, dtype.itemsize, KH)
+    own = plan.own_tile(problem, layout, dtype.itemsize)
     rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
@@ -211,7 +218,7 @@ def prepare_chain(
         0 if tile.parts == 1 else planes,
         ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
         ceil(problem.n / step.BN) * tiles,
-        plan.chain_depth(problem, layout, tile, own if fused else None),
+        plan.chain_depth(problem, layout, tile, own if fused else None, dtype.itemsize),
     )
 
 

@@ -8,14 +8,29 @@ from math import ceil, gcd
 from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
 
-THREADS = 128
-"""Threads per block: small blocks, so that one block's start and end hide behind the others' streams."""
+THREADS, BLOCKS = 128, 8
+"""Threads per block: small blocks, so that one block's start and end hide behind the others' streams.
+Resident blocks per multiprocessor that the register allocation aims at: 64 registers per thread."""
 
-BLOCKS = 8
-"""Resident blocks per multiprocessor that the register allocation aims at: 64 registers per thread."""
 
-TILE_BYTES = 16 * 1024
-"""Bytes one block has in flight: 128 per thread, eight 16-byte loads; 128 KiB per multiprocessor."""
+@dataclass(frozen=True)
+class Stream:
+    """Bytes that one block has in flight, its threads, and resident blocks per multiprocessor to aim at."""
+
+    bytes: int
+    threads: int
+    blocks: int
+
+
+STREAM = Stream(16 * 1024, THREADS, BLOCKS)
+"""128 bytes per thread, eight 16-byte loads; 128 KiB per multiprocessor."""
+
+ROOMY_STREAM = Stream(16 * 1024, THREADS, 4)
+"""Bands of neighbouring planes (channels_last) and of float64: 128 registers per thread, for twice the sums."""
+
+SMALL_STREAM, SMALL_BYTES = Stream(8 * 1024, 32, 8), 16 * 1024
+"""Where a block has a plane of at most so many bytes to itself, and contracts its bands: what follows the
+stream takes as many instructions per warp however little came before it, so there is one."""
 
 PART_BYTES = 64 * 1024
 """Bytes of a plane that one block reads: long enough to hide its start and end, short enough that
@@ -28,7 +43,7 @@ there are blocks enough for a card all the same."""
 KEPT = 4096
 """Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in shared memory: 16 KiB."""
 
-FINISH, BANDS_FINISH, CONTRACT_FINISH = 32, 16, 64
+FINISH, BANDS_FINISH, CONTRACT_FINISH = 32, 16, 128
 """Partial results that a thread of the last block loads at a time: fewer where it still holds sums of its
 own, more where few blocks share a multiprocessor."""
 
@@ -42,43 +57,48 @@ class Tile:
     BC: int
     ROWS: int
     parts: int
+    stream: Stream
 
     def blocks(self, planes: int) -> int:
         """Blocks for one sample and one group of `planes` planes, without the parts."""
         return ceil(planes / self.BP)
 
 
-def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 0) -> Tile:
+def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 0, stream: Stream = STREAM) -> Tile:
     """Tile for `planes` planes of `layout`: whole planes, or the bands of so many kernel rows."""
     whole = layout.w == 1 and kernel_rows == 0
+    if kernel_rows and stream is STREAM and (layout.unit == "planes" or itemsize == 8):
+        stream = ROOMY_STREAM
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
-    size = TILE_BYTES // (itemsize if whole else max(itemsize, 4))
+    size = stream.bytes // (itemsize if whole else max(itemsize, 4))
     kernel_rows = max(kernel_rows, 1)
     kept = pow2_at_most(KEPT // kernel_rows)
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
-        # 256 bytes of neighbouring planes are two whole lines of the L2; bands take a quarter, to have
-        # more columns and fewer parts to add.
-        BP = min(c, (256 if whole else 64) // itemsize)
-        BC = min(w, max(1, kept // BP), max(1, THREADS * layout.vector // BP))
+        # 256 bytes of neighbouring planes are two whole lines of the L2; bands take 32 planes, in float32
+        # one line, to have more columns and fewer parts to add.
+        BP = min(c, 256 // itemsize if whole else 128 // max(itemsize, 4))
+        BC = min(w, max(1, kept // BP), max(1, stream.threads * layout.vector // BP))
         BR = min(h, max(1, size // (BP * BC)))
     elif layout.unit == "rows":
         BR = min(h, size if w == 1 else 256)
         BC = min(w, 16)
         # At least 16 lanes stay on one column, so that their loads share whole sectors.
         lanes = min(16, max(1, BR // layout.vector))
-        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS // lanes // BC))
+        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, stream.threads // lanes // BC))
     else:
-        BC = min(w, 1024, THREADS * layout.vector, kept)
+        BC = min(w, 1024, stream.threads * layout.vector, kept)
         BR = min(h, max(1, size // BC))
-        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, THREADS * layout.vector // BC))
+        BP = min(
+            c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, stream.threads * layout.vector // BC)
+        )
     # Bands of neighbouring planes: longer parts, since the last block adds all of a block's planes at once.
     part = PART_BYTES * (2 if layout.unit == "planes" and not whole else 1)
     ROWS = max(BR, part // itemsize // (BP * BC))
     if whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES:
         ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
-    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC))
+    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), stream)
 
 
 @dataclass(frozen=True)
@@ -98,7 +118,7 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     plane = layout.h
     if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > 1024 or layout.c < 2:
         return None
-    BP = min(pow2_at_least(layout.c), pow2_at_most(TILE_BYTES // max(itemsize, 4) // plane))
+    BP = min(pow2_at_least(layout.c), pow2_at_most(STREAM.bytes // max(itemsize, 4) // plane))
     VEC = gcd(layout.first, BP * plane, layout.c * plane, layout.stride[0] if layout.n > 1 else 0)
     return Flat(BP, gcd(VEC, plane), VEC)
 
@@ -113,10 +133,13 @@ class Contraction:
     BLOCKS: int
 
 
-CONTRACT = Contraction(BN=16, BCO=32, BK=64, BLOCKS=2)
-"""Four outputs per thread; few outputs per block because there are few outputs. Few blocks per
-multiprocessor, so that a thread has the registers to load all its factors, and then most of its rows of
-the finish, at once."""
+CONTRACT, LONG_CONTRACT = (
+    Contraction(BN=16, BCO=32, BK=64, BLOCKS=2),
+    Contraction(BN=16, BCO=32, BK=128, BLOCKS=2),
+)
+"""A warp makes 16 outputs per lane of its share of the products. Few outputs per block because there are few
+outputs. Few blocks per multiprocessor, so that a thread has the registers to load all its factors, and then most of
+its rows of the finish, at once. LONG_CONTRACT where CONTRACT would need several steps, each a wait for memory."""
 
 SLICES = 64
 """Partial products of one output at most: the last block has to add them up."""
@@ -125,19 +148,29 @@ EXPAND = Contraction(BN=4, BCO=1, BK=32, BLOCKS=8)
 """A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs."""
 
 
-def contract_depth(problem: Chain) -> int:
-    """Additions in a row when `contract` sums its products: a slice one by one, then the slices."""
-    ci = problem.c_in // problem.groups
-    own = min(slice_of(problem), ci) * problem.kernel[0] * problem.kernel[1]
-    return own + ceil(ci / slice_of(problem))
-
-
-def slice_of(problem: Chain) -> int:
-    """Input planes of a group that one block of `contract` multiplies: as many as fill one step of BK
-    products, or several steps where that would make more than SLICES slices."""
+def contraction(problem: Chain, itemsize: int) -> tuple[Contraction, int]:
+    """Block sizes of `contract`, and input planes of a group that one block multiplies: as many as fill one
+    step, or several steps where that would make more than SLICES slices."""
     ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
-    step = max(1, CONTRACT.BK // taps)
-    return step * ceil(ci / (step * SLICES))
+    # In float64 the factors of a long step do not fit the 48 KiB of shared memory that a block has.
+    chosen = LONG_CONTRACT if ci * taps > CONTRACT.BK * SLICES and itemsize < 8 else CONTRACT
+    planes = max(1, chosen.BK // taps)
+    return chosen, planes * ceil(ci / (planes * SLICES))
+
+
+def contract_depth(problem: Chain, itemsize: int) -> int:
+    """Additions in a row when `contract` sums its products: a warp's share, the warps, then the slices."""
+    chosen, SLICE = contraction(problem, itemsize)
+    ci, warps = problem.c_in // problem.groups, THREADS // 32
+    products = min(SLICE, ci) * problem.kernel[0] * problem.kernel[1]
+    return ceil(products / chosen.BK) * chosen.BK // warps + warps - 1 + ceil(ci / SLICE)
+
+
+def own_tile(problem: Chain, layout: Layout, itemsize: int) -> Tile:
+    """Tile of one plane, for `band_sums_contract`."""
+    small = layout.h * layout.w * itemsize <= SMALL_BYTES
+    few = pow2_at_least(problem.c_out // problem.groups) <= SMALL_STREAM.threads
+    return tile(layout, 1, itemsize, problem.kernel[0], SMALL_STREAM if small and few else STREAM)
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
@@ -153,8 +186,8 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     return (
         layout.unit != "planes"
         and co * taps * 4 <= part
-        and pow2_at_least(co) <= THREADS
-        and ci * chosen.parts * co <= 32 * 1024
+        and pow2_at_least(co) <= chosen.stream.threads
+        and ci * chosen.parts * co <= 16 * 1024
     )
 
 
@@ -162,15 +195,15 @@ def _tree(count: int) -> int:
     return pow2_at_least(count).bit_length() - 1
 
 
-def _stream(chosen: Tile, vector: int, unit: str, height: int) -> int:
-    """Additions in a row from the elements of a column (or of a run along the rows) to one number."""
+def _stream(chosen: Tile, vector: int, unit: str, height: int) -> tuple[int, int]:
+    """Additions in a row of one thread over a column (or a run along the rows), and how many threads share it."""
     planes, rows, columns = (vector if unit == axis else 1 for axis in ("planes", "rows", "columns"))
-    lanes = min(THREADS // (chosen.BP // planes * (chosen.BC // columns)), chosen.BR // rows)
-    return ceil(min(chosen.ROWS, height) / (lanes * rows)) + rows - 1 + _tree(lanes)
+    lanes = min(chosen.stream.threads // (chosen.BP // planes * (chosen.BC // columns)), chosen.BR // rows)
+    return ceil(min(chosen.ROWS, height) / (lanes * rows)) + rows - 1, lanes
 
 
-def _finish(rows: int, width: int) -> int:
-    count = max(1, THREADS // width)
+def _finish(rows: int, width: int, threads: int) -> int:
+    count = max(1, threads // width)
     return ceil(rows / count) + _tree(count)
 
 
@@ -179,8 +212,9 @@ def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
     if isinstance(chosen, Flat):
         lanes = max(1, min(32, THREADS // chosen.BP))
         return chosen.FOLD - 1 + ceil(layout.h // chosen.FOLD / lanes) + _tree(lanes)
-    finish = _finish(chosen.parts, chosen.BP) if chosen.parts > 1 else 0
-    return _stream(chosen, layout.vector, layout.unit, layout.h) + _tree(chosen.BC) + finish
+    finish = _finish(chosen.parts, chosen.BP, chosen.stream.threads) if chosen.parts > 1 else 0
+    own, lanes = _stream(chosen, layout.vector, layout.unit, layout.h)
+    return own + _tree(lanes) + _tree(chosen.BC) + finish
 
 
 def _band_depth(problem: Chain, layout: Layout, chosen: Tile) -> int:
@@ -190,20 +224,20 @@ def _band_depth(problem: Chain, layout: Layout, chosen: Tile) -> int:
     core = max(0, bands[-1][1] - bands[0][0])
     rims = max(0, *(hi - lo for lo, hi in bands)) - core
     vector = layout.vector if layout.unit == "columns" else 1
-    return rims + _stream(chosen, layout.vector, layout.unit, layout.h) + vector + _tree(chosen.BC)
+    own, lanes = _stream(chosen, layout.vector, layout.unit, layout.h)
+    return own + vector + _tree(chosen.BC) + lanes + rims
 
 
-def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None) -> int:
+def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None, itemsize: int) -> int:
     """Longest chain of additions behind one output: of band_sums and contract with tile `chosen`, and
     of band_sums_contract with tile `own` if it is used, whichever is longer."""
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
     taps = problem.kernel[0] * problem.kernel[1]
-    depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(problem)
+    depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(problem, itemsize)
     if own is not None:
-        count = THREADS // pow2_at_least(co)
+        count = own.stream.threads // pow2_at_least(co)
         products = ceil(taps / count) + _tree(count)
-        depth = max(
-            depth, _band_depth(problem, layout, own) + products + _finish(ci * own.parts, pow2_at_least(co))
-        )
+        finish = _finish(ci * own.parts, pow2_at_least(co), own.stream.threads)
+        depth = max(depth, _band_depth(problem, layout, own) + products + finish)
     # The bias is one more.
     return depth + 1

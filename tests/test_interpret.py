@@ -72,7 +72,7 @@ extern "C" __global__ __launch_bounds__(64, 2) void sum_by_last_block(const floa
     }
     __syncthreads();
     if (!last) return;
-    float total = block_sum(threadIdx.x < gridDim.x ? load_coherent(parts + threadIdx.x) : 0.0f);
+    float total = block_sum(threadIdx.x < gridDim.x ? load_coherent((const vec<float, 1>*)parts + threadIdx.x).at[0] : 0.0f);
     if (threadIdx.x == 0) {
         out[0] += total;
         *arrived = 0;

@@ -175,9 +175,9 @@ V load_streaming(const V* address, int line = __builtin_LINE()) {
     return convgap_interpret::aligned_load(address, "load_streaming", line);
 }
 
-template <class T>
-T load_coherent(const T* address, int line = __builtin_LINE()) {
-    static_assert(sizeof(T) <= 16, "a GPU loads at most 16 bytes at once");
+template <class T, int N>
+vec<T, N> load_coherent(const vec<T, N>* address, int line = __builtin_LINE()) {
+    static_assert(sizeof(T) * N <= 16 || sizeof(T) == 8, "a GPU loads at most 16 bytes at once, doubles one by one");
     return convgap_interpret::aligned_load(address, "load_coherent", line);
 }
 
