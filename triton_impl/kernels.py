@@ -115,19 +115,20 @@ def load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h):
 
 
 @triton.jit
-def add_rims(columns, tile, row, lo, hi, ACC: tl.constexpr):
-    """columns [BP, KHC, BC] plus those rows of tile [BP, RIMS, BC] that lie in [lo, hi) of each kh."""
-    inside = (row[None, :] >= lo[:, None]) & (row[None, :] < hi[:, None])
-    return columns + tl.sum(tl.where(inside[None, :, :, None], tile.to(ACC)[:, None, :, :], 0), 2)
+def tap_sums(core, rims, col, kw, W, W_OUT, SW: tl.constexpr, PW: tl.constexpr, DW: tl.constexpr):
+    """Sums over the column band of kw: of the core's columns [BP, BC] and of rim rows [BP, RIMS, BC]."""
+    lo, hi = band(kw, W, W_OUT, SW, PW, DW)
+    inside = (col >= lo) & (col < hi)
+    core = tl.sum(tl.where(inside[None, :], core, 0), 1)
+    return core, tl.sum(tl.where(inside[None, None, :], rims, 0), 2)
 
 
 @triton.jit
-def tap_sums(columns, col, kw, W, W_OUT, KW: tl.constexpr, SW: tl.constexpr, PW: tl.constexpr,
-             DW: tl.constexpr):  # fmt: skip
-    """Sum of columns [BP, KHC, BC] over the column band of each kw: [BP, KHC, KWC]."""
-    lo, hi = band(kw[:, None], W, W_OUT, SW, PW, DW)
-    inside = (kw < KW)[:, None] & (col[None, :] >= lo) & (col[None, :] < hi)
-    return tl.sum(tl.where(inside[None, None, :, :], columns[:, :, None, :], 0), 3)
+def add_rims(core, rims, row, kh, r0, rows, H, H_OUT, SH: tl.constexpr, PH: tl.constexpr, DH: tl.constexpr):
+    """core [BP] plus those of rims [BP, RIMS] whose row lies in the row band of kh."""
+    lo, hi = band(kh, H, H_OUT, SH, PH, DH)
+    lo, hi = clip(lo, hi, r0, rows)
+    return core + tl.sum(tl.where(((row >= lo) & (row < hi))[None, :], rims, 0), 1)
 
 
 @triton.jit
@@ -230,10 +231,9 @@ def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PL
 @triton.jit
 def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT,
               G: tl.constexpr, CI: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
-              KW: tl.constexpr, KHC: tl.constexpr, KWC: tl.constexpr, SH: tl.constexpr,
-              SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
-              DW: tl.constexpr, RIMS: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr,
-              BR: tl.constexpr, BC: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+              KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+              DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, MORE: tl.constexpr, SINGLE: tl.constexpr,
+              BP: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
@@ -246,27 +246,24 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
     sums += (n * (G * CI) + c0) * (KH * KW)
     partials += tile.to(tl.int64) * parts * (BP * KH * KW)
     to = sums if SINGLE else partials + part * (BP * KH * KW)
-    to += tl.arange(0, BP)[:, None, None] * (KH * KW)
+    to += tl.arange(0, BP) * (KH * KW)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
     # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
     j = tl.arange(0, RIMS)
     first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h)
     core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, BP, BR, BC), 1)
-    for kh0 in range(0, KH, KHC):
-        kh = kh0 + tl.arange(0, KHC)
-        lo, hi = band(kh, H, H_OUT, SH, PH, DH)
-        lo, hi = clip(lo, hi, r0, rows)
-        columns = add_rims(tl.broadcast_to(core[:, None, :], (BP, KHC, BC)), first, first_row, lo, hi, ACC)
-        for j0 in range(RIMS, rims, RIMS):
-            more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
-            columns = add_rims(columns, more, row, lo, hi, ACC)
-        for kw0 in range(0, KW, KWC):
-            # 5 reduce
-            kw = kw0 + tl.arange(0, KWC)
-            total = tap_sums(columns, col, kw, W, W_OUT, KW, SW, PW, DW)
+    first = first.to(ACC)
+    for kw in range(KW):
+        # 5 reduce
+        core_sum, first_sums = tap_sums(core, first, col, kw, W, W_OUT, SW, PW, DW)
+        for kh in range(KH):
+            total = add_rims(core_sum, first_sums, first_row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+            for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
+                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
+                _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
+                total = add_rims(total, more_sums, row, kh, r0, rows, H, H_OUT, SH, PH, DH)
             # 7 store
-            live = (c < G * CI)[:, None, None] & (kh < KH)[None, :, None] & (kw < KW)[None, None, :]
-            tl.store(to + kh[None, :, None] * KW + kw[None, None, :], total, mask=live)
+            tl.store(to + kh * KW + kw, total, mask=c < G * CI)
     if not SINGLE:
         if arrive(counters + tile, parts):
             # As many sums at a time as one step of add_rows holds: one wait for L2, not one per tap.
@@ -282,7 +279,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              N, H, W, H_OUT, W_OUT, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
              TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
              KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
-             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
+             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr, SHARES: tl.constexpr,
              SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: slice of the input planes, block of outputs of one group, block of samples
     splits = tl.cdiv(CI, SLICE)
@@ -295,25 +292,28 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     ci0 = split * SLICE
     length = tl.minimum(SLICE, CI - ci0) * (KH * KW)
     # 2 addresses: k runs over (ci, tap)
-    weight += (g * CI + ci0) * CO * (KH * KW) + co[None, :].to(tl.int64) * (KH * KW)
-    sums += ((n[:, None] * G + g) * CI + ci0) * (KH * KW)
-    acc = tl.zeros((BN, BCO), ACC)
-    for k0 in range(0, length, BK):
-        k = k0 + tl.arange(0, BK)
+    weight += (g * CI + ci0) * CO * (KH * KW) + co[None, None, :].to(tl.int64) * (KH * KW)
+    sums += ((n[None, :, None] * G + g) * CI + ci0) * (KH * KW)
+    # Each share of a step makes all outputs; where there is one per warp, out of the warp's own registers.
+    acc = tl.zeros((SHARES, BN, BCO), ACC)
+    for k0 in range(0, length, SHARES * BK):
+        k = k0 + tl.arange(0, SHARES)[:, None] * BK + tl.arange(0, BK)[None, :]
         ci = (k // (KH * KW)).to(tl.int64)
         tap = k % (KH * KW)
         live = (k < length) & lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
         # 3 masked load
-        w_ptrs = weight + (ci * CO * (KH * KW) + tap)[:, None]
-        w = tl.load(w_ptrs, mask=live[:, None] & (co < CO)[None, :], other=0).to(ACC)
-        t = tl.load(sums + k[None, :], mask=live[None, :] & (n < N)[:, None], other=0)
+        w_ptrs = weight + (ci * CO * (KH * KW) + tap)[:, :, None]
+        w = tl.load(w_ptrs, mask=live[:, :, None] & (co < CO)[None, None, :], other=0).to(ACC)
+        t = tl.load(sums + k[:, None, :], mask=live[:, None, :] & (n < N)[None, :, None], other=0)
         # 4 accumulate: in IEEE arithmetic, tensor cores would round the factors to TF32
         acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
     # 5 reduce
+    own = tl.sum(acc, 0)
     tile = tl.program_id(0).to(tl.int64) * (tl.num_programs(1) // splits) + block
     partials += tile * splits * (BN * BCO)
     i = tl.arange(0, BN * BCO)
-    last, total = finish(partials, counters + tile, split, splits, i, i >= 0, tl.reshape(acc, (BN * BCO,)),
+    live = i < (N - tl.program_id(0) * BN) * BCO
+    last, total = finish(partials, counters + tile, split, splits, i, live, tl.reshape(own, (BN * BCO,)),
                          BN * BCO, FR, ACC)  # fmt: skip
     if last:
         # 6 scale and bias
@@ -333,9 +333,8 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
                        stride_h, stride_w, mult_n, mult_c, scale, bias_scale, H, W, H_OUT, W_OUT,
                        G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr,
                        TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr,
-                       KH: tl.constexpr, KW: tl.constexpr, KHC: tl.constexpr, KWC: tl.constexpr,
-                       SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-                       DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, BR: tl.constexpr,
+                       KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+                       DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, MORE: tl.constexpr, BR: tl.constexpr,
                        BC: tl.constexpr, BCO: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: a part of one plane
     tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, 1, BC)
@@ -346,17 +345,16 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
     ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
     mask = (col < W)[None, None, :]
     co = tl.arange(0, BCO)
-    kh = tl.arange(0, KHC)
-    kw = tl.arange(0, KWC)
-    tap = kh[None, :, None] * KW + kw[None, None, :]
-    live = (kh < KH)[None, :, None] & (kw < KW)[None, None, :]
-    live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
-    w_ptrs = weight + ((g * CI + tile % CI) * CO + co)[:, None, None] * (KH * KW) + tap
+    w_ptrs = weight + ((g * CI + tile % CI) * CO + co) * (KH * KW)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
     # 3 masked load, 4 accumulate. Weights, bias and multiplier come first: they arrive while the
     # plane streams.
     c = g * CO + co
-    w = tl.load(w_ptrs, mask=live & (co < CO)[:, None, None], other=0)
+    w = ()
+    for tap in tl.static_range(KH * KW):
+        # A tensor, if of one element: Triton's interpreter makes integers of a scalar mask.
+        live = lands(tl.full((1,), tap, tl.int32), H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+        w += (tl.load(w_ptrs + tap, mask=live & (co < CO), other=0),)
     if BIAS:
         b = tl.load(bias + c, mask=co < CO, other=0)
     if TENSOR:
@@ -364,15 +362,18 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
     j = tl.arange(0, RIMS)
     first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h)
     core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, 1, BR, BC), 1)
-    lo, hi = band(kh, H, H_OUT, SH, PH, DH)
-    lo, hi = clip(lo, hi, r0, rows)
-    columns = add_rims(tl.broadcast_to(core[:, None, :], (1, KHC, BC)), first, first_row, lo, hi, ACC)
-    for j0 in range(RIMS, rims, RIMS):
-        more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
-        columns = add_rims(columns, more, row, lo, hi, ACC)
-    # 5 reduce
-    total = tap_sums(columns, col, kw, W, W_OUT, KW, SW, PW, DW)
-    partial = tl.sum(tl.sum(total * w.to(ACC), 2), 1)
+    first = first.to(ACC)
+    # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
+    partial = tl.zeros((BCO,), ACC)
+    for kw in tl.static_range(KW):
+        core_sum, first_sums = tap_sums(core, first, col, kw, W, W_OUT, SW, PW, DW)
+        for kh in tl.static_range(KH):
+            total = add_rims(core_sum, first_sums, first_row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+            for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
+                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
+                _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
+                total = add_rims(total, more_sums, row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+            partial += tl.sum(total, 0) * w[kh * KW + kw].to(ACC)
     partials += ng.to(tl.int64) * CI * parts * BCO
     last, total = finish(partials, counters + ng, tile % CI * parts + part, CI * parts, co, co < CO, partial,
                          BCO, FR, ACC)  # fmt: skip

@@ -46,6 +46,8 @@ class Specialization:
     divisible: tuple[tuple[str, int], ...]
     """Parameters known to be multiples of a number, for wide accesses."""
     warps: int
+    registers: int | None = None
+    """Most registers per thread, or None: what the compiler thinks best."""
 
     def source(self) -> ASTSource:
         names = self.kernel.arg_names
@@ -63,7 +65,7 @@ class Specialization:
         """The compiled kernel for `target` (a GPUTarget), or for the current device."""
         # Fusing a product into a sum is one rounding less; the default of this flag has changed
         # between Triton releases, the bits of a result should not.
-        options = {"num_warps": self.warps, "enable_fp_fusion": True}
+        options = {"num_warps": self.warps, "enable_fp_fusion": True, "maxnreg": self.registers}
         return triton.compile(self.source(), target=target, options=options)
 
 
@@ -123,10 +125,12 @@ def _specialize(
     constants: dict[str, Any],
     access: tuple[dict[str, Any], dict[str, int]] = ({}, {}),
     warps: int = plan.WARPS,
+    registers: int | None = None,
 ) -> Specialization:
     strides, divisible = access
+    constants = strides | constants
     return Specialization(
-        kernel, tuple(types), tuple((strides | constants).items()), tuple(divisible.items()), warps
+        kernel, tuple(types), tuple(constants.items()), tuple(divisible.items()), warps, registers
     )
 
 
@@ -214,9 +218,8 @@ def prepare_chain(
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     channels = _channels(problem)
-    KHC, KWC = plan.taps_at_once(problem)
-    RIMS = plan.rims_at_once(problem)
-    bands = {"KH": KH, "KW": KW, "KHC": KHC, "KWC": KWC, **_geometry(problem), "RIMS": RIMS}
+    RIMS, MORE = plan.rims_at_once(problem)
+    bands = {"KH": KH, "KW": KW, **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
     output = {"TENSOR": tensor, "BIAS": problem.bias, "ACC": ACC}
     strides, divisible = _access(layout, "x")
 
@@ -232,8 +235,9 @@ def prepare_chain(
         },
         (strides, divisible),
         tile.warps,
+        tile.registers,
     )  # fmt: skip
-    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    step, SLICE = plan.contraction(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
     contract = _specialize(
         kernels.contract,
@@ -243,7 +247,8 @@ def prepare_chain(
         ],
         {
             **channels, **output, "KH": KH, "KW": KW, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
-            "BK": step.BK, "SLICE": SLICE, "FR": plan.finish_rows(step.BN * step.BCO),
+            "BK": step.BK, "SHARES": step.SHARES, "SLICE": SLICE,
+            "FR": plan.finish_rows(step.BN * step.BCO),
         },
     )  # fmt: skip
 
@@ -260,10 +265,11 @@ def prepare_chain(
             ],
             {
                 **channels, "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
-                "BCO": width, "FR": plan.finish_rows(width, own.warps),
+                "BCO": width, "FR": plan.chain_finish_rows(problem, own),
             },
             (strides, divisible),
             own.warps,
+            own.registers,
         )  # fmt: skip
         fused = Launch(special, (problem.n * G * rows, 1))
     planes = problem.n * tile.blocks(layout.c)

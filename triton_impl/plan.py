@@ -14,10 +14,12 @@ WARPS = 4
 
 @dataclass(frozen=True)
 class Stream:
-    """Bytes that one program has in flight, and its warps."""
+    """Bytes that one program has in flight, its warps, and the most registers per thread: None is as the
+    compiler likes, which saves registers for more programs than there are by loading a tile piece by piece."""
 
     bytes: int
     warps: int
+    registers: int | None = None
 
 
 WHOLE_STREAM, PART_STREAM = Stream(16 * 1024, 8), Stream(16 * 1024, 4)
@@ -27,9 +29,10 @@ has a part and its threads have to wait for the counter."""
 PLANES_STREAM = Stream(8 * 1024, 1)
 """Neighbouring planes (channels_last): one warp needs no barrier to add its rows."""
 
-BANDS_STREAM, PLANES_BANDS_STREAM = Stream(8 * 1024, 1), Stream(16 * 1024, 4)
+BANDS_STREAM, PLANES_BANDS_STREAM = Stream(8 * 1024, 1, 255), Stream(16 * 1024, 4, 128)
 """Bands: one warp needs no barrier, and what a program does once is done by fewer threads. With
-neighbouring planes (channels_last) there is more to do at the end than one warp can hold."""
+neighbouring planes (channels_last) there is more to do at the end than one warp can hold. Registers are
+those of a multiprocessor that has 64 KiB in flight."""
 
 FLAT_STREAM = Stream(4 * 1024, 1)
 """Small planes in a run: one warp needs no barrier."""
@@ -43,14 +46,18 @@ WHOLE_BYTES, WHOLE_PLANES = 256 * 1024, 128
 there are programs enough for a card all the same."""
 
 KEPT = 4096
-"""Numbers (BP x KHC x KWC x BC) behind the band sums, in registers: 32 per thread."""
+"""Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in registers, and weights that
+band_sums_contract does."""
 
-TAPS = 64
-"""Taps (KHC x KWC) whose band sums are made at once: more would leave few columns to a program."""
+TAPS = 32
+"""Taps that band_sums_contract has code for, one after the other: more take long to compile and to fetch."""
 
 RIMS = 4
 """Rim rows that are loaded before the stream at most: a kernel of 3, 4 or 5 has no more."""
 
+
+FINISH = 32
+"""Partial results that a thread of the last program loads at a time."""
 
 FINISH_WIDTH = 256
 """Band sums that the last program of a block of planes adds up at a time."""
@@ -66,6 +73,7 @@ class Tile:
     ROWS: int
     parts: int
     warps: int
+    registers: int | None
 
     def blocks(self, planes: int) -> int:
         """Programs for one sample and one group of `planes` planes, without the parts."""
@@ -80,18 +88,17 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
         stream = PLANES_BANDS_STREAM if kernel else PLANES_STREAM
     else:
         stream = BANDS_STREAM if kernel else WHOLE_STREAM if uncut else PART_STREAM
-    KH, KW = kernel or (1, 1)
-    kept = KEPT // min(TAPS, pow2_at_least(KH) * pow2_at_least(KW))
+    kept = KEPT // pow2_at_least(kernel[0] if kernel else 1)
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
     size = stream.bytes // (max(itemsize, 4) if kernel else itemsize)
     # Twice the warps in float64, whose numbers take twice the registers, and in the half formats, to be
     # converted by more threads.
-    warps = stream.warps * (1 if itemsize == 4 or not kernel else 2)
+    more = 2 if kernel and (itemsize == 8 or (itemsize == 2 and layout.unit != "planes")) else 1
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
-        # 256 bytes of neighbouring planes are two whole lines of the L2; bands take a quarter, to have
-        # more columns and fewer parts to add.
-        BP = min(c, (256 if whole else 64) // itemsize)
+        # 256 bytes of neighbouring planes are two whole lines of the L2; bands take 32 planes, in float32
+        # one line, to have more columns and fewer parts to add.
+        BP = min(c, 256 // itemsize if whole else 128 // max(itemsize, 4))
         BC = min(w, max(1, kept // BP))
         BR = min(h, max(1, size // (BP * BC)))
     elif layout.unit == "rows":
@@ -99,7 +106,7 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
         BC = min(w, 16)
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
     else:
-        BC = min(w, 1024, kept)
+        BC = min(w, 256 if kernel else 1024, kept)
         BR = min(h, max(1, size // BC))
         BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
     # Bands of neighbouring planes: longer parts, since the last program adds all of a block's planes at once.
@@ -108,7 +115,8 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     if uncut:
         ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
-    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), warps)
+    registers = stream.registers and stream.registers // more
+    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), stream.warps * more, registers)
 
 
 @dataclass(frozen=True)
@@ -142,17 +150,20 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
 
 @dataclass(frozen=True)
 class Contraction:
-    """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products."""
+    """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products, by each of SHARES
+    shares of the program."""
 
     BN: int
     BCO: int
     BK: int
+    SHARES: int = 1
 
 
-CONTRACT = Contraction(BN=16, BCO=16, BK=64)
-"""The least samples that tl.dot takes; few outputs per program because there are few outputs."""
+CONTRACT, LONG_CONTRACT = Contraction(BN=16, BCO=16, BK=64), Contraction(BN=16, BCO=32, BK=16, SHARES=WARPS)
+"""The least samples that tl.dot takes; few outputs per program because there are few outputs. Where there are many
+products per output each warp makes all outputs of its share: 16 per lane, a quarter as many loads per product."""
 
-SLICES = 64
+SLICES, LONG_SLICES = 64, 32
 """Partial products of one output at most: the last program has to add them up."""
 
 EXPAND = Contraction(BN=4, BCO=16, BK=64)
@@ -162,25 +173,22 @@ WEIGHT_GRAD = Contraction(BN=8, BCO=32, BK=512)
 """BK is the most (co, tap) pairs of one program: with BN samples per step, 32 products per thread."""
 
 
-def taps_at_once(problem: Chain) -> tuple[int, int]:
-    """(KHC, KWC): kernel rows and columns whose band sums are made at once."""
-    KWC = min(pow2_at_least(problem.kernel[1]), TAPS)
-    return min(pow2_at_least(problem.kernel[0]), TAPS // KWC), KWC
-
-
-def rims_at_once(problem: Chain) -> int:
-    """Rim rows that are loaded together: all of them, up to RIMS."""
+def rims_at_once(problem: Chain) -> tuple[int, bool]:
+    """Rim rows that are loaded together, and whether there are more than these."""
     bands = problem.bands(0)
     rims = max(bands[0][0] - bands[-1][0], 0) + max(bands[0][1] - bands[-1][1], 0)
-    return min(RIMS, pow2_at_least(rims))
+    return min(RIMS, pow2_at_least(rims)), rims > RIMS
 
 
-def slice_of(problem: Chain) -> int:
-    """Input planes of a group that one program of `contract` multiplies: as many as fill one step of BK
-    products, or several steps where that would make more than SLICES slices."""
+def contraction(problem: Chain) -> tuple[Contraction, int]:
+    """Block sizes of `contract`, and input planes of a group that one program multiplies: as many as fill one
+    step, or several steps where that would make too many slices."""
     ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
-    step = max(1, CONTRACT.BK // taps)
-    return step * ceil(ci / (step * SLICES))
+    chosen, most = CONTRACT, SLICES
+    if ci * taps > CONTRACT.BK * SLICES:
+        chosen, most = LONG_CONTRACT, LONG_SLICES
+    planes = max(1, chosen.SHARES * chosen.BK // taps)
+    return chosen, planes * ceil(ci / (planes * most))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
@@ -193,27 +201,39 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     taps = problem.kernel[0] * problem.kernel[1]
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
     part = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
-    KH, KW = (pow2_at_least(k) for k in problem.kernel)
     return (
         layout.unit != "planes"
-        and taps_at_once(problem) == (KH, KW)
+        and taps <= TAPS
         and co * taps * 4 <= part
-        and pow2_at_least(co) * KH * KW <= KEPT
-        and ci * chosen.parts * co <= 32 * 1024
+        and pow2_at_least(co) * taps <= KEPT
+        and ci * chosen.parts * co <= 16 * 1024
     )
 
 
 def contract_depth(problem: Chain) -> int:
-    """Additions in a row when `contract` sums its products: a slice one by one, then the slices."""
-    slices = ceil(problem.c_in // problem.groups / slice_of(problem))
-    rows = finish_rows(CONTRACT.BN * CONTRACT.BCO)
-    own = min(slice_of(problem), problem.c_in // problem.groups) * problem.kernel[0] * problem.kernel[1]
-    return own + ceil(slices / rows) + _sum(rows, rows * CONTRACT.BN * CONTRACT.BCO)
+    """Additions in a row when `contract` sums its products: a share, the shares, then the slices."""
+    chosen, SLICE = contraction(problem)
+    ci, width = problem.c_in // problem.groups, chosen.BN * chosen.BCO
+    products = min(SLICE, ci) * problem.kernel[0] * problem.kernel[1]
+    own = ceil(products / (chosen.SHARES * chosen.BK)) * chosen.BK
+    rows = finish_rows(width)
+    return (
+        own
+        + _sum(chosen.SHARES, chosen.SHARES * width)
+        + ceil(ceil(ci / SLICE) / rows)
+        + _sum(rows, rows * width)
+    )
 
 
-def finish_rows(width: int, warps: int = WARPS) -> int:
-    """Rows of partial outputs, each `width` wide, that the last program loads at a time: 32 per thread."""
-    return max(1, min(64, 32 * 32 * warps // pow2_at_least(width)))
+def finish_rows(width: int, warps: int = WARPS, registers: int = FINISH) -> int:
+    """Rows of partial outputs, each `width` wide, that the last program loads at a time."""
+    return max(1, min(64, registers * 32 * warps // pow2_at_least(width)))
+
+
+def chain_finish_rows(problem: Chain, own: Tile) -> int:
+    """The same of `band_sums_contract` with tile `own`: a warp that has its registers to itself loads twice as many."""
+    width = pow2_at_least(problem.c_out // problem.groups)
+    return finish_rows(width, own.warps, FINISH * (2 if own.warps == 1 else 1))
 
 
 def _sum(length: int, elements: int, warps: int = WARPS) -> int:
@@ -242,7 +262,6 @@ def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
 
 def _band_depth(problem: Chain, chosen: Tile) -> int:
     """Longest chain of additions behind one band sum of one part."""
-    KHC, KWC = taps_at_once(problem)
     bands = problem.bands(0)
     # The rims of kernel row kh: what its band holds outside the core, one addition per row.
     core = max(0, bands[-1][1] - bands[0][0])
@@ -250,18 +269,18 @@ def _band_depth(problem: Chain, chosen: Tile) -> int:
     stream = ceil(min(chosen.ROWS, problem.h) / chosen.BR) + _sum(
         chosen.BR, chosen.BP * chosen.BR * chosen.BC, chosen.warps
     )
-    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * KHC * KWC * chosen.BC, chosen.warps)
+    RIMS, _ = rims_at_once(problem)
+    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * RIMS * chosen.BC, chosen.warps)
 
 
 def chain_depth(problem: Chain, chosen: Tile, own: Tile | None) -> int:
     """Longest chain of additions behind one output: of band_sums and contract with tile `chosen`, and
     of band_sums_contract with tile `own` if it is used, whichever is longer."""
-    KHP, KWP = pow2_at_least(problem.kernel[0]), pow2_at_least(problem.kernel[1])
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
     depth = _band_depth(problem, chosen) + chosen.parts + contract_depth(problem)
     if own is not None:
-        rows = finish_rows(pow2_at_least(co), own.warps)
-        products = _sum(KWP, co * KHP * KWP, own.warps) + _sum(KHP, co * KHP, own.warps)
+        rows = chain_finish_rows(problem, own)
+        products = problem.kernel[0] * problem.kernel[1]
         finish = ceil(ci * own.parts / rows) + _sum(rows, rows * pow2_at_least(co), own.warps)
         depth = max(depth, _band_depth(problem, own) + products + finish)
     # The bias is one more.
