@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     with progress(out, len(cases)) as advance:
 
         def done(record: CaseRecord) -> None:
-            advance(record)
+            advance(record.name)
             if timer:
                 report.print_case(record, out)
             if args.json:

@@ -67,7 +67,7 @@ class Case:
 
 
 def shrink(problem: Problem) -> Problem:
-    """Same kernel, stride, padding, dilation and groups; fewer samples and channels, smaller planes.
+    """Same kernel, stride, padding and dilation; fewer samples, channels and groups, smaller planes.
 
     Planes keep their size if they are small, for then the size is what the case is about.
     """
@@ -75,13 +75,12 @@ def shrink(problem: Problem) -> Problem:
     if isinstance(problem, Tail):
         c = min(problem.c, max(3, SMALL_ELEMENTS // (n * problem.h * problem.w)))
         return Tail(n, c, *_plane(problem, n * c))
+    groups = min(problem.groups, 16)
     per_group = problem.c_in // problem.groups
-    c_in = problem.groups * min(
-        per_group, max(3, SMALL_ELEMENTS // (n * problem.h * problem.w * problem.groups))
-    )
-    c_out = problem.groups * min(problem.c_out // problem.groups, 5)
+    c_in = groups * min(per_group, max(3, SMALL_ELEMENTS // (n * problem.h * problem.w * groups)))
+    c_out = groups * min(problem.c_out // problem.groups, 5)
     h, w = _plane(problem, n * c_in)
-    return replace(problem, n=n, c_in=c_in, c_out=c_out, h=h, w=w)
+    return replace(problem, n=n, c_in=c_in, c_out=c_out, h=h, w=w, groups=groups)
 
 
 def random_chain(rng: Random, *, size: int = 9) -> Chain:

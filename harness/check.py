@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     out = report.console()
     report.print_lines(out, report.environment_lines(found))
     with progress(out, len(cases)) as advance:
-        measure.run_cases(found, cases, peers, device, None, advance)
+        measure.run_cases(found, cases, peers, device, None, lambda case: advance(case.name))
     report.print_check(found, out)
     report.print_provenance(found, out)
     return finish(found, out, timed=False)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
 from harness import report
@@ -24,6 +25,7 @@ from harness.cases import Case
 from harness.errors import UsageError
 from harness.options import add_case_options, chosen_cases
 from harness.page import add_outputs, check_outputs, write_outputs
+from harness.progress import progress
 from harness.shapes import spell
 
 SUMMARY = "Nsight Compute's figures for each row, with a reading in words; needs ncu and a GPU"
@@ -103,13 +105,15 @@ def run(args: argparse.Namespace) -> int:
     cases = chosen_cases(args, ("headline",), gpu=True)
     found: dict[str, list[Profile]] = {}
     failed: list[str] = []
-    for case in cases:
-        found[case.name] = []
-        for row in rows:
-            try:
-                found[case.name] += profile(ncu, case, row)
-            except ProfileError as error:
-                failed.append(f"{case.name}, {row}: {error}")
+    with progress(Console(stderr=True), len(cases) * len(rows)) as advance:
+        for case in cases:
+            found[case.name] = []
+            for row in rows:
+                try:
+                    found[case.name] += profile(ncu, case, row)
+                except ProfileError as error:
+                    failed.append(f"{case.name}, {row}: {error}")
+                advance(f"{case.name}, {row}")
     device = torch.cuda.get_device_name()
     text = render(found, device, failed)
     kernels = {name: [asdict(item) for item in items] for name, items in found.items()}
@@ -137,7 +141,8 @@ def command(ncu: str, case: Case, row: str) -> list[str]:
         ncu,
         *("--csv", "--page", "raw", "--metrics", ",".join(METRICS.values())),
         *("--clock-control", "none", "--cache-control", "all", "--profile-from-start", "off"),
-        *("--target-processes", "all"),
+        # Compilers run in processes of their own, which ncu would slow down for nothing.
+        *("--target-processes", "application-only"),
         *(sys.executable, "-m", "harness.profile_target", spell(case.problem), case.dtype, case.layout, row),
     ]
 
@@ -229,7 +234,8 @@ def render(found: dict[str, list[Profile]], device: str, failed: Iterable[str]) 
     out = io.StringIO()
     console = report.console(out)
     console.print(
-        f"Measured with Nsight Compute on {device}, clocks as they were, caches empty at the start of each kernel."
+        f"Measured with Nsight Compute on {device}, clocks as they were, caches empty at the start of each kernel.",
+        soft_wrap=True,
     )
     for case, items in found.items():
         console.print()

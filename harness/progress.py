@@ -8,17 +8,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from harness.records import CaseRecord
-
 
 @contextmanager
-def progress(out: Console, total: int) -> Iterator[Callable[[CaseRecord], None]]:
-    """Bar on `out` while the block runs; yields the function to call after each finished case."""
+def progress(out: Console, total: int) -> Iterator[Callable[[str], None]]:
+    """Bar on `out` while the block runs; yields the function to call with the name of each finished piece."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task("cases", total=total)
 
-        def advance(record: CaseRecord) -> None:
-            bar.update(task, advance=1, description=record.name)
+        def advance(name: str) -> None:
+            bar.update(task, advance=1, description=name)
 
         yield advance

@@ -33,8 +33,12 @@ def test_small_twin_has_the_same_structure(case: Case) -> None:
     if not case.gpu_only:
         assert prod(small.problem.in_shape) <= SMALL_ELEMENTS
     if isinstance(case.problem, Chain) and isinstance(small.problem, Chain):
-        shared = ("kernel", "stride", "padding", "output_padding", "dilation", "groups", "bias")
+        shared = ("kernel", "stride", "padding", "output_padding", "dilation", "bias")
         assert all(getattr(case.problem, name) == getattr(small.problem, name) for name in shared)
+        # Grouped stays grouped, depthwise stays depthwise.
+        groups = small.problem.groups
+        assert groups == min(case.problem.groups, 16)
+        assert (small.problem.c_in == groups) == (case.problem.c_in == case.problem.groups)
         # A crop in the large case is a crop in the small one.
         assert all(
             [(lo > 0, hi < size) for lo, hi in case.problem.bands(axis)]

@@ -1,4 +1,7 @@
-"""Two processes: DTensor's placements, and a DDP step that matches one process. Gloo on the CPU, NCCL on two GPUs."""
+"""Two processes: DTensor's placements, and a DDP step that matches one process.
+
+Gloo on the CPU, NCCL on two GPUs; and a DDP step of two processes that share one GPU, by Gloo.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,21 @@ KINDS = [
         "cuda", marks=pytest.mark.skipif(GPUS < 2, reason="NCCL between two processes takes two GPUs")
     ),
 ]
+SHARED = pytest.param(
+    "shared", marks=pytest.mark.skipif(GPUS < 1, reason="two processes that share a GPU take a GPU")
+)
 # Equal to float64's rounding: the ranks add partial sums in another order.
 CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
 
 
 def _join(rank: int, kind: str, store: str) -> torch.device:
     torch.set_num_threads(1)
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device("cpu")
-    if kind == "cuda":
+    device = {
+        "cpu": torch.device("cpu"),
+        "cuda": torch.device("cuda", rank),
+        "shared": torch.device("cuda", 0),
+    }[kind]
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2)
@@ -126,7 +136,7 @@ def _data_parallel(rank: int, kind: str, store: str) -> None:
     alone, together = module(), module()
     step(alone, x)
     parallel = torch.nn.parallel.DistributedDataParallel(
-        together, device_ids=[rank] if kind == "cuda" else None
+        together, device_ids=None if device.index is None else [device.index]
     )
     step(parallel, x[2 * rank : 2 * rank + 2])
     for got, expected in zip(together.parameters(), alone.parameters(), strict=True):
@@ -140,6 +150,6 @@ def test_dtensor(kind: str, tmp_path: Path) -> None:
     spawn(_sharded, (kind, str(tmp_path / "store")), nprocs=2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, SHARED])
 def test_ddp_matches_one_process(kind: str, tmp_path: Path) -> None:
     spawn(_data_parallel, (kind, str(tmp_path / "store")), nprocs=2)
