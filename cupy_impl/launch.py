@@ -191,7 +191,7 @@ def prepare_chain(
     geometry = _geometry(problem)
     output = {"TENSOR": tensor, "BIAS": problem.bias}
 
-    tile = plan.tile(layout, layout.c, dtype.itemsize, KH)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     band_sums = _specialize("band_sums", layout, tile, dtype, geometry, finish=plan.BANDS_FINISH)
     step, SLICE = plan.contraction(problem, dtype.itemsize)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
@@ -229,7 +229,7 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     geometry = _geometry(problem)
-    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel[0])
+    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     step = plan.EXPAND
     expand = _specialize(
         "expand",

@@ -28,6 +28,9 @@ STREAM = Stream(16 * 1024, THREADS, BLOCKS)
 ROOMY_STREAM = Stream(16 * 1024, THREADS, 4)
 """Bands of neighbouring planes (channels_last) and of float64: 128 registers per thread, for twice the sums."""
 
+TAPS_STREAM, FEW_TAPS = Stream(16 * 1024, THREADS, 2), 16
+"""Bands of more than so many taps: as many registers as there are, for their sums and weights."""
+
 SMALL_STREAM, SMALL_BYTES = Stream(8 * 1024, 32, 8), 16 * 1024
 """Where a block has a plane of at most so many bytes to itself, and contracts its bands: what follows the
 stream takes as many instructions per warp however little came before it, so there is one."""
@@ -64,15 +67,17 @@ class Tile:
         return ceil(planes / self.BP)
 
 
-def tile(layout: Layout, planes: int, itemsize: int, kernel_rows: int = 0, stream: Stream = STREAM) -> Tile:
-    """Tile for `planes` planes of `layout`: whole planes, or the bands of so many kernel rows."""
-    whole = layout.w == 1 and kernel_rows == 0
-    if kernel_rows and stream is STREAM and (layout.unit == "planes" or itemsize == 8):
-        stream = ROOMY_STREAM
+def tile(
+    layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | None = None, stream: Stream = STREAM
+) -> Tile:
+    """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel."""
+    whole = kernel is None and layout.w == 1
+    if kernel and stream is STREAM:
+        roomy = layout.unit == "planes" or itemsize == 8
+        stream = TAPS_STREAM if kernel[0] * kernel[1] > FEW_TAPS else ROOMY_STREAM if roomy else STREAM
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
     size = stream.bytes // (itemsize if whole else max(itemsize, 4))
-    kernel_rows = max(kernel_rows, 1)
-    kept = pow2_at_most(KEPT // kernel_rows)
+    kept = pow2_at_most(KEPT // (kernel[0] if kernel else 1))
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
         # 256 bytes of neighbouring planes are two whole lines of the L2; bands take 32 planes, in float32
@@ -170,7 +175,7 @@ def own_tile(problem: Chain, layout: Layout, itemsize: int) -> Tile:
     """Tile of one plane, for `band_sums_contract`."""
     small = layout.h * layout.w * itemsize <= SMALL_BYTES
     few = pow2_at_least(problem.c_out // problem.groups) <= SMALL_STREAM.threads
-    return tile(layout, 1, itemsize, problem.kernel[0], SMALL_STREAM if small and few else STREAM)
+    return tile(layout, 1, itemsize, problem.kernel, SMALL_STREAM if small and few else STREAM)
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:

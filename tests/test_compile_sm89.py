@@ -26,6 +26,9 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 # The headline: one launch serves it. The large weight of the other takes band_sums, then contract.
 HEADLINE = Chain(16, 64, 128, 128, 128, (3, 3), (2, 2), (1, 1), (1, 1))
 WIDE = Chain(8, 512, 256, 16, 16, (4, 4), (2, 2), (1, 1))
+# Many taps, for few outputs and for as many as one launch serves.
+LARGE = [Chain(16, 64, c_out, 128, 128, (5, 5), (2, 2), (1, 1)) for c_out in (64, 128)]
+LARGER = Chain(16, 64, 64, 128, 128, (7, 7), (2, 2), (3, 3))
 TAILS = ((16, 128, 256, 256), (256, 2048, 7, 7))
 
 
@@ -39,7 +42,7 @@ def launches(kernel_set: Any, dtype: torch.dtype, channels_last: bool) -> Iterat
     calls = [
         kernel_set.prepare_tail(shape, strides(shape, channels_last), dtype, 0, False) for shape in TAILS
     ]
-    for problem in (HEADLINE, WIDE):
+    for problem in (HEADLINE, WIDE, *LARGE, LARGER):
         stride = strides(problem.in_shape, channels_last)
         calls.append(kernel_set.prepare_chain(problem, stride, dtype, 0, True))
         calls.append(kernel_set.prepare_backward(problem, stride, dtype))

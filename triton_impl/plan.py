@@ -46,11 +46,11 @@ WHOLE_BYTES, WHOLE_PLANES = 256 * 1024, 128
 there are programs enough for a card all the same."""
 
 KEPT = 4096
-"""Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in registers, and weights that
-band_sums_contract does."""
+"""Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in registers."""
 
-TAPS = 32
-"""Taps that band_sums_contract has code for, one after the other: more take long to compile and to fetch."""
+TAPS, WEIGHTS = 32, 2048
+"""Taps that band_sums_contract has code for, one after the other: more take long to compile and to fetch.
+Weights that it keeps in registers: 64 per thread of a warp."""
 
 RIMS = 4
 """Rim rows that are loaded before the stream at most: a kernel of 3, 4 or 5 has no more."""
@@ -115,7 +115,8 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     if uncut:
         ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
-    registers = stream.registers and stream.registers // more
+    # Not in float64, whose numbers take two each: nothing may spill.
+    registers = stream.registers and (255 if itemsize == 8 else stream.registers // more)
     return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), stream.warps * more, registers)
 
 
@@ -205,7 +206,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
         layout.unit != "planes"
         and taps <= TAPS
         and co * taps * 4 <= part
-        and pow2_at_least(co) * taps <= KEPT
+        and pow2_at_least(co) * taps <= WEIGHTS
         and ci * chosen.parts * co <= 16 * 1024
     )
 
