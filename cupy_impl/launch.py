@@ -124,14 +124,16 @@ def _specialize(
     blocks: int = plan.BLOCKS,
     finish: int = plan.FINISH,
 ) -> Specialization:
-    stream = tile.stream if tile else plan.Stream(0, plan.THREADS, blocks)
+    threads = plan.THREADS
+    if tile is not None:
+        threads, blocks = tile.stream.threads, tile.stream.blocks
     fixed: dict[str, Any] = {
         "ELEMENT": _ELEMENT[dtype],
         "ACC": _ELEMENT[accumulator(dtype)],
         # A merged plane can be longer than 2^31; everything else keeps 32-bit rows and columns.
         "SIZE": "index_t" if max(layout.h, layout.w) >= 2**31 else "int",
-        "THREADS": stream.threads,
-        "BLOCKS": stream.blocks,
+        "THREADS": threads,
+        "BLOCKS": blocks,
         # In flight in the finish: as many registers whatever the accumulator.
         "FR": finish // (2 if dtype == torch.float64 else 1),
     }

@@ -68,13 +68,17 @@ class Tile:
 
 
 def tile(
-    layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | None = None, stream: Stream = STREAM
+    layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | None = None, *, small: bool = False
 ) -> Tile:
-    """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel."""
+    """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel; small: for one warp."""
     whole = kernel is None and layout.w == 1
-    if kernel and stream is STREAM:
-        roomy = layout.unit == "planes" or itemsize == 8
-        stream = TAPS_STREAM if kernel[0] * kernel[1] > FEW_TAPS else ROOMY_STREAM if roomy else STREAM
+    stream = STREAM
+    if small:
+        stream = SMALL_STREAM
+    elif kernel and kernel[0] * kernel[1] > FEW_TAPS:
+        stream = TAPS_STREAM
+    elif kernel and (layout.unit == "planes" or itemsize == 8):
+        stream = ROOMY_STREAM
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
     size = stream.bytes // (itemsize if whole else max(itemsize, 4))
     kept = pow2_at_most(KEPT // (kernel[0] if kernel else 1))
@@ -175,7 +179,7 @@ def own_tile(problem: Chain, layout: Layout, itemsize: int) -> Tile:
     """Tile of one plane, for `band_sums_contract`."""
     small = layout.h * layout.w * itemsize <= SMALL_BYTES
     few = pow2_at_least(problem.c_out // problem.groups) <= SMALL_STREAM.threads
-    return tile(layout, 1, itemsize, problem.kernel, SMALL_STREAM if small and few else STREAM)
+    return tile(layout, 1, itemsize, problem.kernel, small=small and few)
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:

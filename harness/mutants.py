@@ -543,14 +543,14 @@ def _cupy_run(change: Source) -> Run:
         return cupy.RawKernel(device_text, special.kernel, options=special.options)
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        special, threads = launch.special, int(dict(launch.special.constants)["THREADS"])
+        special = launch.special
         pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
         if device.type == "cpu":
             macros = tuple(option for option in special.options if option.startswith("-D"))
-            interpret.Module(text, macros).function(special.kernel)(launch.grid, threads, pointers)
+            interpret.Module(text, macros).function(special.kernel)(launch.grid, special.threads, pointers)
             return
         with torch.cuda.device(device):
-            compiled(special)(launch.grid, (threads,), pointers, stream=SimpleNamespace(ptr=stream))
+            compiled(special)(launch.grid, (special.threads,), pointers, stream=SimpleNamespace(ptr=stream))
 
     return run
 

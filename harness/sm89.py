@@ -87,8 +87,7 @@ def _cuda(special: Any) -> Code:
     ptx = nvrtc.getPTX(program)
     nvrtc.destroyProgram(program)
     text = ptx.decode() if isinstance(ptx, bytes) else ptx
-    threads = int(dict(special.constants)["THREADS"])
-    return Code(text.rstrip("\0"), special.kernel, threads, 0, 0)
+    return Code(text.rstrip("\0"), special.kernel, special.threads, 0, 0)
 
 
 @cache

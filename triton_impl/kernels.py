@@ -278,9 +278,9 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
 def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
              N, H, W, H_OUT, W_OUT, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
              TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
-             KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
-             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr, SHARES: tl.constexpr,
-             SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+             KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+             DH: tl.constexpr, DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
+             SHARES: tl.constexpr, SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: slice of the input planes, block of outputs of one group, block of samples
     splits = tl.cdiv(CI, SLICE)
     blocks = tl.cdiv(CO, BCO)
@@ -333,9 +333,10 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
                        stride_h, stride_w, mult_n, mult_c, scale, bias_scale, H, W, H_OUT, W_OUT,
                        G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr,
                        TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr,
-                       KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-                       DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, MORE: tl.constexpr, BR: tl.constexpr,
-                       BC: tl.constexpr, BCO: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+                       KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+                       PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
+                       RIMS: tl.constexpr, MORE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+                       BCO: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: a part of one plane
     tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, 1, BC)
     n = (ng // G).to(tl.int64)
