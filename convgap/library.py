@@ -425,7 +425,7 @@ def _register(name: str, kernel: Any, differentiable: Callable[..., Tensor]) -> 
         # Going straight to the kernel saves a second pass through the dispatcher. That is the same
         # thing only for ordinary tensors, with nobody listening in between.
         if (
-            (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs))
+            (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs[:tensors]))
             or forward_ad._current_level >= 0
             or torch._C._len_torch_dispatch_stack()
             or peek_interpreter_stack() is not None

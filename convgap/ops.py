@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import lru_cache
 from numbers import Real
 
@@ -82,13 +81,13 @@ def conv_transpose2d_multiply_gap(
         _like("bias", bias, x)
     sizes = x.shape, weight.shape, None if bias is None else bias.shape
     options = stride, padding, output_padding, dilation, groups, strategy
-    geometry = None
-    if not torch.compiler.is_compiling():
-        # Lists and symbolic sizes cannot be looked up; what is wrong raises again below.
-        with suppress(TypeError):
-            geometry = _known_geometry(*sizes, *options)
-    if geometry is None:
+    if torch.compiler.is_compiling():
         geometry = _geometry(*sizes, *options)
+    else:
+        try:
+            geometry = _known_geometry(*sizes, *options)
+        except TypeError:  # lists and symbolic sizes cannot be looked up; what is wrong raises again
+            geometry = _geometry(*sizes, *options)
     batched = x if x.dim() == 4 else x.unsqueeze(0)
     scale, tensor = _multiplier(multiplier, batched, weight.shape[1] * geometry[8], x.dim() == 4)
     if strategy == "collapsed":

@@ -20,6 +20,7 @@ from cupy_impl import plan
 from reference.calls import BackwardCall, ChainCall, TailCall, accumulator, check_grid
 from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
+from reference.slots import Slots
 
 _ELEMENT = {
     torch.float32: "float",
@@ -80,16 +81,17 @@ class Launch:
         check_grid(grid)
         self.special = special
         self.grid = grid
-        self._threads = special.threads
+        self._block = (special.threads,)
+        self._slots = Slots(_parameters)
         self._on_cuda: Any = None
         self._on_cpu: Any = None
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
-        pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
         if device.type == "cpu":
             if self._on_cpu is None:
                 self._on_cpu = _interpreted(self.special)
-            self._on_cpu(self.grid, self._threads, pointers)
+            pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+            self._on_cpu(self.grid, self.special.threads, pointers)
             return
         if torch._C._cuda_getDevice() != device.index:
             with torch.cuda.device(device):
@@ -97,7 +99,14 @@ class Launch:
             return
         if self._on_cuda is None:
             self._on_cuda = _compiled(self.special)
-        self._on_cuda(self.grid, (self._threads,), pointers, stream=_Stream(stream))
+        self._on_cuda(self.grid, self._block, self._slots.fill(arguments), stream=_Stream(stream))
+
+
+def _parameters(slots: list[int]) -> list[Any]:
+    """Addresses of parameters as CuPy takes them: of numbers it would make these anew for every launch."""
+    from cupy.cuda.function import CPointer
+
+    return [CPointer(slot) for slot in slots]
 
 
 def _compiled(special: Specialization) -> Any:

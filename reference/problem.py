@@ -14,7 +14,8 @@ the *core*, streamed once; the few rows before and after it are the *rims*.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from math import prod
 
 Band = tuple[int, int]
@@ -68,6 +69,14 @@ class Chain:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     bias: bool = True
+
+    def __hash__(self) -> int:
+        # Looked up on every call: worked out once.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
 
     @property
     def in_shape(self) -> tuple[int, int, int, int]:

@@ -138,9 +138,8 @@ FAULTS = {
         "launch.prepare_chain = only_float32",
         {"triton": "out of resources: shared memory"},
     ),
-    "Triton without a C compiler": Fault(
-        "", {"triton": "C compiler"}, {"PATH": "/nowhere", "TRITON_CACHE_DIR": "{tmp}"},
-        gpu="Triton's interpreter takes no C compiler",
+    "Triton without a C compiler, which its own launcher would take": Fault(
+        "", {}, {"PATH": "/nowhere", "TRITON_CACHE_DIR": "{tmp}"}, gpu="Triton's interpreter has no launcher",
     ),
     "Triton's compiler raises": Fault(
         'import triton\ntriton.compile = fail(RuntimeError("ptxas fatal: unsupported"))',

@@ -1,8 +1,8 @@
 """From sizes and strides to Triton launches: specialisation, grids, workspace, limits.
 
 A call is prepared once per distinct (shapes, strides, alignment, dtype); after that it costs the
-allocation of its output and its launches. The compiled kernels are launched directly: the JIT's own
-launch binds and inspects every argument again on each call.
+allocation of its output and its launches. The compiled kernels are launched directly (driver.py): the JIT's
+own launch binds and inspects every argument again on each call.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 import triton
+from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.interpreter import InterpretedFunction
 
 from reference.calls import BackwardCall, ChainCall, TailCall, accumulator, check_grid
 from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
-from triton_impl import kernels, plan
+from reference.slots import Slots
+from triton_impl import driver, kernels, plan
 
 INTERPRETED = isinstance(kernels.multiply_gap, InterpretedFunction)
 """Whether TRITON_INTERPRET was set when the kernels were decorated: then they run on CPU tensors."""
@@ -61,8 +63,8 @@ class Specialization:
         }
         return ASTSource(self.kernel, signature, constants, attrs)
 
-    def compile(self, target: Any = None) -> Any:
-        """The compiled kernel for `target` (a GPUTarget), or for the current device."""
+    def compile(self, target: GPUTarget) -> Any:
+        """The compiled kernel for `target`."""
         # Fusing a product into a sum is one rounding less; the default of this flag has changed
         # between Triton releases, the bits of a result should not.
         options = {"num_warps": self.warps, "enable_fp_fusion": True, "maxnreg": self.registers}
@@ -79,28 +81,40 @@ class Launch:
         check_grid(grid)
         self.special = special
         self.grid = grid
-        self._pointers = sum(kind.startswith("*") for kind in special.types)
-        self._constants = {name: v for name, v in special.constants if not name.startswith("stride_")}
-        self._compiled: dict[int, tuple[Any, ...]] = {}
+        self._slots = Slots(self._parameters)
+        self._loaded: dict[int, driver.Kernel] = {}
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         if INTERPRETED:
-            self.special.kernel[self.grid](*arguments, **self._constants)
+            constants = {name: v for name, v in self.special.constants if not name.startswith("stride_")}
+            self.special.kernel[self.grid](*arguments, **constants)
             return
         if torch._C._cuda_getDevice() != device.index:
             with torch.cuda.device(device):
                 self(device, stream, *arguments)
             return
-        ready = self._compiled.get(device.index)
-        if ready is None:
-            compiled = self.special.compile()
-            compiled._init_handles()
-            fixed = (compiled.function, compiled.packed_metadata, None, None, None)
-            ready = self._compiled[device.index] = compiled.run, fixed, tuple(self._constants.values())
-        run, fixed, constants = ready
-        count = self._pointers
-        pointers = [tensor.data_ptr() for tensor in arguments[:count]]
-        run(*self.grid, 1, stream, *fixed, *pointers, *arguments[count:], *constants)
+        kernel = self._loaded.get(device.index)
+        if kernel is None:
+            kernel = self._loaded[device.index] = self._load(device)
+        kernel(stream, self._slots.fill(arguments))
+
+    def _load(self, device: torch.device) -> driver.Kernel:
+        # Asked of torch: Triton would have a C compiler make a module to ask the driver.
+        major, minor = torch.cuda.get_device_capability(device)
+        compiled = self.special.compile(GPUTarget("cuda", 10 * major + minor, 32))
+        made = compiled.metadata
+        if made.global_scratch_size or made.profile_scratch_size:
+            raise RuntimeError(f"{made.name}: expected a kernel without scratch memory")
+        return driver.Kernel(
+            device.index, compiled.asm["cubin"], made.name, self.grid, 32 * made.num_warps, made.shared
+        )
+
+    def _parameters(self, slots: list[int]) -> Any:
+        """Addresses of the compiled kernel's parameters: a stride that is known to be 1 is none of them."""
+        constant = {name for name, _ in self.special.constants}
+        names = self.special.kernel.arg_names
+        kept = [slot for name, slot in zip(names, slots, strict=False) if name not in constant]
+        return driver.parameters(kept)
 
 
 def _integers(layout: Layout) -> str:

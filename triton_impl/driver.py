@@ -1,0 +1,85 @@
+"""The CUDA driver, as far as a Triton kernel needs it: load its machine code, launch it.
+
+Triton's own launcher parses forty arguments in 7 microseconds, and before Triton 3.7 is a C extension that a C
+compiler makes for every signature; loading through Triton takes a C compiler too. This takes neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import addressof, byref, c_char_p, c_int, c_uint, c_uint64, c_void_p
+from functools import cache
+from typing import Any
+
+INVALID_CONTEXT = 201
+"""CUresult of a launch in a thread that has no context."""
+
+MAX_DYNAMIC_SHARED_BYTES = 8
+"""CUfunction_attribute."""
+
+FREE_SHARED_BYTES = 48 * 1024
+"""Shared memory that a kernel may have without asking."""
+
+_NULL = c_uint64()
+
+
+@cache
+def _driver() -> Any:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _check(status: int) -> None:
+    if status:
+        name, text = c_char_p(), c_char_p()
+        _driver().cuGetErrorName(status, byref(name))
+        _driver().cuGetErrorString(status, byref(text))
+        said = " ".join((part.value or b"").decode() for part in (name, text))
+        raise RuntimeError(f"CUDA driver: {said.strip() or f'error {status}'}")
+
+
+def _bind(device: int) -> None:
+    """Make the device's primary context, which torch uses, current: a fresh thread has none."""
+    context, ordinal = c_void_p(), c_int()
+    _check(_driver().cuDeviceGet(byref(ordinal), device))
+    _check(_driver().cuDevicePrimaryCtxRetain(byref(context), ordinal))
+    _check(_driver().cuCtxSetCurrent(context))
+
+
+def parameters(addresses: list[int]) -> Any:
+    """What a launch takes: the addresses of a kernel's parameters, and more of a null pointer than Triton adds to
+    them for scratch memory; the driver reads as many as the kernel has."""
+    return (c_void_p * (len(addresses) + 4))(*addresses, *[addressof(_NULL)] * 4)
+
+
+class Kernel:
+    """One kernel of a cubin, loaded on a device, with everything fixed but its stream and arguments.
+
+    name     its entry point
+    grid     programs, up to 2^31 - 1 and 65535
+    threads  per program
+    shared   bytes of shared memory per program
+
+    Raises RuntimeError, with the driver's words, if the machine code cannot be loaded.
+    """
+
+    def __init__(
+        self, device: int, cubin: bytes, name: str, grid: tuple[int, int], threads: int, shared: int
+    ) -> None:
+        _bind(device)
+        module, function = c_void_p(), c_void_p()
+        _check(_driver().cuModuleLoadData(byref(module), cubin))
+        _check(_driver().cuModuleGetFunction(byref(function), module, name.encode()))
+        if shared > FREE_SHARED_BYTES:
+            _check(_driver().cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_BYTES, shared))
+        self._device = device
+        self._launch = _driver().cuLaunchKernel
+        # Converted once: ctypes passes its own objects on as they are.
+        self._fixed = function, *map(c_uint, (*grid, 1, threads, 1, 1, shared))
+
+    def __call__(self, stream: int, parameters: Any) -> None:
+        """Launch on `stream` (a raw handle) with what `parameters` made."""
+        status = self._launch(*self._fixed, c_void_p(stream), parameters, None)
+        if status == INVALID_CONTEXT:
+            _bind(self._device)
+            status = self._launch(*self._fixed, c_void_p(stream), parameters, None)
+        _check(status)
