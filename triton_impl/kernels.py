@@ -124,11 +124,11 @@ def tap_sums(core, rims, col, kw, W, W_OUT, SW: tl.constexpr, PW: tl.constexpr, 
 
 
 @triton.jit
-def add_rims(core, rims, row, kh, r0, rows, H, H_OUT, SH: tl.constexpr, PH: tl.constexpr, DH: tl.constexpr):
-    """core [BP] plus those of rims [BP, RIMS] whose row lies in the row band of kh."""
+def row_inside(row, kh, r0, rows, H, H_OUT, SH: tl.constexpr, PH: tl.constexpr, DH: tl.constexpr):
+    """Which rim rows lie in the row band of kh: [1, RIMS]."""
     lo, hi = band(kh, H, H_OUT, SH, PH, DH)
     lo, hi = clip(lo, hi, r0, rows)
-    return core + tl.sum(tl.where(((row >= lo) & (row < hi))[None, :], rims, 0), 1)
+    return ((row >= lo) & (row < hi))[None, :]
 
 
 @triton.jit
@@ -257,11 +257,13 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
         # 5 reduce
         core_sum, first_sums = tap_sums(core, first, col, kw, W, W_OUT, SW, PW, DW)
         for kh in range(KH):
-            total = add_rims(core_sum, first_sums, first_row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+            inside = row_inside(first_row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+            total = core_sum + tl.sum(tl.where(inside, first_sums, 0), 1)
             for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
                 more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
                 _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
-                total = add_rims(total, more_sums, row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+                inside = row_inside(row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+                total += tl.sum(tl.where(inside, more_sums, 0), 1)
             # 7 store
             tl.store(to + kh * KW + kw, total, mask=c < G * CI)
     if not SINGLE:
@@ -351,11 +353,18 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
     # 3 masked load, 4 accumulate. Weights, bias and multiplier come first: they arrive while the
     # plane streams.
     c = g * CO + co
-    w = ()
-    for tap in tl.static_range(KH * KW):
+    cols = ()
+    for kw in tl.static_range(KW):
         # A tensor, if of one element: Triton's interpreter makes integers of a scalar mask.
-        live = lands(tl.full((1,), tap, tl.int32), H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
-        w += (tl.load(w_ptrs + tap, mask=live & (co < CO), other=0),)
+        lo, hi = band(tl.full((1,), kw, tl.int32), W, W_OUT, SW, PW, DW)
+        cols += (lo < hi,)
+    w = ()
+    for kh in tl.static_range(KH):
+        lo, hi = band(tl.full((1,), kh, tl.int32), H, H_OUT, SH, PH, DH)
+        for kw in tl.static_range(KW):
+            # A weight that never meets x must not turn 0 into NaN.
+            live = (lo < hi) & cols[kw] & (co < CO)
+            w += (tl.load(w_ptrs + kh * KW + kw, mask=live, other=0),)
     if BIAS:
         b = tl.load(bias + c, mask=co < CO, other=0)
     if TENSOR:
@@ -365,15 +374,19 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
     core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, 1, BR, BC), 1)
     first = first.to(ACC)
     # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
+    inside = ()
+    for kh in tl.static_range(KH):
+        inside += (row_inside(first_row, kh, r0, rows, H, H_OUT, SH, PH, DH),)
     partial = tl.zeros((BCO,), ACC)
     for kw in tl.static_range(KW):
         core_sum, first_sums = tap_sums(core, first, col, kw, W, W_OUT, SW, PW, DW)
         for kh in tl.static_range(KH):
-            total = add_rims(core_sum, first_sums, first_row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+            total = core_sum + tl.sum(tl.where(inside[kh], first_sums, 0), 1)
             for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
                 more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
                 _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
-                total = add_rims(total, more_sums, row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+                more_inside = row_inside(row, kh, r0, rows, H, H_OUT, SH, PH, DH)
+                total += tl.sum(tl.where(more_inside, more_sums, 0), 1)
             partial += tl.sum(total, 0) * w[kh * KW + kw].to(ACC)
     partials += ng.to(tl.int64) * CI * parts * BCO
     last, total = finish(partials, counters + ng, tile % CI * parts + part, CI * parts, co, co < CO, partial,
