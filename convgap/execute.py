@@ -48,18 +48,15 @@ def tail(kernels: KernelSet, y: Tensor, scale: float, multiplier: Tensor | None,
     m, mult_n, mult_c = _multiplier(multiplier, out)
     layout = call.layout
     if call.flat:
-        call.multiply_gap(
-            y.device, stream, y, out, m, layout.stride[0], mult_n, mult_c, scale / (h * w), layout.c
-        )
+        call.multiply_gap(y.device, stream, y, out, m, layout.stride[0], mult_n, mult_c, scale / (h * w))
         return out
     partials = zeros = out
     if call.counters:
         partials = torch.empty(call.partials, dtype=accumulator(y.dtype), device=y.device)
         zeros = counters.take(call.counters, y.device, stream)
     call.multiply_gap(
-        y.device, stream, y, out, partials, zeros, m, *layout.stride, mult_n, mult_c, scale / (h * w),
-        layout.c, layout.h, layout.w,
-    )  # fmt: skip
+        y.device, stream, y, out, partials, zeros, m, layout.stride[0], mult_n, mult_c, scale / (h * w)
+    )
     return out
 
 
@@ -84,11 +81,9 @@ def chain(
     partials = torch.empty(call.partials, dtype=accumulator(x.dtype), device=x.device)
     zeros = counters.take(call.counters, x.device, stream)
     m, mult_n, mult_c = _multiplier(multiplier, out)
-    h_out, w_out = problem.out_size(0), problem.out_size(1)
     call.band_sums_contract(
         x.device, stream, x, weight, out if bias is None else bias, out, partials, zeros, m,
-        *call.layout.stride, mult_n, mult_c, scale / (h_out * w_out), scale,
-        problem.h, problem.w, h_out, w_out,
+        call.layout.stride[0], mult_n, mult_c, scale / problem.out_area, scale,
     )  # fmt: skip
     return out
 
@@ -103,10 +98,7 @@ def band_sums(kernels: KernelSet, problem: Chain, x: Tensor, stream: int) -> Ten
         if call.band_counters:
             partials = torch.empty(call.band_partials, dtype=acc, device=x.device)
             zeros = counters.take(call.band_counters, x.device, stream)
-        call.band_sums(
-            x.device, stream, x, sums, partials, zeros, *call.layout.stride, problem.h, problem.w,
-            problem.out_size(0), problem.out_size(1),
-        )  # fmt: skip
+        call.band_sums(x.device, stream, x, sums, partials, zeros, call.layout.stride[0])
     return sums
 
 
@@ -128,11 +120,9 @@ def contract(
     partials = torch.empty(call.contract_partials, dtype=sums.dtype, device=out.device)
     zeros = counters.take(call.contract_counters, out.device, stream)
     m, mult_n, mult_c = _multiplier(multiplier, out)
-    h_out, w_out = problem.out_size(0), problem.out_size(1)
     call.contract(
         out.device, stream, sums, weight, out if bias is None else bias, out, partials, zeros, m, mult_n, mult_c,
-        scale / (h_out * w_out), scale, problem.n,
-        problem.h, problem.w, h_out, w_out,
+        scale / problem.out_area, scale, problem.n,
     )  # fmt: skip
     return out
 
@@ -144,11 +134,17 @@ def expand(
     d = torch.empty((problem.n, problem.c_in, *problem.kernel), dtype=grad.dtype, device=grad.device)
     if d.numel():
         call = kernels.prepare_backward(problem, _contiguous(problem), weight.dtype)
-        area = problem.out_size(0) * problem.out_size(1)
         call.expand(
-            d.device, stream, grad, weight, d, grad.stride(0), grad.stride(1), scale / area,
+            d.device,
+            stream,
+            grad,
+            weight,
+            d,
+            grad.stride(0),
+            grad.stride(1),
+            scale / problem.out_area,
             problem.n,
-        )  # fmt: skip
+        )
     return d
 
 
@@ -156,10 +152,7 @@ def band_fill(kernels: KernelSet, problem: Chain, d: Tensor, dx: Tensor, stream:
     """Fill dx (fresh, problem.in_shape) with the sum of contiguous d over the taps that see each element."""
     if dx.numel():
         call = kernels.prepare_backward(problem, dx.stride(), dx.dtype)
-        call.band_fill(
-            dx.device, stream, d, dx, *call.layout.stride, problem.h, problem.w,
-            problem.out_size(0), problem.out_size(1),
-        )  # fmt: skip
+        call.band_fill(dx.device, stream, d, dx, call.layout.stride[0])
     return dx
 
 
@@ -176,11 +169,17 @@ def weight_grad(
     dw = torch.empty(problem.weight_shape, dtype=dtype, device=grad.device)
     if dw.numel():
         call = kernels.prepare_backward(problem, _contiguous(problem), dtype)
-        h_out, w_out = problem.out_size(0), problem.out_size(1)
         call.weight_grad(
-            dw.device, stream, grad, sums, dw, grad.stride(0), grad.stride(1), scale / (h_out * w_out),
-            problem.n, problem.h, problem.w, h_out, w_out,
-        )  # fmt: skip
+            dw.device,
+            stream,
+            grad,
+            sums,
+            dw,
+            grad.stride(0),
+            grad.stride(1),
+            scale / problem.out_area,
+            problem.n,
+        )
     return dw
 
 

@@ -18,7 +18,7 @@
 // One compilation makes one kernel. What fixes its code are macros: KERNEL_<name>, ELEMENT and ACC
 // (types), SIZE (int, or long long for planes past 2^31), THREADS and BLOCKS (resident blocks per
 // multiprocessor to aim at), VEC elements per access along AXIS (1 planes, 2 rows, 3 columns), and
-// the uppercase constants that Triton calls constexpr.
+// the uppercase constants that Triton calls constexpr: all sizes and strides but those of the batch.
 
 typedef long long index_t;
 
@@ -48,7 +48,7 @@ template <int COUNT, int WIDTH> __device__ __forceinline__ void reduce(ACC* red)
 
 #ifdef KH
 // Whether the tap's band holds anything: a weight that never meets x must not turn 0 into NaN.
-__device__ __forceinline__ bool lands(int tap, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+__device__ __forceinline__ bool lands(int tap) {
     SIZE row_lo, row_hi, col_lo, col_hi;
     band(tap / KW, H, H_OUT, SH, PH, DH, row_lo, row_hi);
     band(tap % KW, W, W_OUT, SW, PW, DW, col_lo, col_hi);
@@ -71,10 +71,10 @@ struct Place {
 };
 
 // Place of this block: parts run fastest, then blocks of BP planes, then (sample, group).
-__device__ __forceinline__ Place locate(int planes, SIZE H, SIZE W) {
+__device__ __forceinline__ Place locate(int planes) {
     Place at;
-    int row_parts = (int)((H + ROWS - 1) / ROWS);
-    at.parts = row_parts * (int)((W + BC - 1) / BC);
+    constexpr int row_parts = (int)(((index_t)H + ROWS - 1) / ROWS);
+    at.parts = row_parts * (int)(((index_t)W + BC - 1) / BC);
     at.part = blockIdx.x % at.parts;
     at.tile = blockIdx.x / at.parts;
     int blocks = (planes + BP - 1) / BP;
@@ -82,7 +82,7 @@ __device__ __forceinline__ Place locate(int planes, SIZE H, SIZE W) {
     at.ci = at.tile % blocks * BP;
     at.r0 = (index_t)(at.part % row_parts) * ROWS;
     at.col0 = (index_t)(at.part / row_parts) * BC;
-    at.rows = (int)min((index_t)ROWS, H - at.r0);
+    at.rows = (int)min((index_t)ROWS, (index_t)H - at.r0);
     int t = threadIdx.x;
     at.active = t < TP * TC * TR;
     at.p = (AXIS == 1 ? t % TP : AXIS == 2 ? t / TR / TC : t / TC / TR) * VP;
@@ -91,24 +91,27 @@ __device__ __forceinline__ Place locate(int planes, SIZE H, SIZE W) {
     return at;
 }
 
-// Sum of rows [lo, hi) of the tile's planes and columns, still spread over the threads' rows.
-__device__ __forceinline__ void stream_rows(const ELEMENT* thread, bool inside, int r, int lo, int hi,
-                                            index_t stride_h, ACC (&acc)[VEC]) {
+// Add one step of this thread's rows, the first at p. WHOLE tiles go without a mask: a load is one instruction then.
+template <bool WHOLE> __device__ __forceinline__ void add_tile(const ELEMENT* p, int left, ACC (&acc)[VEC]) {
     typedef vec<ELEMENT, VEC> access;
+    access tile[UNROLL];
+    #pragma unroll
+    for (int u = 0; u < UNROLL; u++)
+        tile[u] = WHOLE || u * TR * VR < left ? load_streaming((const access*)(p + u * TR * VR * STRIDE_H)) : access{};
+    #pragma unroll
+    for (int u = 0; u < UNROLL; u++)
+        for (int e = 0; e < VEC; e++) acc[e] += widen(tile[u].at[e]);
+}
+
+// Sum of rows [lo, hi) of the tile's planes and columns, still spread over the threads' rows.
+__device__ __forceinline__ void stream_rows(const ELEMENT* thread, bool inside, int r, int lo, int hi, ACC (&acc)[VEC]) {
     for (int e = 0; e < VEC; e++) acc[e] = 0;
     if (!inside) return;
-    const ELEMENT* p = thread + (lo + r) * stride_h;
+    int left = hi - lo - r;
+    const ELEMENT* p = thread + (lo + r) * STRIDE_H;
     #pragma unroll 1
-    for (int row = lo + r; row < hi; row += BR, p += BR * stride_h) {
-        access tile[UNROLL];
-        #pragma unroll
-        for (int u = 0; u < UNROLL; u++)
-            tile[u] = row + u * TR * VR < hi ? load_streaming((const access*)(p + u * TR * VR * stride_h))
-                                             : access{};
-        #pragma unroll
-        for (int u = 0; u < UNROLL; u++)
-            for (int e = 0; e < VEC; e++) acc[e] += widen(tile[u].at[e]);
-    }
+    for (; left > (UNROLL - 1) * TR * VR; left -= BR, p += BR * STRIDE_H) add_tile<true>(p, left, acc);
+    if (left > 0) add_tile<false>(p, left, acc);
 }
 #endif
 
@@ -121,7 +124,7 @@ struct Rows {
     __device__ __forceinline__ int rim(int j) const { return j < top ? rim_lo + j : core_hi + j - top; }
 };
 
-__device__ __forceinline__ Rows split_rows(const Place& at, SIZE H, SIZE H_OUT) {
+__device__ __forceinline__ Rows split_rows(const Place& at) {
     SIZE first_lo, first_hi, last_lo, last_hi;
     band(0, H, H_OUT, SH, PH, DH, first_lo, first_hi);
     band(KH - 1, H, H_OUT, SH, PH, DH, last_lo, last_hi);
@@ -160,20 +163,19 @@ __device__ __forceinline__ void store_columns(const Place& at, const ACC (&colum
 
 // sink(p, tap, sum of plane p over the band of the tap), within this part, from as many threads as there
 // are sums. thread: row r0 of this thread's plane and column. red: RED elements.
-template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at, const ELEMENT* thread, int planes, SIZE H,
-                                                                SIZE W, SIZE H_OUT, SIZE W_OUT, index_t stride_h,
+template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at, const ELEMENT* thread, int planes,
                                                                 ACC* red, Sink sink) {
     typedef vec<ELEMENT, VEC> access;
     constexpr int SUMS = BP * KH * KWC, PER = (SUMS + THREADS - 1) / THREADS;
-    Rows rows = split_rows(at, H, H_OUT);
+    Rows rows = split_rows(at);
     bool inside = at.active && at.ci + at.p < planes && at.col0 + at.c < W;
     auto load_rim = [&](int j) {
-        return inside && j < rows.rims ? load_streaming((const access*)(thread + rows.rim(j) * stride_h)) : access{};
+        return inside && j < rows.rims ? load_streaming((const access*)(thread + rows.rim(j) * STRIDE_H)) : access{};
     };
     // The first rim row of a thread is asked for before the stream and used after it; most have one.
     access first = load_rim(at.r);
     ACC core[VEC];
-    stream_rows(thread, inside, at.r, rows.core_lo, rows.core_hi, stride_h, core);
+    stream_rows(thread, inside, at.r, rows.core_lo, rows.core_hi, core);
     #pragma unroll 1
     for (int kw0 = 0; kw0 < KW; kw0 += KWC) {
         ACC totals[PER] = {};
@@ -272,19 +274,18 @@ template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsig
 #ifdef KERNEL_multiply_gap
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier,
-    index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, index_t mult_n,
-    index_t mult_c, double scale, int C, SIZE H, SIZE W) {
+    index_t stride_n, index_t mult_n, index_t mult_c, double scale) {
     __shared__ ACC red[THREADS * VP];
     // 1 who am I
-    Place at = locate(C, H, W);
+    Place at = locate(C);
     index_t n = at.ng;
     // 2 addresses
-    const ELEMENT* thread = y + n * stride_n + (at.ci + at.p) * stride_c + at.r0 * stride_h +
-                            (at.col0 + at.c) * stride_w;
+    const ELEMENT* thread = y + n * stride_n + (at.ci + at.p) * STRIDE_C + at.r0 * STRIDE_H +
+                            (at.col0 + at.c) * STRIDE_W;
     bool inside = at.active && at.ci + at.p < C && at.col0 + at.c < W;
     // 3 masked load, 4 accumulate
     ACC acc[VEC];
-    stream_rows(thread, inside, at.r, 0, at.rows, stride_h, acc);
+    stream_rows(thread, inside, at.r, 0, at.rows, acc);
     // 5 reduce
     if (at.active) {
         ACC* own = red + ((at.r / VR * TC + at.c / VC) * BP + at.p);
@@ -310,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
 #ifdef KERNEL_multiply_gap_flat
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
     const ELEMENT* y, ELEMENT* out, const ACC* multiplier, index_t stride_n, index_t mult_n,
-    index_t mult_c, double scale, int C) {
+    index_t mult_c, double scale) {
     typedef vec<ELEMENT, VEC> access;
     constexpr int LOADS = (BP * PLANE / VEC + THREADS - 1) / THREADS, PIECES = PLANE / FOLD;
     constexpr int LANES = THREADS / BP < 1 ? 1 : THREADS / BP > 32 ? 32 : THREADS / BP;
@@ -361,22 +362,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
 
 #ifdef KERNEL_band_sums
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
-    const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, index_t stride_n, index_t stride_c,
-    index_t stride_h, index_t stride_w, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, index_t stride_n) {
     constexpr int WIDTH = BP * KH * KW;
     __shared__ ACC red[RED];
     // 1 who am I
-    Place at = locate(G * CI, H, W);
+    Place at = locate(G * CI);
     index_t n = at.ng;
     // 2 addresses
-    const ELEMENT* thread = x + n * stride_n + (at.ci + at.p) * stride_c + at.r0 * stride_h +
-                            (at.col0 + at.c) * stride_w;
+    const ELEMENT* thread = x + n * stride_n + (at.ci + at.p) * STRIDE_C + at.r0 * STRIDE_H +
+                            (at.col0 + at.c) * STRIDE_W;
     int live = min(BP, G * CI - at.ci) * (KH * KW);
     sums += (n * (G * CI) + at.ci) * (KH * KW);
     partials += (index_t)at.tile * at.parts * WIDTH;
     ACC* to = at.parts > 1 ? partials + (index_t)at.part * WIDTH : sums;
     // 3 masked load, 4 accumulate, 5 reduce, 7 store
-    sum_bands(at, thread, G * CI, H, W, H_OUT, W_OUT, stride_h, red, [&](int p, int tap, ACC total) {
+    sum_bands(at, thread, G * CI, red, [&](int p, int tap, ACC total) {
         int i = p * (KH * KW) + tap;
         if (i < live) to[i] = total;
     });
@@ -392,7 +392,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
     unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale,
-    double bias_scale, int N, SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    double bias_scale, int N) {
     typedef vec<ACC, 4> quad;
     // A warp makes all outputs, 4 x 4 per lane, of its share of the k of a step.
     constexpr int WARPS = THREADS / 32, SHARE = BK / WARPS, WIDTH = BN * BCO, ROW = BK + 4;
@@ -431,13 +431,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
             int i = threadIdx.x + j * THREADS, k = k0 + i % BK, s = i / BK;
             bands[j] = k < length && n0 + s < N ? sums[(index_t)s * (G * CI * KH * KW) + k] : 0;
         }
-        for (int tap = threadIdx.x; tap < KH * KW && k0 == 0; tap += THREADS)
-            live[tap] = lands(tap, H, W, H_OUT, W_OUT);
+        for (int tap = threadIdx.x; EMPTY && tap < KH * KW && k0 == 0; tap += THREADS) live[tap] = lands(tap);
         __syncthreads();
         #pragma unroll
         for (int j = 0; j < BK * BCO / THREADS; j++) {
             int i = threadIdx.x + j * THREADS, k = k0 + i % BK;
-            w[i / BK * ROW + i % BK] = live[k % (KH * KW)] ? widen(factors[j]) : 0;
+            w[i / BK * ROW + i % BK] = !EMPTY || live[k % (KH * KW)] ? widen(factors[j]) : 0;
         }
         #pragma unroll
         for (int j = 0; j < BK * BN / THREADS; j++) {
@@ -485,36 +484,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
 #ifdef KERNEL_band_sums_contract
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract(
     const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
-    unsigned* counters, const ACC* multiplier, index_t stride_n, index_t stride_c, index_t stride_h,
-    index_t stride_w, index_t mult_n, index_t mult_c, double scale, double bias_scale, SIZE H, SIZE W,
-    SIZE H_OUT, SIZE W_OUT) {
+    unsigned* counters, const ACC* multiplier, index_t stride_n, index_t mult_n, index_t mult_c, double scale,
+    double bias_scale) {
+    // COUNT threads share the taps of one output.
     constexpr int COUNT = THREADS / BCO, TAPS = (KH * KW + COUNT - 1) / COUNT;
     __shared__ ACC red[RED > THREADS ? RED : THREADS], totals[KH * KW];
     __shared__ bool live[KH * KW];
     // 1 who am I: a part of one plane
-    Place at = locate(CI, H, W);
+    Place at = locate(CI);
     index_t n = at.ng / G, g = at.ng % G;
     int co = threadIdx.x % BCO, first = COUNT == 1 ? 0 : threadIdx.x / BCO;
     // 2 addresses
-    const ELEMENT* thread = x + n * stride_n + (g * CI + at.ci) * stride_c + at.r0 * stride_h +
-                            (at.col0 + at.c) * stride_w;
+    const ELEMENT* thread = x + n * stride_n + (g * CI + at.ci) * STRIDE_C + at.r0 * STRIDE_H +
+                            (at.col0 + at.c) * STRIDE_W;
     weight += ((g * CI + at.ci) * CO + co) * (KH * KW);
-    // 3 masked load, 4 accumulate. The weights come first: they arrive while the plane streams.
-    ELEMENT w[TAPS];
+    // 3 masked load, 4 accumulate. Weights and bias come first: they arrive while the plane streams.
+    ELEMENT w[TAPS], b{};
     #pragma unroll
     for (int i = 0; i < TAPS; i++)
         w[i] = co < CO && first + i * COUNT < KH * KW ? weight[first + i * COUNT] : ELEMENT{};
-    if (BIAS && co < CO) prefetch(bias + g * CO + co);
+    if (BIAS && threadIdx.x < CO) b = bias[g * CO + co];
     #pragma unroll 1
-    for (int tap = threadIdx.x; tap < KH * KW; tap += THREADS) live[tap] = lands(tap, H, W, H_OUT, W_OUT);
+    for (int tap = threadIdx.x; EMPTY && tap < KH * KW; tap += THREADS) live[tap] = lands(tap);
     // 5 reduce
-    sum_bands(at, thread, CI, H, W, H_OUT, W_OUT, stride_h, red, [&](int, int tap, ACC total) { totals[tap] = total; });
+    sum_bands(at, thread, CI, red, [&](int, int tap, ACC total) { totals[tap] = total; });
     __syncthreads();
     ACC partial = 0;
     #pragma unroll
     for (int i = 0; i < TAPS; i++) {
         int tap = first + i * COUNT;
-        if (tap < KH * KW && live[tap]) partial += totals[tap] * widen(w[i]);
+        if (tap < KH * KW && (!EMPTY || live[tap])) partial += totals[tap] * widen(w[i]);
     }
     red[threadIdx.x] = partial;
     reduce<COUNT, BCO>(red);
@@ -522,9 +521,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     if (!finish<BCO>(partials, counters + at.ng, at.ci * at.parts + at.part, CI * at.parts, BCO, red)) return;
     if (threadIdx.x < CO) {
         // 6 scale and bias
-        index_t c = g * CO + co;
         ACC total = (ACC)(red[co] * scale);
-        if (BIAS) total += bias_scale * widen(bias[c]);
+        if (BIAS) total += bias_scale * widen(b);
+        index_t c = g * CO + co;
         if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
         // 7 store
         out[n * (G * CO) + c] = narrow<ELEMENT>(total);
@@ -566,16 +565,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
 
 #ifdef KERNEL_band_fill
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
-    const ACC* d, ELEMENT* dx, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
-    SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    const ACC* d, ELEMENT* dx, index_t stride_n) {
     typedef vec<ELEMENT, VEC> access;
     __shared__ ACC columns[BP * KH * BC];
     // 1 who am I
-    Place at = locate(G * CI, H, W);
+    Place at = locate(G * CI);
     index_t n = at.ng;
     // 2 addresses
-    ELEMENT* thread = dx + n * stride_n + (at.ci + at.p) * stride_c + at.r0 * stride_h +
-                      (at.col0 + at.c) * stride_w;
+    ELEMENT* thread = dx + n * stride_n + (at.ci + at.p) * STRIDE_C + at.r0 * STRIDE_H +
+                      (at.col0 + at.c) * STRIDE_W;
     d += (n * (G * CI) + at.ci) * (KH * KW);
     for (int i = threadIdx.x; i < BP * KH * BC; i += THREADS) {
         index_t col = at.col0 + i % BC;
@@ -589,7 +587,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
         columns[i] = total;
     }
     __syncthreads();
-    Rows rows = split_rows(at, H, H_OUT);
+    Rows rows = split_rows(at);
     access core;
     for (int e = 0; e < VEC; e++) {
         ACC total = 0;
@@ -613,15 +611,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
             }
         }
         // 7 store
-        *(access*)(thread + row * stride_h) = value;
+        *(access*)(thread + row * STRIDE_H) = value;
     }
 }
 #endif
 
 #ifdef KERNEL_weight_grad
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
-    const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N,
-    SIZE H, SIZE W, SIZE H_OUT, SIZE W_OUT) {
+    const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N) {
     // 1 who am I: input plane, thread per (co, tap) of the outputs of its group
     index_t ci = blockIdx.x, g = ci / CI;
     int k = blockIdx.y * THREADS + threadIdx.x, tap = k % (KH * KW);
@@ -630,7 +627,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     index_t c = g * CO + k / (KH * KW);
     ACC acc = 0;
     // A tap that lands nowhere has gradient 0 whatever grad holds.
-    for (index_t n = 0; n < N && lands(tap, H, W, H_OUT, W_OUT); n++) {
+    for (index_t n = 0; n < N && (!EMPTY || lands(tap)); n++) {
         // 3 masked load
         ACC total = sums[(n * (G * CI) + ci) * (KH * KW) + tap];
         // 4 accumulate

@@ -136,11 +136,18 @@ def _specialize(
     threads = plan.THREADS
     if tile is not None:
         threads, blocks = tile.stream.threads, tile.stream.blocks
+    _, stride_c, stride_h, stride_w = layout.stride
     fixed: dict[str, Any] = {
         "ELEMENT": _ELEMENT[dtype],
         "ACC": _ELEMENT[accumulator(dtype)],
         # A merged plane can be longer than 2^31; everything else keeps 32-bit rows and columns.
         "SIZE": "index_t" if max(layout.h, layout.w) >= 2**31 else "int",
+        "C": layout.c,
+        "H": layout.h,
+        "W": layout.w,
+        "STRIDE_C": f"{stride_c}LL",
+        "STRIDE_H": f"{stride_h}LL",
+        "STRIDE_W": f"{stride_w}LL",
         "THREADS": threads,
         "BLOCKS": blocks,
         # In flight in the finish: as many registers whatever the accumulator.
@@ -156,8 +163,9 @@ def _geometry(problem: Chain) -> dict[str, int]:
     (KH, KW), (SH, SW) = problem.kernel, problem.stride
     (PH, PW), (DH, DW) = problem.padding, problem.dilation
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
-    channels = {"G": G, "CI": CI, "CO": CO}
-    return channels | {"KH": KH, "KW": KW, "SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
+    channels = {"G": G, "CI": CI, "CO": CO, "H_OUT": problem.out_size(0), "W_OUT": problem.out_size(1)}
+    taps = {"KH": KH, "KW": KW, "SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
+    return channels | taps | {"EMPTY": problem.has_empty_bands}
 
 
 @lru_cache(maxsize=4096)

@@ -79,8 +79,9 @@ def tile(
         stream = TAPS_STREAM
     elif kernel and (layout.unit == "planes" or itemsize == 8):
         stream = ROOMY_STREAM
-    # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
-    size = stream.bytes // (itemsize if whole else max(itemsize, 4))
+    # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill; not so
+    # those of neighbouring planes, which have twice the registers.
+    size = stream.bytes // (itemsize if whole or layout.unit == "planes" else max(itemsize, 4))
     kept = pow2_at_most(KEPT // (kernel[0] if kernel else 1))
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":

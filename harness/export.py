@@ -127,7 +127,7 @@ def launcher(special, grid):
     launch would guess from its arguments.
     """
     kernel, ready = special["kernel"], {}
-    constants = {name: value for name, value in special["constants"] if not name.startswith("stride_")}
+    constants = dict(special["constants"])
 
     def launch(device, stream, *arguments):
         if triton.knobs.runtime.interpret:

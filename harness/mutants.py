@@ -412,46 +412,37 @@ def _writes_its_input(call: Call, i: Inputs) -> Tensor:
 
 def _crop_forgotten(axis: int, side: int) -> Mapping[str, Any]:
     """One side's bands reach to the edge of the plane. side 0: top or left, 1: bottom or right."""
-    size, out = ("H", "H_OUT") if axis == 0 else ("W", "W_OUT")
 
     def bands(problem: Chain, a: int, found: tuple[Band, ...]) -> tuple[Band, ...]:
         if a != axis:
             return found
         return tuple((0, hi) if side == 0 else (lo, (problem.h, problem.w)[axis]) for lo, hi in found)
 
-    def arguments(kernel: str, named: dict[str, Any]) -> None:
-        if out in named and side == 1:
-            # So large that nothing lands beyond it.
-            named[out] = 1_000_000 + 100 * named[size]
+    return {"bands": bands, "problem": lambda right: _uncropped(right, axis, side)}
 
-    if side == 1:
-        return {"bands": bands, "launch": with_arguments(arguments)}
 
-    # Without padding nothing lands before the output; its end must stay where it was.
-    kept: list[int] = []
-
-    def problem(right: Chain) -> Chain:
-        kept[:] = [right.padding[axis]]
-        padding = (0, right.padding[1]) if axis == 0 else (right.padding[0], 0)
-        return replace(right, padding=padding)
-
-    def shifted(kernel: str, named: dict[str, Any]) -> None:
-        if out in named:
-            named[out] += kept[0]
-
-    return {"bands": bands, "launch": with_arguments(shifted), "problem": problem}
+def _uncropped(right: Chain, axis: int, side: int) -> Chain:
+    padding, more = list(right.padding), list(right.output_padding)
+    if side == 0:
+        # Without padding nothing lands before the output; its end must stay where it was.
+        more[axis] -= padding[axis]
+        padding[axis] = 0
+    else:
+        # So large that nothing lands beyond it.
+        more[axis] += 1_000_000 + 100 * (right.h, right.w)[axis]
+    return replace(right, padding=(padding[0], padding[1]), output_padding=(more[0], more[1]))
 
 
 def _no_crop() -> Mapping[str, Any]:
-    def arguments(kernel: str, named: dict[str, Any]) -> None:
-        if "H_OUT" in named:
-            named["H_OUT"] = 1_000_000 + 100 * named["H"]
-            named["W_OUT"] = 1_000_000 + 100 * named["W"]
+    def problem(right: Chain) -> Chain:
+        for axis in (0, 1):
+            for side in (0, 1):
+                right = _uncropped(right, axis, side)
+        return right
 
     return {
         "bands": lambda p, axis, found: ((0, (p.h, p.w)[axis]),) * len(found),
-        "launch": with_arguments(arguments),
-        "problem": lambda right: replace(right, padding=(0, 0)),
+        "problem": problem,
     }
 
 

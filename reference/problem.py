@@ -106,6 +106,11 @@ class Chain:
             + 1
         )
 
+    @property
+    def out_area(self) -> int:
+        """Elements of a plane of the convolution output."""
+        return self.out_size(0) * self.out_size(1)
+
     def bands(self, axis: int) -> tuple[Band, ...]:
         """Row (axis 0) or column (axis 1) band of each kernel index."""
         size, out = (self.h, self.w)[axis], self.out_size(axis)
@@ -113,6 +118,11 @@ class Chain:
             band(k, size, out, self.stride[axis], self.padding[axis], self.dilation[axis])
             for k in range(self.kernel[axis])
         )
+
+    @property
+    def has_empty_bands(self) -> bool:
+        """Whether some tap never sends anything inside the output."""
+        return any(lo >= hi for axis in (0, 1) for lo, hi in self.bands(axis))
 
     def covered(self, axis: int) -> int:
         """Rows or columns that at least one band holds: the only ones that are ever read."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from struct import pack, unpack
 from threading import Barrier, Thread
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,25 +140,22 @@ def test_errors_are_in_the_drivers_words(fake: Driver) -> None:
         made(STREAM, driver.parameters([]))
 
 
-def test_a_stride_of_one_is_no_parameter(fake: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton compiles it in, so that what follows it moves up."""
+def test_a_launch_hands_over_what_the_kernel_takes(fake: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else is compiled in: the kernel has as many parameters as its specialisation has types."""
     monkeypatch.setattr(launch, "INTERPRETED", False)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 3)
     monkeypatch.setattr(launch.Launch, "_load", lambda self, device: kernel())
-    shape, stride = (2, 3, 64, 64), (12288, 4096, 64, 1)
-    call = launch.prepare_tail(shape, stride, torch.float32, 0, False)
-    assert call.layout.unit == "rows"
-    assert ("stride_h", 1) in call.multiply_gap.special.constants  # type: ignore[attr-defined]
+    call = launch.prepare_tail((2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False)
+    prepared: Any = call.multiply_gap
     y, out = torch.zeros(1), torch.zeros(1)
-    numbers = (*call.layout.stride, 0, 0, 0.25, 3, 4096, 1)
-    fresh = launch.Launch(call.multiply_gap.special, call.multiply_gap.grid)  # type: ignore[attr-defined]
-    fake.parameters = 5 + len(numbers)
-    fresh(SimpleNamespace(index=3), STREAM, y, out, out, out, out, *numbers)  # type: ignore[arg-type]
+    arguments = (y, out, out, out, out, 12288, 0, 0, 0.25)
+    assert len(arguments) == len(prepared.special.types)
+    fresh = launch.Launch(prepared.special, prepared.grid)
+    fake.parameters = len(arguments)
+    fresh(torch.device("cuda", 3), STREAM, *arguments)
     ((_, slots),) = fake.launched
-    kept = [*numbers[:2], *numbers[3:]]
-    pointers = [y.data_ptr(), *[out.data_ptr()] * 4]
-    want = [pack("d" if isinstance(v, float) else "q", v) for v in (*pointers, *kept)]
-    assert slots == [*want, pack("q", 0)]
+    want = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    assert slots == [pack("d" if isinstance(v, float) else "q", v) for v in want]
 
 
 def test_cupy_gets_the_same_slots() -> None:

@@ -21,7 +21,7 @@ import triton.language as tl
 
 
 @triton.jit
-def band(k, SIZE, OUT, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr):
+def band(k, SIZE: tl.constexpr, OUT: tl.constexpr, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr):
     """Input interval [lo, hi) that kernel index k sends inside [0, OUT); // only sees numbers >= 0."""
     lo = (tl.maximum(P - k * D, 0) + S - 1) // S
     hi = tl.minimum(SIZE, tl.maximum(OUT - 1 + P - k * D + S, 0) // S)
@@ -48,8 +48,9 @@ def clip(lo, hi, start, length):
 
 
 @triton.jit
-def lands(tap, H, W, H_OUT, W_OUT, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-          PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr):  # fmt: skip
+def lands(tap, H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr, KW: tl.constexpr,
+          SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
+          DW: tl.constexpr):  # fmt: skip
     """Whether the tap's band holds anything: a weight that never meets x must not turn 0 into NaN."""
     row_lo, row_hi = band(tap // KW, H, H_OUT, SH, PH, DH)
     col_lo, col_hi = band(tap % KW, W, W_OUT, SW, PW, DW)
@@ -57,13 +58,14 @@ def lands(tap, H, W, H_OUT, W_OUT, KW: tl.constexpr, SH: tl.constexpr, SW: tl.co
 
 
 @triton.jit
-def locate(CI, H, W, ROWS: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+def locate(CI: tl.constexpr, H: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BP: tl.constexpr,
+           BC: tl.constexpr):  # fmt: skip
     """Place of this program: parts run fastest, then blocks of BP planes, then (sample, group)."""
-    row_parts = tl.cdiv(H, ROWS).to(tl.int32)
-    parts = row_parts * tl.cdiv(W, BC).to(tl.int32)
+    row_parts: tl.constexpr = (H + ROWS - 1) // ROWS
+    parts: tl.constexpr = row_parts * ((W + BC - 1) // BC)
     part = tl.program_id(0) % parts
     tile = tl.program_id(0) // parts
-    blocks = tl.cdiv(CI, BP)
+    blocks: tl.constexpr = (CI + BP - 1) // BP
     ng = tile // blocks
     ci = tile % blocks * BP + tl.arange(0, BP)
     r0 = (part % row_parts).to(tl.int64) * ROWS
@@ -73,8 +75,8 @@ def locate(CI, H, W, ROWS: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit
-def split_rows(r0, rows, H, H_OUT, KH: tl.constexpr, SH: tl.constexpr, PH: tl.constexpr,
-               DH: tl.constexpr):  # fmt: skip
+def split_rows(r0, rows, H: tl.constexpr, H_OUT: tl.constexpr, KH: tl.constexpr, SH: tl.constexpr,
+               PH: tl.constexpr, DH: tl.constexpr):  # fmt: skip
     """Rows of a part that bands hold, counted from r0: (core_lo, core_hi, rim_lo, top, rims).
 
     Both ends of a band fall as kh grows, so [lo(0), hi(KH - 1)) is in every band: the core. The few
@@ -90,32 +92,35 @@ def split_rows(r0, rows, H, H_OUT, KH: tl.constexpr, SH: tl.constexpr, PH: tl.co
 
 
 @triton.jit
-def stream_rows(ptrs, mask, lo, hi, stride_h, ACC: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
-                BC: tl.constexpr):  # fmt: skip
+def stream_rows(ptrs, mask, lo, hi, STRIDE_H: tl.constexpr, ACC: tl.constexpr, BP: tl.constexpr,
+                BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
     """Sum of rows [lo, hi) of BP planes x BC columns, still spread over BR: [BP, BR, BC]."""
     acc = tl.zeros((BP, BR, BC), ACC)
+    # Times 1, which the compiler does not know: a known number of tiles would be unrolled, out of registers.
+    hi *= tl.num_programs(1)
     rows = tl.arange(0, BR)[None, :, None]
-    tile = ptrs + (lo + rows).to(tl.int64) * stride_h
+    tile = ptrs + (lo + rows).to(tl.int64) * STRIDE_H
     # Whole tiles go without a row mask: it would keep the compiler from wide loads along the rows.
     full = lo + (hi - lo) // BR * BR
     for _ in range(lo, full, BR):
         acc += tl.load(tile, mask=mask, other=0, eviction_policy="evict_first").to(ACC)
-        tile += BR * stride_h
+        tile += BR * STRIDE_H
     if full < hi:
         acc += tl.load(tile, mask=mask & (full + rows < hi), other=0).to(ACC)
     return acc
 
 
 @triton.jit
-def load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h):
+def load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H: tl.constexpr):
     """Rim rows j (a tensor), and which rows these are."""
     row = tl.where(j < top, rim_lo + j, core_hi + j - top)
-    at = ptrs + row[None, :, None].to(tl.int64) * stride_h
+    at = ptrs + row[None, :, None].to(tl.int64) * STRIDE_H
     return tl.load(at, mask=mask & (j < rims)[None, :, None], other=0), row
 
 
 @triton.jit
-def tap_sums(core, rims, col, kw, W, W_OUT, SW: tl.constexpr, PW: tl.constexpr, DW: tl.constexpr):
+def tap_sums(core, rims, col, kw, W: tl.constexpr, W_OUT: tl.constexpr, SW: tl.constexpr, PW: tl.constexpr,
+             DW: tl.constexpr):  # fmt: skip
     """Sums over the column band of kw: of the core's columns [BP, BC] and of rim rows [BP, RIMS, BC]."""
     lo, hi = band(kw, W, W_OUT, SW, PW, DW)
     inside = (col >= lo) & (col < hi)
@@ -124,7 +129,8 @@ def tap_sums(core, rims, col, kw, W, W_OUT, SW: tl.constexpr, PW: tl.constexpr, 
 
 
 @triton.jit
-def row_inside(row, kh, r0, rows, H, H_OUT, SH: tl.constexpr, PH: tl.constexpr, DH: tl.constexpr):
+def row_inside(row, kh, r0, rows, H: tl.constexpr, H_OUT: tl.constexpr, SH: tl.constexpr, PH: tl.constexpr,
+               DH: tl.constexpr):  # fmt: skip
     """Which rim rows lie in the row band of kh: [1, RIMS]."""
     lo, hi = band(kh, H, H_OUT, SH, PH, DH)
     lo, hi = clip(lo, hi, r0, rows)
@@ -171,19 +177,20 @@ def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, 
 
 
 @triton.jit
-def multiply_gap(y, out, partials, counters, multiplier, stride_n, stride_c, stride_h, stride_w,
-                 mult_n, mult_c, scale, C, H, W, ROWS: tl.constexpr, TENSOR: tl.constexpr,
-                 SINGLE: tl.constexpr, ACC: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
-                 BC: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+def multiply_gap(y, out, partials, counters, multiplier, stride_n, mult_n, mult_c, scale,
+                 C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, STRIDE_C: tl.constexpr,
+                 STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, ROWS: tl.constexpr,
+                 TENSOR: tl.constexpr, SINGLE: tl.constexpr, ACC: tl.constexpr, BP: tl.constexpr,
+                 BR: tl.constexpr, BC: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(C, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
     # 2 addresses
-    planes = y + n * stride_n + c.to(tl.int64) * stride_c
-    ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
+    planes = y + n * stride_n + c.to(tl.int64) * STRIDE_C
+    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
     mask = (c < C)[:, None, None] & (col < W)[None, None, :]
     # 3 masked load, 4 accumulate
-    acc = stream_rows(ptrs, mask, 0, rows, stride_h, ACC, BP, BR, BC)
+    acc = stream_rows(ptrs, mask, 0, rows, STRIDE_H, ACC, BP, BR, BC)
     # 5 reduce: one axis at a time, for Triton before 3.7 adds the wrong lanes of an axis that was reshaped
     total = tl.sum(tl.sum(acc, 1), 1)
     last = True
@@ -201,11 +208,11 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, stride_c, str
 
 
 @triton.jit
-def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PLANE: tl.constexpr,
-                      TENSOR: tl.constexpr, ACC: tl.constexpr, GROUP: tl.constexpr,
+def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C: tl.constexpr,
+                      PLANE: tl.constexpr, TENSOR: tl.constexpr, ACC: tl.constexpr, GROUP: tl.constexpr,
                       GROUPS: tl.constexpr, PIECES: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
     # 1 who am I: small planes that lie one behind the other, in groups that are whole accesses long
-    blocks = tl.cdiv(C, GROUP * GROUPS)
+    blocks: tl.constexpr = (C + GROUP * GROUPS - 1) // (GROUP * GROUPS)
     n = (tl.program_id(0) // blocks).to(tl.int64)
     c = (tl.program_id(0) % blocks * GROUPS + tl.arange(0, GROUPS)) * GROUP
     # 2 addresses: one run of memory, whatever the size of a plane
@@ -229,20 +236,22 @@ def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C, PL
 
 
 @triton.jit
-def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT,
-              G: tl.constexpr, CI: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
-              KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-              DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, MORE: tl.constexpr, SINGLE: tl.constexpr,
-              BP: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+def band_sums(x, sums, partials, counters, stride_n, G: tl.constexpr, CI: tl.constexpr, H: tl.constexpr,
+              W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr, STRIDE_C: tl.constexpr,
+              STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
+              KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
+              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr,
+              MORE: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
+              BC: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
     # 2 addresses
-    planes = x + n * stride_n + c.to(tl.int64) * stride_c
-    ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
+    planes = x + n * stride_n + c.to(tl.int64) * STRIDE_C
+    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
     mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
     # From here on a block's first plane is number 0, in sums and in partials alike.
-    c0 = tile % tl.cdiv(G * CI, BP) * BP
+    c0 = tile % ((G * CI + BP - 1) // BP) * BP
     sums += (n * (G * CI) + c0) * (KH * KW)
     partials += tile.to(tl.int64) * parts * (BP * KH * KW)
     to = sums if SINGLE else partials + part * (BP * KH * KW)
@@ -250,8 +259,8 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
     # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
     j = tl.arange(0, RIMS)
-    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h)
-    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, BP, BR, BC), 1)
+    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H)
+    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, BP, BR, BC), 1)
     first = first.to(ACC)
     for kw in range(KW):
         # 5 reduce
@@ -260,7 +269,7 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
             inside = row_inside(first_row, kh, r0, rows, H, H_OUT, SH, PH, DH)
             total = core_sum + tl.sum(tl.where(inside, first_sums, 0), 1)
             for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
-                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
+                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, STRIDE_H)
                 _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
                 inside = row_inside(row, kh, r0, rows, H, H_OUT, SH, PH, DH)
                 total += tl.sum(tl.where(inside, more_sums, 0), 1)
@@ -277,11 +286,12 @@ def band_sums(x, sums, partials, counters, stride_n, stride_c, stride_h, stride_
 
 
 @triton.jit
-def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
-             N, H, W, H_OUT, W_OUT, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
-             TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
-             KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-             DH: tl.constexpr, DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
+def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale, N,
+             G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+             H_OUT: tl.constexpr, W_OUT: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
+             EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+             SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
+             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
              SHARES: tl.constexpr, SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: slice of the input planes, block of outputs of one group, block of samples
     splits = tl.cdiv(CI, SLICE)
@@ -302,7 +312,9 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
         k = k0 + tl.arange(0, SHARES)[:, None] * BK + tl.arange(0, BK)[None, :]
         ci = (k // (KH * KW)).to(tl.int64)
         tap = k % (KH * KW)
-        live = (k < length) & lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+        live = k < length
+        if EMPTY:
+            live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
         # 3 masked load
         w_ptrs = weight + (ci * CO * (KH * KW) + tap)[:, :, None]
         w = tl.load(w_ptrs, mask=live[:, :, None] & (co < CO)[None, None, :], other=0).to(ACC)
@@ -331,21 +343,23 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
 
 
 @triton.jit
-def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, stride_n, stride_c,
-                       stride_h, stride_w, mult_n, mult_c, scale, bias_scale, H, W, H_OUT, W_OUT,
-                       G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr,
-                       TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr,
-                       KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-                       PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
-                       RIMS: tl.constexpr, MORE: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
-                       BCO: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, stride_n, mult_n, mult_c, scale,
+                       bias_scale, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
+                       H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr,
+                       STRIDE_C: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+                       ROWS: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
+                       EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+                       SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+                       DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, MORE: tl.constexpr,
+                       BR: tl.constexpr, BC: tl.constexpr, BCO: tl.constexpr,
+                       FR: tl.constexpr):  # fmt: skip
     # 1 who am I: a part of one plane
     tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, 1, BC)
     n = (ng // G).to(tl.int64)
     g = (ng % G).to(tl.int64)
     # 2 addresses
-    planes = x + n * stride_n + (g * CI + ci) * stride_c
-    ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
+    planes = x + n * stride_n + (g * CI + ci) * STRIDE_C
+    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
     mask = (col < W)[None, None, :]
     co = tl.arange(0, BCO)
     w_ptrs = weight + ((g * CI + tile % CI) * CO + co) * (KH * KW)
@@ -353,25 +367,20 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
     # 3 masked load, 4 accumulate. Weights, bias and multiplier come first: they arrive while the
     # plane streams.
     c = g * CO + co
-    cols = ()
-    for kw in tl.static_range(KW):
-        # A tensor, if of one element: Triton's interpreter makes integers of a scalar mask.
-        lo, hi = band(tl.full((1,), kw, tl.int32), W, W_OUT, SW, PW, DW)
-        cols += (lo < hi,)
     w = ()
-    for kh in tl.static_range(KH):
-        lo, hi = band(tl.full((1,), kh, tl.int32), H, H_OUT, SH, PH, DH)
-        for kw in tl.static_range(KW):
-            # A weight that never meets x must not turn 0 into NaN.
-            live = (lo < hi) & cols[kw] & (co < CO)
-            w += (tl.load(w_ptrs + kh * KW + kw, mask=live, other=0),)
+    for tap in tl.static_range(KH * KW):
+        live = co < CO
+        if EMPTY:
+            # A tensor, if of one element: Triton's interpreter makes integers of a scalar mask.
+            live &= lands(tl.full((1,), tap, tl.int32), H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+        w += (tl.load(w_ptrs + tap, mask=live, other=0),)
     if BIAS:
         b = tl.load(bias + c, mask=co < CO, other=0)
     if TENSOR:
         m = tl.load(multiplier + n * mult_n + c * mult_c, mask=co < CO, other=0)
     j = tl.arange(0, RIMS)
-    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, stride_h)
-    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, stride_h, ACC, 1, BR, BC), 1)
+    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H)
+    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, 1, BR, BC), 1)
     first = first.to(ACC)
     # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
     inside = ()
@@ -383,7 +392,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
         for kh in tl.static_range(KH):
             total = core_sum + tl.sum(tl.where(inside[kh], first_sums, 0), 1)
             for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
-                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, stride_h)
+                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, STRIDE_H)
                 _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
                 more_inside = row_inside(row, kh, r0, rows, H, H_OUT, SH, PH, DH)
                 total += tl.sum(tl.where(more_inside, more_sums, 0), 1)
@@ -431,17 +440,18 @@ def expand(grad, weight, d, grad_n, grad_c, scale, N, G: tl.constexpr, CI: tl.co
 
 
 @triton.jit
-def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT, G: tl.constexpr,
-              CI: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-              KHP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
+def band_fill(d, dx, stride_n, G: tl.constexpr, CI: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+              H_OUT: tl.constexpr, W_OUT: tl.constexpr, STRIDE_C: tl.constexpr, STRIDE_H: tl.constexpr,
+              STRIDE_W: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
+              KW: tl.constexpr, KHP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
               PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, BP: tl.constexpr,
               BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
     # 2 addresses
-    planes = dx + n * stride_n + c.to(tl.int64) * stride_c
-    ptrs = planes[:, None, None] + r0 * stride_h + col[None, None, :] * stride_w
+    planes = dx + n * stride_n + c.to(tl.int64) * STRIDE_C
+    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
     mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
     kh = tl.arange(0, KHP)[None, :, None]
     d += (n * (G * CI) + c)[:, None, None] * (KH * KW) + kh * KW
@@ -456,20 +466,21 @@ def band_fill(d, dx, stride_n, stride_c, stride_h, stride_w, H, W, H_OUT, W_OUT,
     core = narrow(tl.sum(columns, 1)[:, None, :], dx.dtype.element_ty)
     row = tl.arange(0, BR)[None, :, None]
     for r in range(core_lo, core_hi, BR):
-        tile_ptrs = ptrs + (r + row).to(tl.int64) * stride_h
+        tile_ptrs = ptrs + (r + row).to(tl.int64) * STRIDE_H
         tl.store(tile_ptrs, tl.broadcast_to(core, (BP, BR, BC)), mask=mask & (r + row < core_hi))
     lo, hi = band(kh, H, H_OUT, SH, PH, DH)
     lo, hi = clip(lo, hi, r0, rows)
     for i in range(rows - (core_hi - core_lo)):
         r = tl.where(i < core_lo, i, i + (core_hi - core_lo))
         rim = tl.sum(tl.where((r >= lo) & (r < hi), columns, 0), 1)[:, None, :]
-        tl.store(ptrs + r.to(tl.int64) * stride_h, narrow(rim, dx.dtype.element_ty), mask=mask)
+        tl.store(ptrs + r.to(tl.int64) * STRIDE_H, narrow(rim, dx.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, H, W, H_OUT, W_OUT, G: tl.constexpr,
-                CI: tl.constexpr, CO: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, KKP: tl.constexpr,
-                SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, G: tl.constexpr, CI: tl.constexpr,
+                CO: tl.constexpr, H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr,
+                W_OUT: tl.constexpr, EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
+                KW: tl.constexpr, KKP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
                 DH: tl.constexpr, DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr):  # fmt: skip
     # 1 who am I: input plane, block of the outputs of its group
     ci = tl.program_id(0).to(tl.int64)
@@ -478,7 +489,9 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, H, W, H_OUT, W_OUT, G:
     # 2 addresses
     c = (g * CO + co)[None, :]
     tap = tl.arange(0, KKP)[None, :]
-    live = (tap < KH * KW) & lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+    live = tap < KH * KW
+    if EMPTY:
+        live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
     acc = tl.zeros((BCO, KKP), ACC)
     for n0 in range(0, N, BN):
         n = (n0 + tl.arange(0, BN)).to(tl.int64)[:, None]

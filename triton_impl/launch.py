@@ -44,7 +44,7 @@ class Specialization:
     types: tuple[str, ...]
     """Triton types of the run-time parameters, in order."""
     constants: tuple[tuple[str, Any], ...]
-    """The constexpr parameters, in order, and strides that are 1."""
+    """The constexpr parameters."""
     divisible: tuple[tuple[str, int], ...]
     """Parameters known to be multiples of a number, for wide accesses."""
     warps: int
@@ -63,8 +63,8 @@ class Specialization:
         }
         return ASTSource(self.kernel, signature, constants, attrs)
 
-    def compile(self, target: GPUTarget) -> Any:
-        """The compiled kernel for `target`."""
+    def compile(self, target: GPUTarget | None = None) -> Any:
+        """The compiled kernel for `target`, or for the current device as Triton sees it."""
         # Fusing a product into a sum is one rounding less; the default of this flag has changed
         # between Triton releases, the bits of a result should not.
         options = {"num_warps": self.warps, "enable_fp_fusion": True, "maxnreg": self.registers}
@@ -81,13 +81,12 @@ class Launch:
         check_grid(grid)
         self.special = special
         self.grid = grid
-        self._slots = Slots(self._parameters)
+        self._slots = Slots(driver.parameters)
         self._loaded: dict[int, driver.Kernel] = {}
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         if INTERPRETED:
-            constants = {name: v for name, v in self.special.constants if not name.startswith("stride_")}
-            self.special.kernel[self.grid](*arguments, **constants)
+            self.special.kernel[self.grid](*arguments, **dict(self.special.constants))
             return
         if torch._C._cuda_getDevice() != device.index:
             with torch.cuda.device(device):
@@ -109,52 +108,42 @@ class Launch:
             device.index, compiled.asm["cubin"], made.name, self.grid, 32 * made.num_warps, made.shared
         )
 
-    def _parameters(self, slots: list[int]) -> Any:
-        """Addresses of the compiled kernel's parameters: a stride that is known to be 1 is none of them."""
-        constant = {name for name, _ in self.special.constants}
-        names = self.special.kernel.arg_names
-        kept = [slot for name, slot in zip(names, slots, strict=False) if name not in constant]
-        return driver.parameters(kept)
 
-
-def _integers(layout: Layout) -> str:
-    """Type of H and W: 32 bits unless a merged plane is longer than that."""
-    return "i64" if max(layout.h, layout.w) >= 2**31 else "i32"
-
-
-def _access(layout: Layout, pointer: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """(constant strides, divisibility) that let the compiler use accesses of `layout.vector` elements."""
-    unit = {"planes": "stride_c", "rows": "stride_h", "columns": "stride_w"}.get(layout.unit)
-    divisible = {}
-    if unit and layout.vector > 1:
-        size = {"planes": "C", "rows": "H", "columns": "W"}[layout.unit]
-        strides = {"stride_n", "stride_c", "stride_h", "stride_w"} - {unit}
-        divisible = {pointer: 16, size: layout.vector} | dict.fromkeys(sorted(strides), layout.vector)
-    return ({unit: 1} if unit else {}), divisible
+def _access(layout: Layout, pointer: str) -> tuple[tuple[str, int], ...]:
+    """The divisibility that lets the compiler use accesses of `layout.vector` elements."""
+    if layout.unit == "none" or layout.vector == 1:
+        return ()
+    return (pointer, 16), ("stride_n", layout.vector)
 
 
 def _specialize(
     kernel: Any,
     types: list[str],
     constants: dict[str, Any],
-    access: tuple[dict[str, Any], dict[str, int]] = ({}, {}),
+    divisible: tuple[tuple[str, int], ...] = (),
     warps: int = plan.WARPS,
     registers: int | None = None,
 ) -> Specialization:
-    strides, divisible = access
-    constants = strides | constants
-    return Specialization(
-        kernel, tuple(types), tuple(constants.items()), tuple(divisible.items()), warps, registers
-    )
+    return Specialization(kernel, tuple(types), tuple(constants.items()), divisible, warps, registers)
 
 
 def _triton_type(dtype: torch.dtype) -> Any:
     return triton.language.float64 if dtype == torch.float64 else triton.language.float32
 
 
+def _lies(layout: Layout) -> dict[str, int]:
+    """Sizes of a plane and the strides inside a sample."""
+    _, stride_c, stride_h, stride_w = layout.stride
+    return {
+        "H": layout.h, "W": layout.w, "STRIDE_C": stride_c, "STRIDE_H": stride_h, "STRIDE_W": stride_w,
+    }  # fmt: skip
+
+
 def _geometry(problem: Chain) -> dict[str, int]:
-    (SH, SW), (PH, PW), (DH, DW) = problem.stride, problem.padding, problem.dilation
-    return {"SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
+    (KH, KW), (SH, SW) = problem.kernel, problem.stride
+    (PH, PW), (DH, DW) = problem.padding, problem.dilation
+    sizes = {"H": problem.h, "W": problem.w, "H_OUT": problem.out_size(0), "W_OUT": problem.out_size(1)}
+    return sizes | {"KH": KH, "KW": KW, "SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
 
 
 def _channels(problem: Chain) -> dict[str, int]:
@@ -172,9 +161,11 @@ def prepare_tail(
     if flat := plan.flat(layout, dtype.itemsize):
         return _prepare_flat(layout, flat, dtype, tensor)
     chosen = plan.tile(layout, layout.c, dtype.itemsize)
-    pointer, acc_pointer, size = _POINTER[dtype], _POINTER[acc], _integers(layout)
-    types = [pointer, pointer, acc_pointer, "*i32", acc_pointer, *["i64"] * 6, "fp64", "i32", size, size]
+    pointer, acc_pointer = _POINTER[dtype], _POINTER[acc]
+    types = [pointer, pointer, acc_pointer, "*i32", acc_pointer, *["i64"] * 3, "fp64"]
     constants = {
+        "C": layout.c,
+        **_lies(layout),
         "ROWS": chosen.ROWS,
         "TENSOR": tensor,
         "SINGLE": chosen.parts == 1,
@@ -199,8 +190,9 @@ def prepare_tail(
 def _prepare_flat(layout: Layout, flat: plan.Flat, dtype: torch.dtype, tensor: bool) -> TailCall:
     acc = accumulator(dtype)
     pointer, acc_pointer = _POINTER[dtype], _POINTER[acc]
-    types = [pointer, pointer, acc_pointer, *["i64"] * 3, "fp64", "i32"]
+    types = [pointer, pointer, acc_pointer, *["i64"] * 3, "fp64"]
     constants = {
+        "C": layout.c,
         "PLANE": layout.h,
         "TENSOR": tensor,
         "ACC": _triton_type(acc),
@@ -209,8 +201,8 @@ def _prepare_flat(layout: Layout, flat: plan.Flat, dtype: torch.dtype, tensor: b
         "PIECES": flat.PIECES,
         "VEC": flat.VEC,
     }
-    divisible = {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC}
-    special = _specialize(kernels.multiply_gap_flat, types, constants, ({}, divisible), flat.warps)
+    divisible = ("y", flat.VEC * dtype.itemsize), ("stride_n", flat.VEC)
+    special = _specialize(kernels.multiply_gap_flat, types, constants, divisible, flat.warps)
     return TailCall(
         layout,
         Launch(special, (layout.n * ceil(layout.c / (flat.GROUP * flat.GROUPS)), 1)),
@@ -228,26 +220,26 @@ def prepare_chain(
     """Prepare the chain on x of `problem.in_shape`; `alignment` is its address modulo 16."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     acc = accumulator(dtype)
-    ACC, pointer, acc_pointer, size = _triton_type(acc), _POINTER[dtype], _POINTER[acc], _integers(layout)
+    ACC, pointer, acc_pointer = _triton_type(acc), _POINTER[dtype], _POINTER[acc]
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     channels = _channels(problem)
     RIMS, MORE = plan.rims_at_once(problem)
-    bands = {"KH": KH, "KW": KW, **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
-    output = {"TENSOR": tensor, "BIAS": problem.bias, "ACC": ACC}
-    strides, divisible = _access(layout, "x")
+    bands = {**_lies(layout), **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
+    output = {"TENSOR": tensor, "BIAS": problem.bias, "EMPTY": problem.has_empty_bands, "ACC": ACC}
+    divisible = _access(layout, "x")
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     many = min(pow2_at_least(tile.BP * KH * KW), plan.FINISH_WIDTH)
     band_sums = _specialize(
         kernels.band_sums,
-        [pointer, acc_pointer, acc_pointer, "*i32", *["i64"] * 4, *[size] * 4],
+        [pointer, acc_pointer, acc_pointer, "*i32", "i64"],
         {
             "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **bands, "SINGLE": tile.parts == 1,
             "BP": tile.BP, "BR": tile.BR, "BC": tile.BC, "WIDTH": many,
             "FR": plan.finish_rows(many, tile.warps),
         },
-        (strides, divisible),
+        divisible,
         tile.warps,
         tile.registers,
     )  # fmt: skip
@@ -256,11 +248,10 @@ def prepare_chain(
     contract = _specialize(
         kernels.contract,
         [
-            acc_pointer, *[pointer] * 3, acc_pointer, "*i32", acc_pointer, "i64", "i64", "fp64", "fp64",
-            "i32", *[size] * 4,
+            acc_pointer, *[pointer] * 3, acc_pointer, "*i32", acc_pointer, "i64", "i64", "fp64", "fp64", "i32",
         ],
         {
-            **channels, **output, "KH": KH, "KW": KW, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
+            **channels, **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
             "BK": step.BK, "SHARES": step.SHARES, "SLICE": SLICE,
             "FR": plan.finish_rows(step.BN * step.BCO),
         },
@@ -273,15 +264,12 @@ def prepare_chain(
     if plan.one_launch(problem, layout, own):
         special = _specialize(
             kernels.band_sums_contract,
-            [
-                *[pointer] * 4, acc_pointer, "*i32", acc_pointer, *["i64"] * 6, "fp64", "fp64",
-                *[size] * 4,
-            ],
+            [*[pointer] * 4, acc_pointer, "*i32", acc_pointer, *["i64"] * 3, "fp64", "fp64"],
             {
                 **channels, "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
                 "BCO": width, "FR": plan.chain_finish_rows(problem, own),
             },
-            (strides, divisible),
+            divisible,
             own.warps,
             own.registers,
         )  # fmt: skip
@@ -307,7 +295,7 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     """Prepare the gradients; dx has `stride` and, fresh from the allocator, an aligned address."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
     acc = accumulator(dtype)
-    ACC, pointer, acc_pointer, size = _triton_type(acc), _POINTER[dtype], _POINTER[acc], _integers(layout)
+    ACC, pointer, acc_pointer = _triton_type(acc), _POINTER[dtype], _POINTER[acc]
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
@@ -319,10 +307,10 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     )
     band_fill = _specialize(
         kernels.band_fill,
-        [acc_pointer, pointer, *["i64"] * 4, *[size] * 4],
+        [acc_pointer, pointer, "i64"],
         {
-            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, "KH": KH, "KW": KW,
-            "KHP": pow2_at_least(KH), **_geometry(problem), "BP": tile.BP, "BR": tile.BR,
+            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **_lies(layout), **_geometry(problem),
+            "KHP": pow2_at_least(KH), "BP": tile.BP, "BR": tile.BR,
             "BC": tile.BC,
         },
         _access(layout, "dx"),
@@ -332,9 +320,9 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     BCO = max(1, min(grads.BCO, grads.BK // KKP))
     weight_grad = _specialize(
         kernels.weight_grad,
-        [acc_pointer, acc_pointer, pointer, "i64", "i64", "fp64", "i32", *[size] * 4],
+        [acc_pointer, acc_pointer, pointer, "i64", "i64", "fp64", "i32"],
         {
-            **_channels(problem), "ACC": ACC, "KH": KH, "KW": KW, "KKP": KKP, **_geometry(problem),
+            **_channels(problem), "EMPTY": problem.has_empty_bands, "ACC": ACC, "KKP": KKP, **_geometry(problem),
             "BN": grads.BN, "BCO": BCO,
         },
     )  # fmt: skip
