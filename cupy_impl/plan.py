@@ -25,11 +25,8 @@ class Stream:
 STREAM = Stream(16 * 1024, THREADS, BLOCKS)
 """128 bytes per thread, eight 16-byte loads; 128 KiB per multiprocessor."""
 
-ROOMY_STREAM = Stream(16 * 1024, THREADS, 4)
-"""Bands of neighbouring planes (channels_last) and of float64: 128 registers per thread, for twice the sums."""
-
-TAPS_STREAM, FEW_TAPS = Stream(16 * 1024, THREADS, 2), 16
-"""Bands of more than so many taps: as many registers as there are, for their sums and weights."""
+ROOMY_STREAM, FEW_TAPS = Stream(16 * 1024, THREADS, 2), 16
+"""Bands of float64, or of more than so many taps: as many registers as there are, for their sums and weights."""
 
 SMALL_STREAM, SMALL_BYTES = Stream(8 * 1024, 32, 8), 16 * 1024
 """Where a block has a plane of at most so many bytes to itself, and contracts its bands: what follows the
@@ -75,12 +72,10 @@ def tile(
     stream = STREAM
     if small:
         stream = SMALL_STREAM
-    elif kernel and kernel[0] * kernel[1] > FEW_TAPS:
-        stream = TAPS_STREAM
-    elif kernel and (layout.unit == "planes" or itemsize == 8):
+    elif kernel and (kernel[0] * kernel[1] > FEW_TAPS or itemsize == 8):
         stream = ROOMY_STREAM
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill; not so
-    # those of neighbouring planes, which have twice the registers.
+    # of neighbouring planes, where a thread has fewer columns.
     size = stream.bytes // (itemsize if whole or layout.unit == "planes" else max(itemsize, 4))
     kept = pow2_at_most(KEPT // (kernel[0] if kernel else 1))
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)

@@ -29,10 +29,13 @@ has a part and its threads have to wait for the counter."""
 PLANES_STREAM = Stream(8 * 1024, 1)
 """Neighbouring planes (channels_last): one warp needs no barrier to add its rows."""
 
-BANDS_STREAM, PLANES_BANDS_STREAM = Stream(8 * 1024, 1, 255), Stream(16 * 1024, 4, 128)
-"""Bands: one warp needs no barrier, and what a program does once is done by fewer threads. With
-neighbouring planes (channels_last) there is more to do at the end than one warp can hold. Registers are
-those of a multiprocessor that has 64 KiB in flight."""
+BANDS_STREAM = Stream(8 * 1024, 1, 255)
+"""Bands: one warp needs no barrier, and what a program does once is done by fewer threads. Registers, here and
+below, are those of a multiprocessor that has 64 KiB in flight."""
+
+LARGE_BANDS_STREAM, LARGE_BYTES = Stream(16 * 1024, 2, 255), 32 * 1024
+"""Bands of planes of more than so many bytes, which are long enough to wait for if there are few of them, and of
+neighbouring planes (channels_last), where there is more to do at the end than one warp can hold."""
 
 FLAT_STREAM = Stream(4 * 1024, 1)
 """Small planes in a run: one warp needs no barrier."""
@@ -84,10 +87,13 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel."""
     whole = kernel is None and layout.w == 1
     uncut = whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES
-    if layout.unit == "planes":
-        stream = PLANES_BANDS_STREAM if kernel else PLANES_STREAM
+    if kernel:
+        large = itemsize > 2 and layout.h * layout.w * itemsize > LARGE_BYTES
+        stream = LARGE_BANDS_STREAM if large or layout.unit == "planes" else BANDS_STREAM
+    elif layout.unit == "planes":
+        stream = PLANES_STREAM
     else:
-        stream = BANDS_STREAM if kernel else WHOLE_STREAM if uncut else PART_STREAM
+        stream = WHOLE_STREAM if uncut else PART_STREAM
     kept = KEPT // pow2_at_least(kernel[0] if kernel else 1)
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
     size = stream.bytes // (max(itemsize, 4) if kernel else itemsize)
@@ -232,9 +238,9 @@ def finish_rows(width: int, warps: int = WARPS, registers: int = FINISH) -> int:
 
 
 def chain_finish_rows(problem: Chain, own: Tile) -> int:
-    """The same of `band_sums_contract` with tile `own`: a warp that has its registers to itself loads twice as many."""
+    """The same of `band_sums_contract` with tile `own`: one or two warps have the registers for twice as many."""
     width = pow2_at_least(problem.c_out // problem.groups)
-    return finish_rows(width, own.warps, FINISH * (2 if own.warps == 1 else 1))
+    return finish_rows(width, own.warps, FINISH * (2 if own.warps <= 2 else 1))
 
 
 def _sum(length: int, elements: int, warps: int = WARPS) -> int:
