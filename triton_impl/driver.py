@@ -1,7 +1,7 @@
 """The CUDA driver, as far as a Triton kernel needs it: load its machine code, launch it.
 
-Triton's own launcher parses forty arguments in 7 microseconds, and before Triton 3.7 is a C extension that a C
-compiler makes for every signature; loading through Triton takes a C compiler too. This takes neither.
+Triton's own launcher is a C extension, and before Triton 3.7 one for every signature, each made by a C compiler in
+about as long as the kernel itself takes to compile. This takes no C compiler, and a microsecond less per launch.
 """
 
 from __future__ import annotations
