@@ -133,7 +133,7 @@ def _fused_tail(backend: str) -> Callable[[Case, Inputs], Built]:
 
 def require_usable(backend: str, inputs: Inputs) -> str:
     """How the backend runs on the inputs' device; Unavailable if it does not."""
-    status = {status.name: status for status in convgap.status(inputs.x.device)}[backend]
+    status = convgap.backends.status_of(backend, inputs.x.device)
     if not status.usable:
         raise Unavailable(status.reason)
     return status.how

@@ -53,7 +53,8 @@ def targets(prefix: str) -> list[tuple[str, Path]]:
 def require_matplotlib() -> None:
     """PlotError unless matplotlib can be imported."""
     try:
-        import matplotlib  # noqa: F401
+        # Its extension modules too: after much else is loaded they do not always load.
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise PlotError(EXTRA) from None
 

@@ -7,6 +7,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
+with contextlib.suppress(ImportError):
+    # Before torch: seen to fail in a process where compilers had been loaded.
+    import matplotlib.figure  # noqa: F401
+
 import torch
 
 from harness.guards import Guards
