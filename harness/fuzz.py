@@ -1,7 +1,7 @@
 """`bench.py fuzz`: random calls against the properties of harness/properties.py.
 
-Kernels are compiled for a call's geometry, dtype and tile, so a run draws a bounded pool of templates
-that fix those, and then thousands of examples from the pool: batch, height, output_padding, values, seed.
+Kernels are compiled for a call's sizes, geometry, dtype and layout, so a run draws a bounded pool of templates
+that fix those, and then thousands of examples from the pool: batch, values, multiplier, seed.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Mutant:
     wrong: str
     outside: Outside | None = None
     launch: Run | None = None
-    problem: Callable[[Chain], Chain] = field(default=lambda p: p)
+    problem: Callable[[Chain], Chain] | None = None
     bands: Bands | None = None
     source: Mapping[str, Source] = field(default_factory=dict)
     only: tuple[str, ...] = convgap.BACKENDS
@@ -79,7 +79,7 @@ class Mutant:
         """The backends that have such a mutant."""
         if self.outside:
             return self.only
-        inside = ("triton", "cupy") if self.launch else tuple(self.source)
+        inside = ("triton", "cupy") if self.launch or self.problem else tuple(self.source)
         return (*inside, "torch") if self.bands else inside
 
     def call(self, backend: str) -> Call:
@@ -107,9 +107,12 @@ class Mutant:
                 yield
             return
         run = _from_source(backend, self.source[backend]) if backend in self.source else self.launch
-        assert run
-        with interposed(_then_reset(run), self.problem):
+        with interposed(_then_reset(run or _as_it_is), self.problem or (lambda p: p)):
             yield
+
+
+def _as_it_is(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+    launch(device, stream, *arguments)
 
 
 def _then_reset(run: Run) -> Run:

@@ -18,7 +18,6 @@ import convgap
 import convgap.backends
 from convgap import execute, plain
 from reference import eager
-from reference.layout import pow2_at_least
 from reference.problem import Chain, Tail
 
 from .cases import LAYOUTS, Case, random_chain
@@ -46,7 +45,7 @@ class Skip(Exception):
 class Template:
     """All that fixes the code of the kernels: an example may vary the rest without a compilation.
 
-    `problem` has the largest sizes; `tensor`: whether the multiplier is a tensor.
+    `problem` is of any batch size; `tensor`: whether the multiplier is a tensor.
     """
 
     problem: Chain | Tail
@@ -95,16 +94,8 @@ class Example:
 
 
 def make_case(template: Template, rng: Random, values: tuple[str, ...]) -> Case:
-    """A case of the template: other sizes within the same tile, batch, values, multiplier and seed."""
+    """A case of the template: batch, values, multiplier and seed."""
     problem = replace(template.problem, n=rng.choice((0, 1, 2, 2, 3)))
-    least = pow2_at_least(problem.h) // 2 + 1
-    shorter = replace(problem, h=rng.randint(min(least, problem.h), problem.h))
-    if isinstance(shorter, Tail) or shorter.out_size(0) > 0:
-        problem = shorter
-    if isinstance(problem, Chain):
-        extra = [rng.randrange(max(s, d)) for s, d in zip(problem.stride, problem.dilation, strict=True)]
-        padded = replace(problem, output_padding=(extra[0], extra[1]))
-        problem = padded if min(padded.out_size(0), padded.out_size(1)) > 0 else problem
     odd = [o for o, usual in ((template.dtype, "float32"), (template.layout, "contiguous")) if o != usual]
     return Case(
         # As bench.py names it, for the name is part of the seed.

@@ -37,6 +37,10 @@ def test_there_are_enough_of_each_kind() -> None:
     assert len(set(names)) == len(names) >= 40
     for backend in BACKENDS:
         assert len(mutants.of(backend)) >= 40
+    # What is wrong around plain torch or in its bands can be wrong in a kernel set too.
+    everywhere = {mutant.name for mutant in mutants.of("torch")}
+    for backend in ("triton", "cupy"):
+        assert everywhere <= {mutant.name for mutant in mutants.of(backend)}
 
 
 def test_the_usual_tolerances_miss_what_the_budget_catches() -> None:
