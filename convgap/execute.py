@@ -135,16 +135,9 @@ def expand(
     if d.numel():
         call = kernels.prepare_backward(problem, _contiguous(problem), weight.dtype)
         call.expand(
-            d.device,
-            stream,
-            grad,
-            weight,
-            d,
-            grad.stride(0),
-            grad.stride(1),
-            scale / problem.out_area,
+            d.device, stream, grad, weight, d, grad.stride(0), grad.stride(1), scale / problem.out_area,
             problem.n,
-        )
+        )  # fmt: skip
     return d
 
 
@@ -170,16 +163,9 @@ def weight_grad(
     if dw.numel():
         call = kernels.prepare_backward(problem, _contiguous(problem), dtype)
         call.weight_grad(
-            dw.device,
-            stream,
-            grad,
-            sums,
-            dw,
-            grad.stride(0),
-            grad.stride(1),
-            scale / problem.out_area,
+            dw.device, stream, grad, sums, dw, grad.stride(0), grad.stride(1), scale / problem.out_area,
             problem.n,
-        )
+        )  # fmt: skip
     return dw
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import torch
 
+from convgap import backends as chosen
 from convgap import plain
 from harness import backends, bench, check, doctor, measure, shapes
 from harness.backends import Built, Peer, Unavailable
 from harness.cases import EDGE, GRID, HEADLINE, Case
 from harness.cli import COMMANDS, main
-from harness.inputs import Inputs
+from harness.inputs import Inputs, make_inputs
 from harness.records import load
 from harness.roofline import Card, Ceiling
 from harness.timing import Stop
@@ -473,3 +474,14 @@ def test_the_front_door_opens() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "shape/tail:2,3,4,5" in done.stdout and "\x1b" not in done.stdout
+
+
+def test_a_row_probes_its_own_backend_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of one kernel set is not the other's to pay for."""
+    probed: list[str] = []
+    monkeypatch.setattr(chosen, "_found", {})
+    monkeypatch.setattr(chosen, "_load", lambda name, device: probed.append(name))
+    monkeypatch.setattr(chosen, "_probe", lambda kernels, device: None)
+    inputs = make_inputs(Case("one", Tail(1, 1, 2, 2), "any"), torch.device("cpu"))
+    assert backends.require_usable("cupy", inputs) == "interpreter"
+    assert probed == ["cupy"]

@@ -13,7 +13,8 @@ A program works on tiles of BP planes x BR rows x BC columns and walks down the 
 thread keeps its columns: bands of columns cost nothing in the stream. A plane larger than ROWS x BC
 is cut in parts. A group of the convolution is a run of CI planes in and CO planes out, and
 everything but `weight_grad` treats (sample, group) as one index. Offsets up to the first row of a
-part are 64-bit; inside a part, row and column numbers are 32-bit.
+part are 64-bit; inside a part, row and column numbers are 32-bit. All sizes and strides but those of
+the batch are constants, so that most of this is worked out by the compiler.
 """
 
 import triton

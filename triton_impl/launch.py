@@ -56,11 +56,7 @@ class Specialization:
         signature = dict(zip(names, self.types, strict=False))
         constants = dict(self.constants)
         signature |= dict.fromkeys(constants, "constexpr")
-        attrs = {
-            (names.index(name),): [["tt.divisibility", by]]
-            for name, by in self.divisible
-            if name not in constants and name in names
-        }
+        attrs = {(names.index(name),): [["tt.divisibility", by]] for name, by in self.divisible}
         return ASTSource(self.kernel, signature, constants, attrs)
 
     def compile(self, target: GPUTarget | None = None) -> Any:
@@ -109,11 +105,9 @@ class Launch:
         )
 
 
-def _access(layout: Layout, pointer: str) -> tuple[tuple[str, int], ...]:
+def _access(layout: Layout, pointer: str, itemsize: int) -> tuple[tuple[str, int], ...]:
     """The divisibility that lets the compiler use accesses of `layout.vector` elements."""
-    if layout.unit == "none" or layout.vector == 1:
-        return ()
-    return (pointer, 16), ("stride_n", layout.vector)
+    return (pointer, layout.vector * itemsize), ("stride_n", layout.vector)
 
 
 def _specialize(
@@ -131,12 +125,11 @@ def _triton_type(dtype: torch.dtype) -> Any:
     return triton.language.float64 if dtype == torch.float64 else triton.language.float32
 
 
-def _lies(layout: Layout) -> dict[str, int]:
+def _plane(layout: Layout) -> dict[str, int]:
     """Sizes of a plane and the strides inside a sample."""
     _, stride_c, stride_h, stride_w = layout.stride
-    return {
-        "H": layout.h, "W": layout.w, "STRIDE_C": stride_c, "STRIDE_H": stride_h, "STRIDE_W": stride_w,
-    }  # fmt: skip
+    sizes = {"H": layout.h, "W": layout.w}
+    return sizes | {"STRIDE_C": stride_c, "STRIDE_H": stride_h, "STRIDE_W": stride_w}
 
 
 def _geometry(problem: Chain) -> dict[str, int]:
@@ -165,7 +158,7 @@ def prepare_tail(
     types = [pointer, pointer, acc_pointer, "*i32", acc_pointer, *["i64"] * 3, "fp64"]
     constants = {
         "C": layout.c,
-        **_lies(layout),
+        **_plane(layout),
         "ROWS": chosen.ROWS,
         "TENSOR": tensor,
         "SINGLE": chosen.parts == 1,
@@ -175,7 +168,9 @@ def prepare_tail(
         "BC": chosen.BC,
         "FR": plan.finish_rows(chosen.BP, chosen.warps),
     }
-    special = _specialize(kernels.multiply_gap, types, constants, _access(layout, "y"), chosen.warps)
+    special = _specialize(
+        kernels.multiply_gap, types, constants, _access(layout, "y", dtype.itemsize), chosen.warps
+    )
     tiles = layout.n * chosen.blocks(layout.c)
     single = chosen.parts == 1
     return TailCall(
@@ -225,9 +220,9 @@ def prepare_chain(
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     channels = _channels(problem)
     RIMS, MORE = plan.rims_at_once(problem)
-    bands = {**_lies(layout), **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
+    bands = {**_plane(layout), **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
     output = {"TENSOR": tensor, "BIAS": problem.bias, "EMPTY": problem.has_empty_bands, "ACC": ACC}
-    divisible = _access(layout, "x")
+    divisible = _access(layout, "x", dtype.itemsize)
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     many = min(pow2_at_least(tile.BP * KH * KW), plan.FINISH_WIDTH)
@@ -309,11 +304,11 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
         kernels.band_fill,
         [acc_pointer, pointer, "i64"],
         {
-            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **_lies(layout), **_geometry(problem),
+            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **_plane(layout), **_geometry(problem),
             "KHP": pow2_at_least(KH), "BP": tile.BP, "BR": tile.BR,
             "BC": tile.BC,
         },
-        _access(layout, "dx"),
+        _access(layout, "dx", dtype.itemsize),
         tile.warps,
     )  # fmt: skip
     KKP = pow2_at_least(KH * KW)
