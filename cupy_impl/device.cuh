@@ -49,6 +49,23 @@ template <class V> __device__ __forceinline__ V load_streaming(const V* p) {
     return value;
 }
 
+// In one instruction: left to itself the compiler may store what it holds in several registers piece by piece.
+template <int BYTES> struct store_bits;
+template <> struct store_bits<2> { static __device__ __forceinline__ void at(void* p, const void* from) {
+    asm volatile("st.global.u16 [%0], %1;" ::"l"(p), "h"(*(const unsigned short*)from) : "memory"); } };
+template <> struct store_bits<4> { static __device__ __forceinline__ void at(void* p, const void* from) {
+    asm volatile("st.global.u32 [%0], %1;" ::"l"(p), "r"(*(const unsigned*)from) : "memory"); } };
+template <> struct store_bits<8> { static __device__ __forceinline__ void at(void* p, const void* from) {
+    const unsigned* word = (const unsigned*)from;
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(word[0]), "r"(word[1]) : "memory"); } };
+template <> struct store_bits<16> { static __device__ __forceinline__ void at(void* p, const void* from) {
+    const unsigned* word = (const unsigned*)from;
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                 ::"l"(p), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]) : "memory"); } };
+template <class V> __device__ __forceinline__ void store_wide(V* p, const V& value) {
+    store_bits<sizeof(V)>::at(p, &value);
+}
+
 // One step of a counter; returns where it stood. What this thread has seen before, its whole block's
 // stores after a barrier included, is seen by whoever reads this step or a later one, and comes after.
 __device__ __forceinline__ unsigned step(unsigned* counter) {

@@ -596,22 +596,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
         core.at[e] = narrow<ELEMENT>(total);
     }
     if (!at.active || at.ci + at.p >= G * CI || at.col0 + at.c >= W) return;
-    for (int row = at.r; row < at.rows; row += TR * VR) {
-        access value = core;
-        if (row < rows.core_lo || row >= rows.core_hi) {
-            for (int e = 0; e < VEC; e++) {
-                ACC total = 0;
-                int p = at.p + (AXIS == 1 ? e : 0), c = at.c + (AXIS == 3 ? e : 0);
-                for (int kh = 0; kh < KH; kh++) {
-                    SIZE lo, hi;
-                    band(kh, H, H_OUT, SH, PH, DH, lo, hi);
-                    if (at.r0 + row >= lo && at.r0 + row < hi) total += columns[(p * KH + kh) * BC + c];
-                }
-                value.at[e] = narrow<ELEMENT>(total);
+    // 7 store: every row of the core has the same values, the rows around it have fewer taps
+    int length = rows.core_hi - rows.core_lo;
+    for (int row = at.r; row < length; row += TR) store_wide((access*)(thread + (rows.core_lo + row) * STRIDE_H), core);
+    #pragma unroll 1
+    for (int i = at.r; i < at.rows - length; i += TR) {
+        int row = i < rows.core_lo ? i : i + length;
+        access rim;
+        for (int e = 0; e < VEC; e++) {
+            ACC total = 0;
+            int p = at.p + (AXIS == 1 ? e : 0), c = at.c + (AXIS == 3 ? e : 0);
+            for (int kh = 0; kh < KH; kh++) {
+                SIZE lo, hi;
+                band(kh, H, H_OUT, SH, PH, DH, lo, hi);
+                if (at.r0 + row >= lo && at.r0 + row < hi) total += columns[(p * KH + kh) * BC + c];
             }
+            rim.at[e] = narrow<ELEMENT>(total);
         }
-        // 7 store
-        *(access*)(thread + row * STRIDE_H) = value;
+        store_wide((access*)(thread + row * STRIDE_H), rim);
     }
 }
 #endif

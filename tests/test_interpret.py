@@ -137,6 +137,10 @@ extern "C" __global__ void load_four(const float* x, float* out) {
     prefetch(x);
     out[0] = four.at[0] + four.at[1] + four.at[2] + four.at[3];
 }
+
+extern "C" __global__ void store_four(float* out) {
+    store_wide(reinterpret_cast<vec<float, 4>*>(out), vec<float, 4>{1, 2, 3, 4});
+}
 """
 
 # Lines are part of the report, so these kernels stand apart.
@@ -478,6 +482,20 @@ def test_misaligned_load_is_reported(order: str) -> None:
     message = r"load_four: block \(0, 0, 0\): thread 0 on line \d+: load_streaming of 16 bytes at a misaligned address"
     with pytest.raises(RuntimeError, match=message):
         load_four((1,), 1, (x[1:], out))
+
+
+@needs_compiler
+def test_misaligned_store_is_reported_and_not_done(order: str) -> None:
+    out = torch.zeros(8)
+    store_four = kernel("store_four")
+    store_four((1,), 1, (out[4:],))
+    assert out.tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
+    message = (
+        r"store_four: block \(0, 0, 0\): thread 0 on line \d+: store_wide of 16 bytes at a misaligned address"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        store_four((1,), 1, (out[1:],))
+    assert out.tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
 
 
 @needs_compiler

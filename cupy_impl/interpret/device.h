@@ -163,22 +163,29 @@ struct alignas(sizeof(T) * N) vec {
 
 namespace convgap_interpret {
 template <class V>
-V aligned_load(const V* address, const char* name, int line) {
+const V* aligned(const V* address, const char* name, int line) {
     if (reinterpret_cast<uintptr_t>(address) % sizeof(V)) misaligned(name, sizeof(V), line);
-    return *address;
+    return address;
 }
 }  // namespace convgap_interpret
 
 template <class V>
 V load_streaming(const V* address, int line = __builtin_LINE()) {
     static_assert(sizeof(V) <= 16, "a GPU loads at most 16 bytes at once");
-    return convgap_interpret::aligned_load(address, "load_streaming", line);
+    return *convgap_interpret::aligned(address, "load_streaming", line);
+}
+
+template <class V>
+void store_wide(V* address, const V& value, int line = __builtin_LINE()) {
+    static_assert(sizeof(V) <= 16, "a GPU stores at most 16 bytes at once");
+    convgap_interpret::aligned(address, "store_wide", line);
+    *address = value;
 }
 
 template <class T, int N>
 vec<T, N> load_coherent(const vec<T, N>* address, int line = __builtin_LINE()) {
     static_assert(sizeof(T) * N <= 16 || sizeof(T) == 8, "a GPU loads at most 16 bytes at once, doubles one by one");
-    return convgap_interpret::aligned_load(address, "load_coherent", line);
+    return *convgap_interpret::aligned(address, "load_coherent", line);
 }
 
 inline void prefetch(const void*) {}
