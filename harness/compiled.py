@@ -177,9 +177,7 @@ def compile_triton(special: Any, arch: int) -> Binary:
 
     _require_compiling_triton()
     compiled = special.compile(GPUTarget("cuda", arch, 32))
-    fixed = {name for name, _ in special.constants}
-    types = dict(zip(special.kernel.arg_names, special.types, strict=False))
-    return _triton_binary(compiled, {name: kind for name, kind in types.items() if name not in fixed})
+    return _triton_binary(compiled, dict(zip(special.kernel.arg_names, special.types, strict=False)))
 
 
 def compile_baseline(problem: Tail, stride: tuple[int, ...], dtype: str, arch: int) -> tuple[Binary, int]:

@@ -64,11 +64,8 @@ def _triton(special: Any, arguments: int) -> Code:
             raise RuntimeError(f"{metadata.name}: {scratch} is {getattr(metadata, scratch)}, expected none")
     entry = re.search(r"\.entry\s+(\w+)\s*\(([^)]*)\)", ptx)
     assert entry
-    declared = entry[2].count(".param")
-    # A stride known to be 1 is no parameter of the compiled kernel, but an argument of the launch.
-    constant = {name for name, _ in special.constants}
-    kept = sum(name not in constant for name in special.kernel.arg_names[:arguments])
-    return Code(ptx, entry[1], 32 * metadata.num_warps, metadata.shared, declared - kept)
+    hidden = entry[2].count(".param") - arguments
+    return Code(ptx, entry[1], 32 * metadata.num_warps, metadata.shared, hidden)
 
 
 def _cuda(special: Any) -> Code:
@@ -113,11 +110,6 @@ def _run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> Non
     values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
     with torch.cuda.device(device):
         kernel, made = _loaded(special, len(arguments), device.index)
-        if not isinstance(special.kernel, str):
-            constant = {name for name, _ in special.constants}
-            values = [
-                v for name, v in zip(special.kernel.arg_names, values, strict=False) if name not in constant
-            ]
         everything = (*values, *[0] * made.hidden)
         kernel(
             launch.grid, (made.threads,), everything,

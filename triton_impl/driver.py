@@ -46,8 +46,8 @@ def _bind(device: int) -> None:
 
 
 def parameters(addresses: list[int]) -> Any:
-    """What a launch takes: the addresses of a kernel's parameters, and more of a null pointer than Triton adds to
-    them for scratch memory; the driver reads as many as the kernel has."""
+    """What a launch takes: the addresses of a kernel's parameters, then of null pointers for the scratch memory that
+    Triton adds parameters for. They are more than it adds: the driver reads as many as the kernel has."""
     return (c_void_p * (len(addresses) + 4))(*addresses, *[addressof(_NULL)] * 4)
 
 

@@ -125,11 +125,10 @@ def _triton_type(dtype: torch.dtype) -> Any:
     return triton.language.float64 if dtype == torch.float64 else triton.language.float32
 
 
-def _plane(layout: Layout) -> dict[str, int]:
-    """Sizes of a plane and the strides inside a sample."""
+def _strides(layout: Layout) -> dict[str, int]:
+    """The strides inside a sample."""
     _, stride_c, stride_h, stride_w = layout.stride
-    sizes = {"H": layout.h, "W": layout.w}
-    return sizes | {"STRIDE_C": stride_c, "STRIDE_H": stride_h, "STRIDE_W": stride_w}
+    return {"STRIDE_C": stride_c, "STRIDE_H": stride_h, "STRIDE_W": stride_w}
 
 
 def _geometry(problem: Chain) -> dict[str, int]:
@@ -158,7 +157,9 @@ def prepare_tail(
     types = [pointer, pointer, acc_pointer, "*i32", acc_pointer, *["i64"] * 3, "fp64"]
     constants = {
         "C": layout.c,
-        **_plane(layout),
+        "H": layout.h,
+        "W": layout.w,
+        **_strides(layout),
         "ROWS": chosen.ROWS,
         "TENSOR": tensor,
         "SINGLE": chosen.parts == 1,
@@ -220,7 +221,7 @@ def prepare_chain(
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     channels = _channels(problem)
     RIMS, MORE = plan.rims_at_once(problem)
-    bands = {**_plane(layout), **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
+    bands = {**_strides(layout), **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
     output = {"TENSOR": tensor, "BIAS": problem.bias, "EMPTY": problem.has_empty_bands, "ACC": ACC}
     divisible = _access(layout, "x", dtype.itemsize)
 
@@ -304,7 +305,7 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
         kernels.band_fill,
         [acc_pointer, pointer, "i64"],
         {
-            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **_plane(layout), **_geometry(problem),
+            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **_strides(layout), **_geometry(problem),
             "KHP": pow2_at_least(KH), "BP": tile.BP, "BR": tile.BR,
             "BC": tile.BC,
         },
