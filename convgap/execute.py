@@ -116,6 +116,7 @@ def contract(
     out = torch.empty(problem.out_shape, dtype=weight.dtype, device=weight.device)
     if out.numel() == 0:
         return out
+    sums, weight = _aligned(sums), _aligned(weight)
     call = kernels.prepare_chain(problem, _contiguous(problem), weight.dtype, 0, multiplier is not None)
     partials = torch.empty(call.contract_partials, dtype=sums.dtype, device=out.device)
     zeros = counters.take(call.contract_counters, out.device, stream)
@@ -174,6 +175,11 @@ def _multiplier(multiplier: Tensor | None, absent: Tensor) -> tuple[Tensor, int,
     if multiplier is None:
         return absent, 0, 0
     return multiplier, multiplier.stride(0), multiplier.stride(1)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if its address is not that of an access of 16 bytes: a view into other parameters, say."""
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def _contiguous(problem: Chain) -> tuple[int, int, int, int]:

@@ -75,22 +75,13 @@ __device__ __forceinline__ unsigned step(unsigned* counter) {
 }
 
 // From L2, past an L1 that may be stale: for what other blocks of this launch have stored.
-__device__ __forceinline__ vec<float, 1> load_coherent(const vec<float, 1>* p) {
-    vec<float, 1> value;
-    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value.at[0]) : "l"(p) : "memory");
+__device__ __forceinline__ float load_coherent(const float* p) {
+    float value;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(p) : "memory");
     return value;
 }
-__device__ __forceinline__ vec<float, 4> load_coherent(const vec<float, 4>* p) {
-    vec<float, 4> value;
-    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(value.at[0]), "=f"(value.at[1]), "=f"(value.at[2]), "=f"(value.at[3]) : "l"(p) : "memory");
+__device__ __forceinline__ double load_coherent(const double* p) {
+    double value;
+    asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(value) : "l"(p) : "memory");
     return value;
 }
-template <int N> __device__ __forceinline__ vec<double, N> load_coherent(const vec<double, N>* p) {
-    vec<double, N> value;
-    for (int e = 0; e < N; e++)
-        asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(value.at[e]) : "l"(&p->at[e]) : "memory");
-    return value;
-}
-
-__device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }

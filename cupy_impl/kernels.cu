@@ -233,39 +233,34 @@ __device__ __forceinline__ bool arrive(unsigned* counter, int blocks) {
     return last;
 }
 
-// Sum of columns i, ..., i + PER - 1 over rows from, from + by, ... of partials[rows][width]: in one order,
-// whoever is last, so that bits do not depend on timing. Others wrote them: read from L2.
-template <int PER> __device__ __forceinline__ vec<ACC, PER> add_rows(const ACC* partials, int from, int by, int rows,
-                                                                     int width, int i) {
-    typedef vec<ACC, PER> access;
-    constexpr int DEEP = FR > PER ? FR / PER : 1;
-    access total = {};
+// Sum of column i over rows from, from + by, ... of partials[rows][width]: in one order, whoever is last,
+// so that bits do not depend on timing. Others wrote them: read from L2.
+__device__ __forceinline__ ACC add_rows(const ACC* partials, int from, int by, int rows, int width, int i) {
+    ACC total = 0;
     #pragma unroll 1
-    for (; from < rows; from += by * DEEP) {
-        access some[DEEP];
+    for (; from < rows; from += by * FR) {
+        ACC some[FR];
         #pragma unroll
-        for (int f = 0; f < DEEP; f++) {
+        for (int f = 0; f < FR; f++) {
             int row = from + f * by;
-            some[f] = row < rows ? load_coherent((const access*)(partials + (index_t)row * width + i)) : access{};
+            some[f] = row < rows ? load_coherent(partials + (index_t)row * width + i) : 0;
         }
         #pragma unroll
-        for (int f = 0; f < DEEP; f++)
-            for (int e = 0; e < PER; e++) total.at[e] += some[f].at[e];
+        for (int f = 0; f < FR; f++) total += some[f];
     }
     return total;
 }
 
 // Store red[0..live) as one row of WIDTH partial outputs. In the last block to come: true, and red[0..live)
-// is the sum of all rows. red has room for THREADS and WIDTH.
+// is the sum of all rows. red has room for THREADS.
 template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
                                                             int live, ACC* red) {
+    static_assert(WIDTH <= THREADS, "a thread has one column");
     for (int i = threadIdx.x; i < live; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
     if (!arrive(counter, rows)) return false;
-    constexpr int COUNT = THREADS > WIDTH ? THREADS / WIDTH : 1, PER = WIDTH > THREADS ? WIDTH / THREADS : 1;
-    int group = COUNT > 1 ? threadIdx.x / WIDTH : 0, i = (threadIdx.x - group * WIDTH) * PER;
-    vec<ACC, PER> total = {};
-    if (i < live) total = add_rows<PER>(partials, group, COUNT, rows, WIDTH, i);
-    for (int e = 0; e < PER; e++) red[threadIdx.x * PER + e] = total.at[e];
+    constexpr int COUNT = THREADS / WIDTH;
+    int i = threadIdx.x % WIDTH;
+    red[threadIdx.x] = i < live ? add_rows(partials, COUNT == 1 ? 0 : threadIdx.x / WIDTH, COUNT, rows, WIDTH, i) : 0;
     reduce<COUNT, WIDTH>(red);
     return true;
 }
@@ -383,7 +378,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     if (at.parts == 1 || !arrive(counters + at.tile, at.parts)) return;
     #pragma unroll 1
     for (int i = threadIdx.x; i < live; i += THREADS) {
-        sums[i] = add_rows<1>(partials, 0, 1, at.parts, WIDTH, i).at[0];
+        sums[i] = add_rows(partials, 0, 1, at.parts, WIDTH, i);
     }
 }
 #endif
@@ -393,87 +388,71 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
     unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale,
     double bias_scale, int N) {
-    typedef vec<ACC, 4> quad;
-    // A warp makes all outputs, 4 x 4 per lane, of its share of the k of a step.
-    constexpr int WARPS = THREADS / 32, SHARE = BK / WARPS, WIDTH = BN * BCO, ROW = BK + 4;
-    static_assert(BN == 16 && BCO == 32 && SHARE % 4 == 0 && (BN + BCO) * ROW >= WARPS * WIDTH, "a warp of 4 x 8 lanes makes 16 x 32 outputs");
-    // Rows of BK numbers, and four more: lanes that read neighbouring rows meet different banks.
-    alignas(sizeof(quad)) __shared__ ACC t[(BN + BCO) * ROW];
-    __shared__ bool live[KH * KW];
-    ACC *w = t + BN * ROW, *red = t;
-    // 1 who am I: slice of the input planes, block of outputs of one group, block of samples
-    int splits = (CI + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;
+    // A thread has every BK-th k of all samples and of PER outputs, OUTS apart; in the end, one output of one sample.
+    constexpr int KK = KH * KW, LENGTH = CI * KK, STEP = STEPS * BK, OUTS = THREADS / BK, PER = BCO / OUTS;
+    constexpr int WIDTH = BN * BCO, LOADS = BN * STEP / THREADS;
+    static_assert(WIDTH == THREADS && LOADS * THREADS == BN * STEP, "every thread has as much as the others");
+    // Lanes of neighbouring k meet different banks.
+    constexpr int ROW = WIDTH + 32 / BK;
+    __shared__ ACC red[BK * ROW > BN * STEP ? BK * ROW : BN * STEP];
+    // 1 who am I: slice of the products of an output, block of outputs of one group, block of samples
+    constexpr int splits = (LENGTH + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;
     int split = blockIdx.y % splits, block = blockIdx.y / splits;
     index_t g = block / blocks, n0 = (index_t)blockIdx.x * BN;
-    int co0 = block % blocks * BCO, ci0 = split * SLICE;
-    int length = min(SLICE, CI - ci0) * (KH * KW);
+    int co0 = block % blocks * BCO, lane = threadIdx.x % BK, o = threadIdx.x / BK;
+    index_t n = n0 + threadIdx.x / BCO, c = g * CO + co0 + threadIdx.x % BCO;
+    bool inside = n < N && co0 + threadIdx.x % BCO < CO;
     // 2 addresses: k runs over (ci, tap)
-    weight += ((g * CI + ci0) * CO + co0) * (KH * KW);
-    sums += ((n0 * G + g) * CI + ci0) * (KH * KW);
-    if (BIAS && threadIdx.x < BCO && co0 + threadIdx.x < CO) prefetch(bias + g * CO + co0 + threadIdx.x);
-    int warp = threadIdx.x / 32, ni = threadIdx.x % 32 / 8, oi = threadIdx.x % 8;
-    ACC acc[4][4] = {};
+    weight += (g * CI * CO + co0 + o) * KK;
+    sums += (n0 * G + g) * LENGTH;
+    ACC acc[BN][PER] = {};
+    ELEMENT b{};
+    if (BIAS && inside) b = bias[c];
+    int end = min(split * SLICE + SLICE, LENGTH);
     #pragma unroll 1
-    for (int k0 = 0; k0 < length; k0 += BK) {
+    for (int k0 = split * SLICE; k0 < end; k0 += STEP) {
         // 3 masked load, all of it before the first store: a load may not pass a store that it might
-        // alias. Within an input plane the weights of neighbouring outputs are one run of memory.
-        // Which taps count is found out while they are on their way.
-        ELEMENT factors[BK * BCO / THREADS];
-        ACC bands[BK * BN / THREADS];
+        // alias. The weights come first, for they are farther away.
+        ELEMENT w[STEPS][PER];
+        ACC t[LOADS];
         #pragma unroll
-        for (int j = 0; j < BK * BCO / THREADS; j++) {
-            int i = threadIdx.x + j * THREADS, k = k0 + i % BK, o = i / BK, ci = k / (KH * KW), tap = k % (KH * KW);
-            bool inside = k < length && co0 + o < CO;
-            factors[j] = inside ? weight[((index_t)ci * CO + o) * (KH * KW) + tap] : ELEMENT{};
+        for (int i = 0; i < STEPS; i++) {
+            int k = k0 + i * BK + lane, ci = k / KK, tap = k % KK;
+            bool live = k < LENGTH && (!EMPTY || lands(tap));
+            for (int u = 0; u < PER; u++)
+                w[i][u] = live && co0 + o + u * OUTS < CO ? weight[((index_t)ci * CO + u * OUTS) * KK + tap] : ELEMENT{};
         }
         #pragma unroll
-        for (int j = 0; j < BK * BN / THREADS; j++) {
-            int i = threadIdx.x + j * THREADS, k = k0 + i % BK, s = i / BK;
-            bands[j] = k < length && n0 + s < N ? sums[(index_t)s * (G * CI * KH * KW) + k] : 0;
-        }
-        for (int tap = threadIdx.x; EMPTY && tap < KH * KW && k0 == 0; tap += THREADS) live[tap] = lands(tap);
-        __syncthreads();
-        #pragma unroll
-        for (int j = 0; j < BK * BCO / THREADS; j++) {
-            int i = threadIdx.x + j * THREADS, k = k0 + i % BK;
-            w[i / BK * ROW + i % BK] = !EMPTY || live[k % (KH * KW)] ? widen(factors[j]) : 0;
+        for (int j = 0; j < LOADS; j++) {
+            int i = threadIdx.x + j * THREADS, s = i / STEP, k = k0 + i % STEP;
+            t[j] = k < LENGTH && n0 + s < N ? sums[(index_t)s * (G * LENGTH) + k] : 0;
         }
         #pragma unroll
-        for (int j = 0; j < BK * BN / THREADS; j++) {
-            int i = threadIdx.x + j * THREADS;
-            t[i / BK * ROW + i % BK] = bands[j];
-        }
+        for (int j = 0; j < LOADS; j++) red[threadIdx.x + j * THREADS] = t[j];
         __syncthreads();
         // 4 accumulate
-        #pragma unroll 2
-        for (int k = warp * SHARE; k < (warp + 1) * SHARE; k += 4) {
-            quad a[4], b[4];
-            for (int i = 0; i < 4; i++) a[i] = *(const quad*)&t[(ni + 4 * i) * ROW + k];
-            for (int j = 0; j < 4; j++) b[j] = *(const quad*)&w[(oi + 8 * j) * ROW + k];
-            for (int e = 0; e < 4; e++)
-                for (int i = 0; i < 4; i++)
-                    for (int j = 0; j < 4; j++) acc[i][j] += a[i].at[e] * b[j].at[e];
-        }
+        #pragma unroll
+        for (int i = 0; i < STEPS; i++)
+            for (int s = 0; s < BN; s++)
+                for (int u = 0; u < PER; u++) acc[s][u] += red[s * STEP + i * BK + lane] * widen(w[i][u]);
         __syncthreads();
     }
     // 5 reduce
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 4; j++) red[warp * WIDTH + (ni + 4 * i) * BCO + oi + 8 * j] = acc[i][j];
+    for (int s = 0; s < BN; s++)
+        for (int u = 0; u < PER; u++) red[lane * ROW + s * BCO + u * OUTS + o] = acc[s][u];
     __syncthreads();
-    #pragma unroll
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS)
-        for (int from = 1; from < WARPS; from++) red[i] += red[from * WIDTH + i];
+    ACC own = 0;
+    for (int k = 0; k < BK; k++) own += red[k * ROW + threadIdx.x];
     __syncthreads();
+    red[threadIdx.x] = own;
     index_t tile = (index_t)blockIdx.x * (gridDim.y / splits) + block;
     partials += tile * splits * WIDTH;
-    int width = (int)min((index_t)BN, N - n0) * BCO;
-    if (splits > 1 && !finish<WIDTH>(partials, counters + tile, split, splits, width, red)) return;
-    for (int i = threadIdx.x; i < width; i += THREADS) {
-        index_t n = n0 + i / BCO, c = g * CO + co0 + i % BCO;
-        if (co0 + i % BCO >= CO) continue;
+    int live = (int)min((index_t)BN, N - n0) * BCO;
+    if (splits > 1 && !finish<WIDTH>(partials, counters + tile, split, splits, live, red)) return;
+    if (inside) {
         // 6 scale and bias
-        ACC total = (ACC)(red[i] * scale);
-        if (BIAS) total += bias_scale * widen(bias[c]);
+        ACC total = (ACC)(red[threadIdx.x] * scale);
+        if (BIAS) total += bias_scale * widen(b);
         if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
         // 7 store
         out[n * (G * CO) + c] = narrow<ELEMENT>(total);

@@ -212,10 +212,20 @@ def prepare_chain(
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
     band_sums = _specialize("band_sums", layout, tile, dtype, geometry, finish=plan.BANDS_FINISH)
-    step, SLICE = plan.contraction(problem, dtype.itemsize)
-    tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
-    constants = {**output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "SLICE": SLICE}
-    contract = _specialize("contract", layout, None, dtype, constants, step.BLOCKS, plan.CONTRACT_FINISH)
+    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
+    constants = {
+        **output,
+        **geometry,
+        "BN": step.BN,
+        "BCO": step.BCO,
+        "BK": step.BK,
+        "STEPS": step.STEPS,
+        "SLICE": SLICE,
+    }
+    contract = _specialize(
+        "contract", layout, None, dtype, constants, step.BLOCKS // (2 if dtype == torch.float64 else 1)
+    )
 
     own = plan.own_tile(problem, layout, dtype.itemsize)
     rows = CI * own.parts
@@ -237,7 +247,7 @@ def prepare_chain(
         0 if tile.parts == 1 else planes,
         ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
         ceil(problem.n / step.BN) * tiles,
-        plan.chain_depth(problem, layout, tile, own if fused else None, dtype.itemsize),
+        plan.chain_depth(problem, layout, tile, own if fused else None),
     )
 
 

@@ -25,6 +25,10 @@ class Stream:
 STREAM = Stream(16 * 1024, THREADS, BLOCKS)
 """128 bytes per thread, eight 16-byte loads; 128 KiB per multiprocessor."""
 
+SMALL_BANDS_STREAM, SMALL_PLANE = Stream(8 * 1024, THREADS, BLOCKS), 256
+"""Bands of planes of at most so many elements, of which a block would have so many that their ends take longer than
+their stream."""
+
 ROOMY_STREAM, FEW_TAPS = Stream(16 * 1024, THREADS, 2), 16
 """Bands of float64, or of more than so many taps: as many registers as there are, for their sums and weights."""
 
@@ -43,9 +47,8 @@ there are blocks enough for a card all the same."""
 KEPT = 4096
 """Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in shared memory: 16 KiB."""
 
-FINISH, BANDS_FINISH, CONTRACT_FINISH = 32, 16, 128
-"""Partial results that a thread of the last block loads at a time: fewer where it still holds sums of its
-own, more where few blocks share a multiprocessor."""
+FINISH, BANDS_FINISH = 32, 16
+"""Partial results that a thread of the last block loads at a time: fewer where it still holds sums of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def tile(
         stream = SMALL_STREAM
     elif kernel and (kernel[0] * kernel[1] > FEW_TAPS or itemsize == 8):
         stream = ROOMY_STREAM
+    elif kernel and layout.unit != "planes" and layout.h * layout.w <= SMALL_PLANE:
+        stream = SMALL_BANDS_STREAM
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill; not so
     # of neighbouring planes, where a thread has fewer columns.
     size = stream.bytes // (itemsize if whole or layout.unit == "planes" else max(itemsize, 4))
@@ -130,45 +135,40 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
 
 @dataclass(frozen=True)
 class Contraction:
-    """BN samples x BCO outputs, or BK (ci, tap) pairs, per block of the small matrix products."""
+    """BN samples x BCO outputs, or BK (ci, tap) pairs, per block of the small matrix products; STEPS times BK pairs
+    are loaded together."""
 
     BN: int
     BCO: int
     BK: int
     BLOCKS: int
+    STEPS: int = 1
 
 
-CONTRACT, LONG_CONTRACT = (
-    Contraction(BN=16, BCO=32, BK=64, BLOCKS=2),
-    Contraction(BN=16, BCO=32, BK=128, BLOCKS=2),
-)
-"""A warp makes 16 outputs per lane of its share of the products. Few outputs per block because there are few
-outputs. Few blocks per multiprocessor, so that a thread has the registers to load all its factors, and then most of
-its rows of the finish, at once. LONG_CONTRACT where CONTRACT would need several steps, each a wait for memory."""
+CONTRACT = Contraction(BN=4, BCO=32, BK=16, BLOCKS=BLOCKS, STEPS=4)
+"""Few samples and outputs per block because there are few: blocks enough for a card come of few products each. A thread
+has the registers to load all its weights of a step at once, and then all its rows of the finish."""
 
-SLICES = 64
+SLICES = 32
 """Partial products of one output at most: the last block has to add them up."""
 
 EXPAND = Contraction(BN=4, BCO=1, BK=32, BLOCKS=8)
 """A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs."""
 
 
-def contraction(problem: Chain, itemsize: int) -> tuple[Contraction, int]:
-    """Block sizes of `contract`, and input planes of a group that one block multiplies: as many as fill one
-    step, or several steps where that would make more than SLICES slices."""
-    ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
-    # In float64 the factors of a long step do not fit the 48 KiB of shared memory that a block has.
-    chosen = LONG_CONTRACT if ci * taps > CONTRACT.BK * SLICES and itemsize < 8 else CONTRACT
-    planes = max(1, chosen.BK // taps)
-    return chosen, planes * ceil(ci / (planes * SLICES))
+def slice_of(problem: Chain) -> int:
+    """Products of one output that one block of `contract` adds up: as many as it loads together, or several times
+    that where it would make too many slices."""
+    length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
+    step = CONTRACT.STEPS * CONTRACT.BK
+    return step * ceil(length / (step * SLICES))
 
 
-def contract_depth(problem: Chain, itemsize: int) -> int:
-    """Additions in a row when `contract` sums its products: a warp's share, the warps, then the slices."""
-    chosen, SLICE = contraction(problem, itemsize)
-    ci, warps = problem.c_in // problem.groups, THREADS // 32
-    products = min(SLICE, ci) * problem.kernel[0] * problem.kernel[1]
-    return ceil(products / chosen.BK) * chosen.BK // warps + warps - 1 + ceil(ci / SLICE)
+def contract_depth(problem: Chain) -> int:
+    """Additions in a row when `contract` sums its products: a thread's own, those of the BK threads, the slices."""
+    length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
+    SLICE = slice_of(problem)
+    return SLICE // CONTRACT.BK + CONTRACT.BK + ceil(length / SLICE)
 
 
 def own_tile(problem: Chain, layout: Layout, itemsize: int) -> Tile:
@@ -182,7 +182,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each block contracts its own band sums and the last one of a sample finishes.
 
     That reads the weights of a plane once per sample and part, so they must be small beside the part
-    (a quarter: L2 gives that away), one thread per output, and leave few rows to the finish. `chosen`
+    (a half: L2 gives that away), one thread per output, and leave few rows to the finish. `chosen`
     is a tile of one plane; where neighbouring planes share lines, that would waste them.
     """
     taps = problem.kernel[0] * problem.kernel[1]
@@ -190,7 +190,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     part = min(chosen.ROWS, problem.h) * min(chosen.BC, problem.w)
     return (
         layout.unit != "planes"
-        and co * taps * 4 <= part
+        and co * taps * 2 <= part
         and pow2_at_least(co) <= chosen.stream.threads
         and ci * chosen.parts * co <= 16 * 1024
     )
@@ -233,12 +233,12 @@ def _band_depth(problem: Chain, layout: Layout, chosen: Tile) -> int:
     return own + vector + _tree(chosen.BC) + lanes + rims
 
 
-def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None, itemsize: int) -> int:
+def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None) -> int:
     """Longest chain of additions behind one output: of band_sums and contract with tile `chosen`, and
     of band_sums_contract with tile `own` if it is used, whichever is longer."""
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
     taps = problem.kernel[0] * problem.kernel[1]
-    depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(problem, itemsize)
+    depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(problem)
     if own is not None:
         count = own.stream.threads // pow2_at_least(co)
         products = ceil(taps / count) + _tree(count)

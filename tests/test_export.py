@@ -173,8 +173,8 @@ PLANTED = {
         "        total = (total * scale).to(ACC)\n        total = tl.sigmoid(total)\n",
     ),
     "stores: band_sums_contract_kernel stores out": (
-        "        tl.store(out + n * (G * CO) + c, ",
-        "        tl.store(out + c, total, mask=co < CO)\n        tl.store(out + n * (G * CO) + c, ",
+        "        tl.store(out + n * (G * CO) + c, narrow(total, ",
+        "        tl.store(out + c, total, mask=co < CO)\n        tl.store(out + n * (G * CO) + c, narrow(total, ",
     ),
     "stores: band_sums_contract_kernel stores counters": (  # through a helper, to the buffer it was given
         "        tl.store(counter, 0)\n",

@@ -72,7 +72,7 @@ extern "C" __global__ __launch_bounds__(64, 2) void sum_by_last_block(const floa
     }
     __syncthreads();
     if (!last) return;
-    float total = block_sum(threadIdx.x < gridDim.x ? load_coherent((const vec<float, 1>*)parts + threadIdx.x).at[0] : 0.0f);
+    float total = block_sum(threadIdx.x < gridDim.x ? load_coherent(parts + threadIdx.x) : 0.0f);
     if (threadIdx.x == 0) {
         out[0] += total;
         *arrived = 0;
@@ -134,7 +134,6 @@ extern "C" __global__ void unwritten(float* out) {
 
 extern "C" __global__ void load_four(const float* x, float* out) {
     vec<float, 4> four = load_streaming(reinterpret_cast<const vec<float, 4>*>(x));
-    prefetch(x);
     out[0] = four.at[0] + four.at[1] + four.at[2] + four.at[3];
 }
 

@@ -293,54 +293,57 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
              SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
              DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
-             SHARES: tl.constexpr, SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
-    # 1 who am I: slice of the input planes, block of outputs of one group, block of samples
-    splits = tl.cdiv(CI, SLICE)
-    blocks = tl.cdiv(CO, BCO)
+             STEPS: tl.constexpr, SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+    # 1 who am I: slice of the products of an output, block of outputs of one group, block of samples
+    LENGTH: tl.constexpr = CI * KH * KW
+    splits: tl.constexpr = (LENGTH + SLICE - 1) // SLICE
+    blocks: tl.constexpr = (CO + BCO - 1) // BCO
     split = tl.program_id(1) % splits
     block = tl.program_id(1) // splits
     g = (block // blocks).to(tl.int64)
-    co = block % blocks * BCO + tl.arange(0, BCO)
-    n = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
-    ci0 = split * SLICE
-    length = tl.minimum(SLICE, CI - ci0) * (KH * KW)
+    co = block % blocks * BCO + tl.arange(0, BCO)[:, None]
+    n = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)[None, :]
+    inside = (n < N) & (co < CO)
     # 2 addresses: k runs over (ci, tap)
-    weight += (g * CI + ci0) * CO * (KH * KW) + co[None, None, :].to(tl.int64) * (KH * KW)
-    sums += ((n[None, :, None] * G + g) * CI + ci0) * (KH * KW)
-    # Each share of a step makes all outputs; where there is one per warp, out of the warp's own registers.
-    acc = tl.zeros((SHARES, BN, BCO), ACC)
-    for k0 in range(0, length, SHARES * BK):
-        k = k0 + tl.arange(0, SHARES)[:, None] * BK + tl.arange(0, BK)[None, :]
-        ci = (k // (KH * KW)).to(tl.int64)
-        tap = k % (KH * KW)
-        live = k < length
-        if EMPTY:
-            live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
-        # 3 masked load
-        w_ptrs = weight + (ci * CO * (KH * KW) + tap)[:, :, None]
-        w = tl.load(w_ptrs, mask=live[:, :, None] & (co < CO)[None, None, :], other=0).to(ACC)
-        t = tl.load(sums + k[:, None, :], mask=live[:, None, :] & (n < N)[None, :, None], other=0)
-        # 4 accumulate: in IEEE arithmetic, tensor cores would round the factors to TF32
-        acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
+    weight += g * CI * CO * (KH * KW) + co[:, :, None].to(tl.int64) * (KH * KW)
+    # All outputs of a sample ask for its sums, of the L1: a thread has what it multiplies, with no exchange.
+    sums = tl.broadcast_to(sums + ((n * G + g) * LENGTH)[:, :, None], (BCO, BN, BK))
+    c = g * CO + co
+    if BIAS:
+        b = tl.load(bias + c, mask=co < CO, other=0)
+    acc = tl.zeros((BCO, BN, BK), ACC)
+    for k0 in range(split * SLICE, tl.minimum(split * SLICE + SLICE, LENGTH), STEPS * BK):
+        # 3 masked load: the weights of all steps come first, for they are farther away
+        w = ()
+        for i in tl.static_range(STEPS):
+            k = k0 + i * BK + tl.arange(0, BK)[None, None, :]
+            tap = k % (KH * KW)
+            live = (k < LENGTH) & (co < CO)[:, :, None]
+            if EMPTY:
+                live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+            ci = (k // (KH * KW)).to(tl.int64)
+            w += (tl.load(weight + ci * (CO * KH * KW) + tap, mask=live, other=0),)
+        for i in tl.static_range(STEPS):
+            k = k0 + i * BK + tl.arange(0, BK)[None, None, :]
+            t = tl.load(sums + k, mask=(k < LENGTH) & inside[:, :, None], other=0)
+            # 4 accumulate
+            acc += t * w[i].to(ACC)
     # 5 reduce
-    own = tl.sum(acc, 0)
+    own = tl.reshape(tl.sum(acc, 2), (BCO * BN,))
     tile = tl.program_id(0).to(tl.int64) * (tl.num_programs(1) // splits) + block
-    partials += tile * splits * (BN * BCO)
-    i = tl.arange(0, BN * BCO)
-    live = i < (N - tl.program_id(0) * BN) * BCO
-    last, total = finish(partials, counters + tile, split, splits, i, live, tl.reshape(own, (BN * BCO,)),
-                         BN * BCO, FR, ACC)  # fmt: skip
+    partials += tile * splits * (BCO * BN)
+    i = tl.arange(0, BCO * BN)
+    live = i % BN < N - tl.program_id(0) * BN
+    last, total = finish(partials, counters + tile, split, splits, i, live, own, BCO * BN, FR, ACC)
     if last:
         # 6 scale and bias
-        result = (tl.reshape(total, (BN, BCO)) * scale).to(ACC)
-        c = (g * CO + co)[None, :]
-        mask = (n < N)[:, None] & (co < CO)[None, :]
+        result = (tl.reshape(total, (BCO, BN)) * scale).to(ACC)
         if BIAS:
-            result += (bias_scale * tl.load(bias + c, mask=(co < CO)[None, :], other=0).to(ACC)).to(ACC)
+            result += (bias_scale * b.to(ACC)).to(ACC)
         if TENSOR:
-            result *= tl.load(multiplier + n[:, None] * mult_n + c * mult_c, mask=mask, other=0).to(ACC)
+            result *= tl.load(multiplier + n * mult_n + c * mult_c, mask=inside, other=0).to(ACC)
         # 7 store
-        tl.store(out + n[:, None] * (G * CO) + c, narrow(result, out.dtype.element_ty), mask=mask)
+        tl.store(out + n * (G * CO) + c, narrow(result, out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

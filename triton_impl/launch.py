@@ -169,9 +169,8 @@ def prepare_tail(
         "BC": chosen.BC,
         "FR": plan.finish_rows(chosen.BP, chosen.warps),
     }
-    special = _specialize(
-        kernels.multiply_gap, types, constants, _access(layout, "y", dtype.itemsize), chosen.warps
-    )
+    divisible = _access(layout, "y", dtype.itemsize)
+    special = _specialize(kernels.multiply_gap, types, constants, divisible, chosen.warps, chosen.registers)
     tiles = layout.n * chosen.blocks(layout.c)
     single = chosen.parts == 1
     return TailCall(
@@ -239,8 +238,8 @@ def prepare_chain(
         tile.warps,
         tile.registers,
     )  # fmt: skip
-    step, SLICE = plan.contraction(problem)
-    tiles, slices = G * ceil(CO / step.BCO), ceil(CI / SLICE)
+    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
     contract = _specialize(
         kernels.contract,
         [
@@ -248,9 +247,11 @@ def prepare_chain(
         ],
         {
             **channels, **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
-            "BK": step.BK, "SHARES": step.SHARES, "SLICE": SLICE,
+            "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE,
             "FR": plan.finish_rows(step.BN * step.BCO),
         },
+        (("sums", 16), ("weight", 16)),
+        registers=step.registers,
     )  # fmt: skip
 
     own = plan.tile(layout, 1, dtype.itemsize, problem.kernel)

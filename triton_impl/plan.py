@@ -26,12 +26,16 @@ WHOLE_STREAM, PART_STREAM = Stream(16 * 1024, 8), Stream(16 * 1024, 4)
 """Rows of a plane: four 16-byte loads per thread where a program has the whole plane, eight where it
 has a part and its threads have to wait for the counter."""
 
-PLANES_STREAM = Stream(8 * 1024, 1)
+PLANES_STREAM = Stream(32 * 1024, 4, 255)
 """Neighbouring planes (channels_last): one warp needs no barrier to add its rows."""
 
 BANDS_STREAM = Stream(8 * 1024, 1, 255)
 """Bands: one warp needs no barrier, and what a program does once is done by fewer threads. Registers, here and
 below, are those of a multiprocessor that has 64 KiB in flight."""
+
+SMALL_BANDS_STREAM, SMALL_PLANE = Stream(4 * 1024, 1, 255), 256
+"""Bands of planes of at most so many elements, of which a program would have so many that their ends take longer
+than their stream."""
 
 LARGE_BANDS_STREAM, LARGE_BYTES = Stream(16 * 1024, 2, 255), 32 * 1024
 """Bands of planes of more than so many bytes, which are long enough to wait for if there are few of them, and of
@@ -51,7 +55,7 @@ there are programs enough for a card all the same."""
 KEPT = 4096
 """Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in registers."""
 
-TAPS, WEIGHTS = 32, 2048
+TAPS, WEIGHTS = 64, 2048
 """Taps that band_sums_contract has code for, one after the other: more take long to compile and to fetch.
 Weights that it keeps in registers: 64 per thread of a warp."""
 
@@ -90,6 +94,8 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     if kernel:
         large = itemsize > 2 and layout.h * layout.w * itemsize > LARGE_BYTES
         stream = LARGE_BANDS_STREAM if large or layout.unit == "planes" else BANDS_STREAM
+        if layout.unit != "planes" and layout.h * layout.w <= SMALL_PLANE:
+            stream = SMALL_BANDS_STREAM
     elif layout.unit == "planes":
         stream = PLANES_STREAM
     else:
@@ -157,20 +163,21 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
 
 @dataclass(frozen=True)
 class Contraction:
-    """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products, by each of SHARES
-    shares of the program."""
+    """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products; STEPS steps of weights are
+    loaded together. registers: the most per thread; None is as the compiler likes."""
 
     BN: int
     BCO: int
     BK: int
-    SHARES: int = 1
+    STEPS: int = 1
+    registers: int | None = None
 
 
-CONTRACT, LONG_CONTRACT = Contraction(BN=16, BCO=16, BK=64), Contraction(BN=16, BCO=32, BK=16, SHARES=WARPS)
-"""The least samples that tl.dot takes; few outputs per program because there are few outputs. Where there are many
-products per output each warp makes all outputs of its share: 16 per lane, a quarter as many loads per product."""
+CONTRACT = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128)
+"""Few samples and outputs per program because there are few: programs enough for a card come of few products each. A
+thread has four neighbouring k of one output, which are one access of 16 bytes where a kernel has 4, 8 or 16 taps."""
 
-SLICES, LONG_SLICES = 64, 32
+SLICES = 32
 """Partial products of one output at most: the last program has to add them up."""
 
 EXPAND = Contraction(BN=4, BCO=16, BK=64)
@@ -187,22 +194,19 @@ def rims_at_once(problem: Chain) -> tuple[int, bool]:
     return min(RIMS, pow2_at_least(rims)), rims > RIMS
 
 
-def contraction(problem: Chain) -> tuple[Contraction, int]:
-    """Block sizes of `contract`, and input planes of a group that one program multiplies: as many as fill one
-    step, or several steps where that would make too many slices."""
-    ci, taps = problem.c_in // problem.groups, problem.kernel[0] * problem.kernel[1]
-    chosen, most = CONTRACT, SLICES
-    if ci * taps > CONTRACT.BK * SLICES:
-        chosen, most = LONG_CONTRACT, LONG_SLICES
-    planes = max(1, chosen.SHARES * chosen.BK // taps)
-    return chosen, planes * ceil(ci / (planes * most))
+def slice_of(problem: Chain) -> int:
+    """Products of one output that one program of `contract` adds up: as many as it loads together, or several times
+    that where it would make too many slices."""
+    length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
+    step = CONTRACT.STEPS * CONTRACT.BK
+    return step * ceil(length / (step * SLICES))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each program contracts its own band sums and the last one of a sample finishes.
 
     That reads the weights of a plane once per sample and part, so they must be small beside the part
-    (a quarter: L2 gives that away), fit the registers, and leave few rows to the finish. `chosen`
+    (a half: L2 gives that away), fit the registers, and leave few rows to the finish. `chosen`
     is a tile of one plane; where neighbouring planes share lines, that would waste them.
     """
     taps = problem.kernel[0] * problem.kernel[1]
@@ -211,23 +215,21 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     return (
         layout.unit != "planes"
         and taps <= TAPS
-        and co * taps * 4 <= part
+        and co * taps * 2 <= part
         and pow2_at_least(co) * taps <= WEIGHTS
         and ci * chosen.parts * co <= 16 * 1024
     )
 
 
 def contract_depth(problem: Chain) -> int:
-    """Additions in a row when `contract` sums its products: a share, the shares, then the slices."""
-    chosen, SLICE = contraction(problem)
-    ci, width = problem.c_in // problem.groups, chosen.BN * chosen.BCO
-    products = min(SLICE, ci) * problem.kernel[0] * problem.kernel[1]
-    own = ceil(products / (chosen.SHARES * chosen.BK)) * chosen.BK
+    """Additions in a row when `contract` sums its products: a thread's own, its lanes, then the slices."""
+    length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
+    SLICE, width = slice_of(problem), CONTRACT.BN * CONTRACT.BCO
     rows = finish_rows(width)
     return (
-        own
-        + _sum(chosen.SHARES, chosen.SHARES * width)
-        + ceil(ceil(ci / SLICE) / rows)
+        SLICE // CONTRACT.BK
+        + _sum(CONTRACT.BK, CONTRACT.BK * width)
+        + ceil(ceil(length / SLICE) / rows)
         + _sum(rows, rows * width)
     )
 

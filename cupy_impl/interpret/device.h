@@ -182,13 +182,10 @@ void store_wide(V* address, const V& value, int line = __builtin_LINE()) {
     *address = value;
 }
 
-template <class T, int N>
-vec<T, N> load_coherent(const vec<T, N>* address, int line = __builtin_LINE()) {
-    static_assert(sizeof(T) * N <= 16 || sizeof(T) == 8, "a GPU loads at most 16 bytes at once, doubles one by one");
+template <class T>
+T load_coherent(const T* address, int line = __builtin_LINE()) {
     return *convgap_interpret::aligned(address, "load_coherent", line);
 }
-
-inline void prefetch(const void*) {}
 
 // Blocks run one after another: every earlier store has happened.
 inline unsigned step(unsigned* counter) { return (*counter)++; }
