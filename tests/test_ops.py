@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from torch import Tensor
 from usable import require
 
 import convgap
+from convgap import execute
 from convgap.backends import BACKENDS, depth
+from cupy_impl import launch as cuda
 from harness.cases import LAYOUTS, Case, random_chain, select
 from harness.compare import compare
 from harness.examine import guarded
@@ -148,6 +152,37 @@ def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, devic
     for n in range(case.problem.n):
         alone = replace(inputs, x=inputs.x[n : n + 1]).call(convgap, backend=backend)
         assert torch.equal(alone[0], together[n])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_weight_at_an_odd_address(backend: str, dtype: str, device: torch.device) -> None:
+    """A view into other parameters. 4 x 4 taps would be read in accesses of 16 bytes."""
+    require(backend, device)
+    problem = Chain(3, 8, 40, 4, 4, (4, 4), (2, 2), (1, 1))
+    inputs = make_inputs(Case("odd-weight", problem, "large weight", values="normal"), device, dtype)
+    assert inputs.weight is not None
+    flat = torch.empty(inputs.weight.numel() + 1, dtype=inputs.weight.dtype, device=device)
+    odd = flat[1:].view(inputs.weight.shape).copy_(inputs.weight)
+    assert odd.is_contiguous() and odd.data_ptr() % 16
+    expected = inputs.call(convgap, backend=backend)
+    assert torch.equal(replace(inputs, weight=odd).call(convgap, backend=backend), expected)
+
+
+def test_contraction_reads_from_aligned_addresses() -> None:
+    problem = Chain(3, 8, 40, 4, 4, (4, 4), (2, 2), (1, 1), bias=False)
+    seen: list[Tensor] = []
+    real = cuda.prepare_chain(problem, (128, 16, 4, 1), torch.float32, 0, False)
+    spied = replace(real, contract=lambda device, stream, *arguments: seen.extend(arguments[:2]))
+    kernels: Any = SimpleNamespace(prepare_chain=lambda *arguments: spied)
+    for first in (0, 1):
+        seen.clear()
+        sums, weight = (torch.arange(first + n, dtype=torch.float32)[first:] for n in (3 * 128, 8 * 40 * 16))
+        given = sums.view(3, 8, 4, 4), weight.view(8, 40, 4, 4)
+        execute.contract(kernels, problem, *given, None, 1.0, None, 0)
+        assert [t.data_ptr() % 16 for t in seen] == [0, 0]
+        for have, want in zip(seen, given, strict=True):
+            assert torch.equal(have, want) and (have is want) == (first == 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

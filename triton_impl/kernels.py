@@ -93,21 +93,34 @@ def split_rows(r0, rows, H: tl.constexpr, H_OUT: tl.constexpr, KH: tl.constexpr,
 
 
 @triton.jit
+def add_tile(acc, tile, mask, left, WHOLE: tl.constexpr, STRIDE_H: tl.constexpr, TR: tl.constexpr,
+             UNROLL: tl.constexpr):  # fmt: skip
+    """acc plus one step of rows. WHOLE tiles go without a row mask: it would keep the compiler from wide loads."""
+    rows = tl.arange(0, TR)[None, :, None]
+    held = ()
+    for u in tl.static_range(UNROLL):
+        inside = mask if WHOLE else mask & (rows + u * TR < left)
+        held += (tl.load(tile + u * TR * STRIDE_H, mask=inside, other=0, eviction_policy="evict_first"),)
+    for u in tl.static_range(UNROLL):
+        acc += held[u].to(acc.dtype)
+    return acc
+
+
+@triton.jit
 def stream_rows(ptrs, mask, lo, hi, STRIDE_H: tl.constexpr, ACC: tl.constexpr, BP: tl.constexpr,
-                BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """Sum of rows [lo, hi) of BP planes x BC columns, still spread over BR: [BP, BR, BC]."""
-    acc = tl.zeros((BP, BR, BC), ACC)
+                BR: tl.constexpr, BC: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+    """Sum of rows [lo, hi) of BP planes x BC columns, still spread over the threads' rows: [BP, TR, BC]."""
+    TR: tl.constexpr = BR // UNROLL
+    acc = tl.zeros((BP, TR, BC), ACC)
     # Times 1, which the compiler does not know: a known number of tiles would be unrolled, out of registers.
     hi *= tl.num_programs(1)
-    rows = tl.arange(0, BR)[None, :, None]
-    tile = ptrs + (lo + rows).to(tl.int64) * STRIDE_H
-    # Whole tiles go without a row mask: it would keep the compiler from wide loads along the rows.
+    tile = ptrs + (lo + tl.arange(0, TR)[None, :, None]).to(tl.int64) * STRIDE_H
     full = lo + (hi - lo) // BR * BR
     for _ in range(lo, full, BR):
-        acc += tl.load(tile, mask=mask, other=0, eviction_policy="evict_first").to(ACC)
+        acc = add_tile(acc, tile, mask, 0, True, STRIDE_H, TR, UNROLL)
         tile += BR * STRIDE_H
     if full < hi:
-        acc += tl.load(tile, mask=mask & (full + rows < hi), other=0).to(ACC)
+        acc = add_tile(acc, tile, mask, hi - full, False, STRIDE_H, TR, UNROLL)
     return acc
 
 
@@ -182,7 +195,8 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, mult_n, mult_
                  C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, STRIDE_C: tl.constexpr,
                  STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, ROWS: tl.constexpr,
                  TENSOR: tl.constexpr, SINGLE: tl.constexpr, ACC: tl.constexpr, BP: tl.constexpr,
-                 BR: tl.constexpr, BC: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+                 BR: tl.constexpr, BC: tl.constexpr, UNROLL: tl.constexpr,
+                 FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(C, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
@@ -191,7 +205,7 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, mult_n, mult_
     ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
     mask = (c < C)[:, None, None] & (col < W)[None, None, :]
     # 3 masked load, 4 accumulate
-    acc = stream_rows(ptrs, mask, 0, rows, STRIDE_H, ACC, BP, BR, BC)
+    acc = stream_rows(ptrs, mask, 0, rows, STRIDE_H, ACC, BP, BR, BC, UNROLL)
     # 5 reduce: one axis at a time, for Triton before 3.7 adds the wrong lanes of an axis that was reshaped
     total = tl.sum(tl.sum(acc, 1), 1)
     last = True
@@ -243,7 +257,7 @@ def band_sums(x, sums, partials, counters, stride_n, G: tl.constexpr, CI: tl.con
               KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
               PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr,
               MORE: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
-              BC: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+              BC: tl.constexpr, UNROLL: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
     n = n.to(tl.int64)
@@ -261,7 +275,7 @@ def band_sums(x, sums, partials, counters, stride_n, G: tl.constexpr, CI: tl.con
     # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
     j = tl.arange(0, RIMS)
     first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H)
-    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, BP, BR, BC), 1)
+    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, BP, BR, BC, UNROLL), 1)
     first = first.to(ACC)
     for kw in range(KW):
         # 5 reduce
@@ -355,7 +369,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
                        EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                        SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
                        DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, MORE: tl.constexpr,
-                       BR: tl.constexpr, BC: tl.constexpr, BCO: tl.constexpr,
+                       BR: tl.constexpr, BC: tl.constexpr, UNROLL: tl.constexpr, BCO: tl.constexpr,
                        FR: tl.constexpr):  # fmt: skip
     # 1 who am I: a part of one plane
     tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, 1, BC)
@@ -384,7 +398,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
         m = tl.load(multiplier + n * mult_n + c * mult_c, mask=co < CO, other=0)
     j = tl.arange(0, RIMS)
     first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H)
-    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, 1, BR, BC), 1)
+    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, 1, BR, BC, UNROLL), 1)
     first = first.to(ACC)
     # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
     inside = ()

@@ -167,6 +167,7 @@ def prepare_tail(
         "BP": chosen.BP,
         "BR": chosen.BR,
         "BC": chosen.BC,
+        "UNROLL": chosen.UNROLL,
         "FR": plan.finish_rows(chosen.BP, chosen.warps),
     }
     divisible = _access(layout, "y", dtype.itemsize)
@@ -231,7 +232,7 @@ def prepare_chain(
         [pointer, acc_pointer, acc_pointer, "*i32", "i64"],
         {
             "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **bands, "SINGLE": tile.parts == 1,
-            "BP": tile.BP, "BR": tile.BR, "BC": tile.BC, "WIDTH": many,
+            "BP": tile.BP, "BR": tile.BR, "BC": tile.BC, "UNROLL": tile.UNROLL, "WIDTH": many,
             "FR": plan.finish_rows(many, tile.warps),
         },
         divisible,
@@ -251,7 +252,8 @@ def prepare_chain(
             "FR": plan.finish_rows(step.BN * step.BCO),
         },
         (("sums", 16), ("weight", 16)),
-        registers=step.registers,
+        # Not in float64, whose numbers take two each.
+        registers=None if dtype == torch.float64 else step.registers,
     )  # fmt: skip
 
     own = plan.tile(layout, 1, dtype.itemsize, problem.kernel)
@@ -264,6 +266,7 @@ def prepare_chain(
             [*[pointer] * 4, acc_pointer, "*i32", acc_pointer, *["i64"] * 3, "fp64", "fp64"],
             {
                 **channels, "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
+                "UNROLL": own.UNROLL,
                 "BCO": width, "FR": plan.chain_finish_rows(problem, own),
             },
             divisible,

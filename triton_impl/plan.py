@@ -26,7 +26,7 @@ WHOLE_STREAM, PART_STREAM = Stream(16 * 1024, 8), Stream(16 * 1024, 4)
 """Rows of a plane: four 16-byte loads per thread where a program has the whole plane, eight where it
 has a part and its threads have to wait for the counter."""
 
-PLANES_STREAM = Stream(32 * 1024, 4, 255)
+PLANES_STREAM = Stream(16 * 1024, 2, 255)
 """Neighbouring planes (channels_last): one warp needs no barrier to add its rows."""
 
 BANDS_STREAM = Stream(8 * 1024, 1, 255)
@@ -37,7 +37,7 @@ SMALL_BANDS_STREAM, SMALL_PLANE = Stream(4 * 1024, 1, 255), 256
 """Bands of planes of at most so many elements, of which a program would have so many that their ends take longer
 than their stream."""
 
-LARGE_BANDS_STREAM, LARGE_BYTES = Stream(16 * 1024, 2, 255), 32 * 1024
+LARGE_BANDS_STREAM, LARGE_BYTES = Stream(16 * 1024, 2, 128), 32 * 1024
 """Bands of planes of more than so many bytes, which are long enough to wait for if there are few of them, and of
 neighbouring planes (channels_last), where there is more to do at the end than one warp can hold."""
 
@@ -72,11 +72,13 @@ FINISH_WIDTH = 256
 
 @dataclass(frozen=True)
 class Tile:
-    """BP planes x BR rows x BC columns per step; ROWS rows x BC columns per program; parts per plane."""
+    """BP planes x BR rows x BC columns per step, of which a thread has UNROLL rows; ROWS rows x BC columns per
+    program; parts per plane."""
 
     BP: int
     BR: int
     BC: int
+    UNROLL: int
     ROWS: int
     parts: int
     warps: int
@@ -101,18 +103,19 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     else:
         stream = WHOLE_STREAM if uncut else PART_STREAM
     kept = KEPT // pow2_at_least(kernel[0] if kernel else 1)
-    # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill.
-    size = stream.bytes // (max(itemsize, 4) if kernel else itemsize)
-    # Twice the warps in float64, whose numbers take twice the registers, and in the half formats, to be
-    # converted by more threads.
-    more = 2 if kernel and (itemsize == 8 or (itemsize == 2 and layout.unit != "planes")) else 1
+    # Half-precision bands have to be converted: half the bytes for as many threads, but of neighbouring planes,
+    # where a thread has fewer columns.
+    size = stream.bytes // (max(itemsize, 4) if kernel and layout.unit != "planes" else itemsize)
+    # Twice the warps in float64, whose numbers take twice the registers.
+    more = 2 if kernel and itemsize == 8 else 1
     c, h, w = pow2_at_least(planes), pow2_at_least(layout.h), pow2_at_least(layout.w)
     if layout.unit == "planes":
         # 256 bytes of neighbouring planes are two whole lines of the L2; bands take 32 planes, in float32
         # one line, to have more columns and fewer parts to add.
         BP = min(c, 256 // itemsize if whole else 128 // max(itemsize, 4))
         BC = min(w, max(1, kept // BP))
-        BR = min(h, max(1, size // (BP * BC)))
+        # The last rows of a plane are masked, and not loaded as wide: no step of more rows than a plane has.
+        BR = min(pow2_at_most(layout.h), max(1, size // (BP * BC)))
     elif layout.unit == "rows":
         BR = min(h, size if w == 1 else 256)
         BC = min(w, 16)
@@ -129,7 +132,10 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     # Not in float64, whose numbers take two each: nothing may spill.
     registers = stream.registers and (255 if itemsize == 8 else stream.registers // more)
-    return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), stream.warps * more, registers)
+    warps = stream.warps * more
+    # What is left of the threads when planes and columns have theirs, in accesses of `vector` elements.
+    UNROLL = BR // min(BR, max(1, 32 * warps * layout.vector // (BP * BC)))
+    return Tile(BP, BR, BC, UNROLL, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), warps, registers)
 
 
 @dataclass(frozen=True)
