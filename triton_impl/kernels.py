@@ -93,14 +93,15 @@ def split_rows(r0, rows, H: tl.constexpr, H_OUT: tl.constexpr, KH: tl.constexpr,
 
 
 @triton.jit
-def add_tile(acc, tile, mask, left, WHOLE: tl.constexpr, STRIDE_H: tl.constexpr, TR: tl.constexpr,
+def add_tile(acc, tile, mask, lo, hi, WHOLE: tl.constexpr, STRIDE_H: tl.constexpr, TR: tl.constexpr,
              UNROLL: tl.constexpr):  # fmt: skip
-    """acc plus one step of rows. WHOLE tiles go without a row mask: it would keep the compiler from wide loads."""
-    rows = tl.arange(0, TR)[None, :, None]
+    """acc plus one step, of rows lo to hi. WHOLE ones go without a row mask: it would keep the compiler from wide loads."""
+    policy: tl.constexpr = "evict_first" if WHOLE else ""
+    rows = lo + tl.arange(0, TR)[None, :, None]
     held = ()
     for u in tl.static_range(UNROLL):
-        inside = mask if WHOLE else mask & (rows + u * TR < left)
-        held += (tl.load(tile + u * TR * STRIDE_H, mask=inside, other=0, eviction_policy="evict_first"),)
+        inside = mask if WHOLE else mask & (rows + u * TR < hi)
+        held += (tl.load(tile + u * TR * STRIDE_H, mask=inside, other=0, eviction_policy=policy),)
     for u in tl.static_range(UNROLL):
         acc += held[u].to(acc.dtype)
     return acc
@@ -117,10 +118,10 @@ def stream_rows(ptrs, mask, lo, hi, STRIDE_H: tl.constexpr, ACC: tl.constexpr, B
     tile = ptrs + (lo + tl.arange(0, TR)[None, :, None]).to(tl.int64) * STRIDE_H
     full = lo + (hi - lo) // BR * BR
     for _ in range(lo, full, BR):
-        acc = add_tile(acc, tile, mask, 0, True, STRIDE_H, TR, UNROLL)
+        acc = add_tile(acc, tile, mask, lo, hi, True, STRIDE_H, TR, UNROLL)
         tile += BR * STRIDE_H
     if full < hi:
-        acc = add_tile(acc, tile, mask, hi - full, False, STRIDE_H, TR, UNROLL)
+        acc = add_tile(acc, tile, mask, full, hi, False, STRIDE_H, TR, UNROLL)
     return acc
 
 
