@@ -215,17 +215,11 @@ def prepare_chain(
     step, SLICE = plan.CONTRACT, plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
     constants = {
-        **output,
-        **geometry,
-        "BN": step.BN,
-        "BCO": step.BCO,
-        "BK": step.BK,
-        "STEPS": step.STEPS,
-        "SLICE": SLICE,
-    }
-    contract = _specialize(
-        "contract", layout, None, dtype, constants, step.BLOCKS // (2 if dtype == torch.float64 else 1)
-    )
+        **output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE,
+    }  # fmt: skip
+    # Numbers of float64 take two registers each.
+    blocks = step.BLOCKS // (2 if dtype == torch.float64 else 1)
+    contract = _specialize("contract", layout, None, dtype, constants, blocks)
 
     own = plan.own_tile(problem, layout, dtype.itemsize)
     rows = CI * own.parts

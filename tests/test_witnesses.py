@@ -9,6 +9,7 @@ import torch
 from usable import require
 
 import convgap
+from convgap.backends import depth
 from harness.cases import Case
 from harness.compare import compare
 from harness.inputs import Inputs, make_inputs
@@ -89,9 +90,26 @@ def test_tail_against_exactly_rounded_sums(kind: str, seed: int, backend: str, d
     assert (magnitude > 10 * abs(exact)).any()
     given = torch.from_numpy(y).to(device)
     answer = convgap.multiply_gap(given, 1.0, backend=backend)
-    depth = convgap.backends.depth(backend, Tail(*y.shape), given.dtype, given.stride(), given.data_ptr())  # pyright: ignore
-    found = compare(answer, exact, magnitude, "float32", depth)
+    shape = Tail(*y.shape)  # pyright: ignore
+    longest = depth(backend, shape, given.dtype, given.stride(), given.data_ptr())
+    found = compare(answer, exact, magnitude, "float32", longest)
     assert found.passed, found.message
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_depth_counts_the_longest_chain(backend: str, device: torch.device) -> None:
+    """2^24 swallows every 1 that is added to it alone, so that the error is the length of a thread's own chain."""
+    require(backend, device)
+    # Planes that stay whole, of as many elements as one program reads.
+    y = torch.zeros((1, 128, 256, 256), device=device)
+    y[:, 0] = 1
+    y[:, 0, 0, 0] = 2.0**24
+    exact = y.double().mean((2, 3), keepdim=True).cpu().numpy()
+    answer = convgap.multiply_gap(y, 1.0, backend=backend)
+    longest = depth(backend, Tail(1, 128, 256, 256), y.dtype, y.stride(), y.data_ptr())
+    found = compare(answer, exact, exact, "float32", longest)
+    assert found.passed, found.message
+    assert found.worst > 0.5, "the chain is what makes the error"
 
 
 def test_a_witness_can_condemn() -> None:

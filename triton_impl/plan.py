@@ -131,14 +131,12 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     warps = stream.warps * more
     # Rows of a step that are spread over the threads, in accesses of `vector` elements: what planes and columns leave.
-    TR = 32 * warps * layout.vector // (BP * BC)
-    UNROLL = BR // min(BR, max(1, TR))
+    TR = max(1, 32 * warps * layout.vector // (BP * BC))
     # Bands of numbers that need no conversion are added up at the end instead: twice the registers and fewer programs
     # at once, and up to a tenth faster. Where the rows lie one behind the other, threads keep to them for whole lines.
-    in_rows = layout.unit == "rows" or (layout.unit == "columns" and itemsize >= 4 and not small)
-    at_end = kernel is not None and in_rows
-    if at_end:
-        UNROLL = 1
+    wide = layout.unit == "columns" and itemsize >= 4 and not small
+    at_end = kernel is not None and (wide or layout.unit == "rows")
+    UNROLL = 1 if at_end else BR // min(BR, TR)
     # As many as there are for that, and in float64, whose numbers take two each: nothing may spill.
     registers = stream.registers and (255 if itemsize == 8 or at_end else stream.registers // more)
     return Tile(BP, BR, BC, UNROLL, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), warps, registers)
@@ -266,19 +264,20 @@ def _sum(length: int, elements: int, warps: int = WARPS) -> int:
     return min(length - 1, elements // (32 * warps)) + pow2_at_least(length).bit_length() - 1
 
 
+def _stream(chosen: Tile, height: int) -> int:
+    """Additions in a row over a column: a thread's own rows, UNROLL of them in each step, then those of the threads."""
+    TR = chosen.BR // chosen.UNROLL
+    own = ceil(min(chosen.ROWS, height) / chosen.BR) * chosen.UNROLL
+    return own + _sum(TR, chosen.BP * TR * chosen.BC, chosen.warps)
+
+
 def tail_depth(layout: Layout, chosen: Tile | Flat) -> int:
     """Longest chain of additions behind one output of multiply_gap or multiply_gap_flat."""
     if isinstance(chosen, Flat):
         return chosen.VEC - 1 + _sum(chosen.PIECES, chosen.GROUPS * chosen.PIECES, chosen.warps)
-    elements = chosen.BP * chosen.BR * chosen.BC
     rows = finish_rows(chosen.BP, chosen.warps)
     finish = ceil(chosen.parts / rows) + _sum(rows, rows * chosen.BP, chosen.warps) if chosen.parts > 1 else 0
-    return (
-        ceil(min(chosen.ROWS, layout.h) / chosen.BR)
-        + _sum(chosen.BR, elements, chosen.warps)
-        + _sum(chosen.BC, chosen.BP * chosen.BC, chosen.warps)
-        + finish
-    )
+    return _stream(chosen, layout.h) + _sum(chosen.BC, chosen.BP * chosen.BC, chosen.warps) + finish
 
 
 def _band_depth(problem: Chain, chosen: Tile) -> int:
@@ -287,11 +286,8 @@ def _band_depth(problem: Chain, chosen: Tile) -> int:
     # The rims of kernel row kh: what its band holds outside the core, one addition per row.
     core = max(0, bands[-1][1] - bands[0][0])
     rims = max(0, *(hi - lo for lo, hi in bands)) - core
-    stream = ceil(min(chosen.ROWS, problem.h) / chosen.BR) + _sum(
-        chosen.BR, chosen.BP * chosen.BR * chosen.BC, chosen.warps
-    )
     RIMS, _ = rims_at_once(problem)
-    return rims + stream + 1 + _sum(chosen.BC, chosen.BP * RIMS * chosen.BC, chosen.warps)
+    return rims + _stream(chosen, problem.h) + 1 + _sum(chosen.BC, chosen.BP * RIMS * chosen.BC, chosen.warps)
 
 
 def chain_depth(problem: Chain, chosen: Tile, own: Tile | None) -> int:
