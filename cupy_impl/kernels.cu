@@ -12,7 +12,8 @@
 // A block works on tiles of BP planes x BR rows x BC columns and walks down the rows, so that every
 // thread keeps its columns: bands of columns cost nothing in the stream. A plane larger than ROWS x BC
 // is cut in parts. A group of the convolution is a run of CI planes in and CO planes out, and
-// everything but weight_grad treats (sample, group) as one index. Offsets up to the first row of a
+// everything but weight_grad treats (sample, group) as one index. Planes stored column by column come with
+// rows and columns SWAPPED, and only the taps of sums and weights keep their places. Offsets up to the first row of a
 // part are 64-bit; inside a part, row and column numbers are 32-bit.
 //
 // One compilation makes one kernel. What fixes its code are macros: KERNEL_<name>, ELEMENT and ACC
@@ -47,11 +48,14 @@ template <int COUNT, int WIDTH> __device__ __forceinline__ void reduce(ACC* red)
 }
 
 #ifdef KH
+// Place of tap (kh, kw) in the sums and the weights of a plane.
+__device__ __forceinline__ int tap_at(int kh, int kw) { return SWAPPED ? kw * KH + kh : kh * KW + kw; }
+
 // Whether the tap's band holds anything: a weight that never meets x must not turn 0 into NaN.
 __device__ __forceinline__ bool lands(int tap) {
     SIZE row_lo, row_hi, col_lo, col_hi;
-    band(tap / KW, H, H_OUT, SH, PH, DH, row_lo, row_hi);
-    band(tap % KW, W, W_OUT, SW, PW, DW, col_lo, col_hi);
+    band(SWAPPED ? tap % KH : tap / KW, H, H_OUT, SH, PH, DH, row_lo, row_hi);
+    band(SWAPPED ? tap / KH : tap % KW, W, W_OUT, SW, PW, DW, col_lo, col_hi);
     return row_lo < row_hi && col_lo < col_hi;
 }
 #endif
@@ -138,7 +142,7 @@ __device__ __forceinline__ Rows split_rows(const Place& at) {
 }
 
 // Lanes of a warp on neighbouring columns are NEXT apart; LANES of them add up before shared memory sees them.
-constexpr int NEXT = AXIS == 1 ? TP : AXIS == 2 ? TR : 1;
+constexpr int NEXT = AXIS == 1 ? TP : 1;
 constexpr int LANES = NEXT >= 32 ? 1 : TC < 32 / NEXT ? TC : 32 / NEXT;
 // Kernel columns that fit in 16 KiB of shared memory at a time, core and rims.
 constexpr int ROOM = 16384 / (int)sizeof(ACC) / (2 * TC / LANES * TR * BP), KWC = KW < ROOM ? KW : ROOM;
@@ -213,7 +217,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at,
         #pragma unroll
         for (int u = 0; u < PER; u++) {
             int i = threadIdx.x + u * THREADS, kw = kw0 + i % KWC;
-            if (i < SUMS && kw < KW) sink(i / (KH * KWC), i / KWC % KH * KW + kw, totals[u]);
+            if (i < SUMS && kw < KW) sink(i / (KH * KWC), tap_at(i / KWC % KH, kw), totals[u]);
         }
     }
 }
@@ -561,7 +565,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
             SIZE lo, hi;
             band(kw, W, W_OUT, SW, PW, DW, lo, hi);
             // 3 masked load, 4 accumulate
-            if (at.ci + i / BC / KH < G * CI && col >= lo && col < hi) total += d[i / BC * KW + kw];
+            if (at.ci + i / BC / KH < G * CI && col >= lo && col < hi) total += d[i / BC / KH * (KH * KW) + tap_at(i / BC % KH, kw)];
         }
         columns[i] = total;
     }

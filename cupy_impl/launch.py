@@ -159,13 +159,14 @@ def _specialize(
     return Specialization(kernel, tuple((fixed | constants).items()))
 
 
-def _geometry(problem: Chain) -> dict[str, int]:
+def _geometry(problem: Chain, swapped: bool = False) -> dict[str, int]:
     (KH, KW), (SH, SW) = problem.kernel, problem.stride
     (PH, PW), (DH, DW) = problem.padding, problem.dilation
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
-    channels = {"G": G, "CI": CI, "CO": CO, "H_OUT": problem.out_size(0), "W_OUT": problem.out_size(1)}
+    channels = {"G": G, "CI": CI, "CO": CO, "SWAPPED": swapped, "EMPTY": problem.has_empty_bands}
+    sizes = {"H": problem.h, "W": problem.w, "H_OUT": problem.out_size(0), "W_OUT": problem.out_size(1)}
     taps = {"KH": KH, "KW": KW, "SH": SH, "SW": SW, "PH": PH, "PW": PW, "DH": DH, "DW": DW}
-    return channels | taps | {"EMPTY": problem.has_empty_bands}
+    return channels | sizes | taps
 
 
 @lru_cache(maxsize=4096)
@@ -207,26 +208,28 @@ def prepare_chain(
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     KH, KW = problem.kernel
-    geometry = _geometry(problem)
+    seen = problem.swapped() if layout.swapped else problem
+    bands = _geometry(seen, layout.swapped)
     output = {"TENSOR": tensor, "BIAS": problem.bias}
 
-    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
-    band_sums = _specialize("band_sums", layout, tile, dtype, geometry, finish=plan.BANDS_FINISH)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, seen.kernel)
+    band_sums = _specialize("band_sums", layout, tile, dtype, bands, finish=plan.BANDS_FINISH)
     step, SLICE = plan.CONTRACT, plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
     constants = {
-        **output, **geometry, "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE,
+        **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": step.STEPS,
+        "SLICE": SLICE,
     }  # fmt: skip
     # Numbers of float64 take two registers each.
     blocks = step.BLOCKS // (2 if dtype == torch.float64 else 1)
     contract = _specialize("contract", layout, None, dtype, constants, blocks)
 
-    own = plan.own_tile(problem, layout, dtype.itemsize)
+    own = plan.own_tile(seen, layout, dtype.itemsize)
     rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
-    if plan.one_launch(problem, layout, own):
-        constants = {**output, **geometry, "BCO": width}
+    if plan.one_launch(seen, layout, own):
+        constants = {**output, **bands, "BCO": width}
         special = _specialize("band_sums_contract", layout, own, dtype, constants)
         fused = Launch(special, (problem.n * G * rows, 1))
     planes = problem.n * tile.blocks(layout.c)
@@ -241,7 +244,7 @@ def prepare_chain(
         0 if tile.parts == 1 else planes,
         ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
         ceil(problem.n / step.BN) * tiles,
-        plan.chain_depth(problem, layout, tile, own if fused else None),
+        plan.chain_depth(seen, layout, tile, own if fused else None),
     )
 
 
@@ -251,8 +254,8 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
-    geometry = _geometry(problem)
-    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    seen = problem.swapped() if layout.swapped else problem
+    tile = plan.tile(layout, layout.c, dtype.itemsize, seen.kernel)
     step = plan.EXPAND
     expand = _specialize(
         "expand",
@@ -261,8 +264,8 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
         dtype,
         {"G": G, "CI": CI, "CO": CO, "KK": KH * KW, "BN": step.BN, "BK": step.BK},
     )
-    band_fill = _specialize("band_fill", layout, tile, dtype, geometry)
-    weight_grad = _specialize("weight_grad", layout, None, dtype, geometry)
+    band_fill = _specialize("band_fill", layout, tile, dtype, _geometry(seen, layout.swapped))
+    weight_grad = _specialize("weight_grad", layout, None, dtype, _geometry(problem))
     return BackwardCall(
         layout,
         Launch(expand, (ceil(problem.n / step.BN), G * ceil(CI * KH * KW / step.BK))),

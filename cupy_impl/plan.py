@@ -91,11 +91,10 @@ def tile(
         BC = min(w, max(1, kept // BP), max(1, stream.threads * layout.vector // BP))
         BR = min(h, max(1, size // (BP * BC)))
     elif layout.unit == "rows":
-        BR = min(h, size if w == 1 else 256)
-        BC = min(w, 16)
-        # At least 16 lanes stay on one column, so that their loads share whole sectors.
+        BR, BC = min(h, size), 1
+        # At least 16 lanes stay on one plane, so that their loads share whole sectors.
         lanes = min(16, max(1, BR // layout.vector))
-        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC), max(1, stream.threads // lanes // BC))
+        BP = min(c, max(1, size // BR), max(1, stream.threads // lanes))
     else:
         BC = min(w, 1024, stream.threads * layout.vector, kept)
         BR = min(h, max(1, size // BC))

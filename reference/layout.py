@@ -23,9 +23,10 @@ def pow2_at_most(value: int) -> int:
 class Layout:
     """Sizes and strides of [n, c, h, w], in elements.
 
-    unit    the axis along which neighbours are adjacent in memory
-    vector  elements of a 16-byte (or narrower) access that stays aligned everywhere along `unit`
-    first   elements of such an access that is aligned at the first element
+    unit     the axis along which neighbours are adjacent in memory; rows only where a whole plane is one column
+    vector   elements of a 16-byte (or narrower) access that stays aligned everywhere along `unit`
+    first    elements of such an access that is aligned at the first element
+    swapped  whether h and w are the tensor's columns and rows
     """
 
     n: int
@@ -36,6 +37,7 @@ class Layout:
     unit: Unit
     vector: int
     first: int
+    swapped: bool
 
 
 def describe(
@@ -43,12 +45,15 @@ def describe(
 ) -> Layout:
     """Layout of a tensor of 4-D `shape` at `address` (bytes; only its alignment matters).
 
+    Planes stored column by column are described with rows and columns swapped: kernels see rows in a run.
     With whole_planes every element of a plane counts alike, so that rows and columns that lie in one
-    run are merged into one long column: [n, c, h * w, 1]. Without it rows are cut at band edges,
-    which no alignment along the rows survives.
+    run are merged into one long column: [n, c, h * w, 1].
     """
     n, c, h, w = shape
     sn, sc, sh, sw = stride
+    swapped = h > 1 and sh == 1 and (w == 1 or sw != 1)
+    if swapped:
+        h, w, sh, sw = w, h, sw, sh
     if whole_planes and (w == 1 or h == 1 or sh == w * sw):
         sh, sw = (sh if w == 1 else sw), 0
         h, w = h * w, 1
@@ -63,8 +68,8 @@ def describe(
     axes = {"planes": 1, "rows": 2, "columns": 3}
     first = gcd(16 // itemsize, address // itemsize)
     vector = 1
-    if unit != "none" and not (unit == "rows" and not whole_planes):
+    if unit != "none":
         along = axes[unit]
         steps = [s for axis, s in enumerate((sn, sc, sh, sw)) if axis != along and (n, c, h, w)[axis] > 1]
         vector = gcd(first, (n, c, h, w)[along], *steps)
-    return Layout(n, c, h, w, (sn, sc, sh, sw), unit, vector, first)
+    return Layout(n, c, h, w, (sn, sc, sh, sw), unit, vector, first, swapped)

@@ -28,6 +28,10 @@ def band(k: int, size: int, out_size: int, stride: int, padding: int, dilation: 
     return lo, hi
 
 
+def _swap(pair: tuple[int, int]) -> tuple[int, int]:
+    return pair[1], pair[0]
+
+
 @dataclass(frozen=True)
 class Tail:
     """Sizes of one multiply + global average pool: y [n, c, h, w] -> out [n, c, 1, 1]."""
@@ -118,6 +122,13 @@ class Chain:
             band(k, size, out, self.stride[axis], self.padding[axis], self.dilation[axis])
             for k in range(self.kernel[axis])
         )
+
+    def swapped(self) -> Chain:
+        """The same call with rows and columns in each other's place."""
+        return Chain(
+            self.n, self.c_in, self.c_out, self.w, self.h, _swap(self.kernel), _swap(self.stride), _swap(self.padding),
+            _swap(self.output_padding), _swap(self.dilation), self.groups, self.bias,
+        )  # fmt: skip
 
     @property
     def has_empty_bands(self) -> bool:

@@ -12,7 +12,8 @@
 A program works on tiles of BP planes x BR rows x BC columns and walks down the rows, so that every
 thread keeps its columns: bands of columns cost nothing in the stream. A plane larger than ROWS x BC
 is cut in parts. A group of the convolution is a run of CI planes in and CO planes out, and
-everything but `weight_grad` treats (sample, group) as one index. Offsets up to the first row of a
+everything but `weight_grad` treats (sample, group) as one index. Planes stored column by column come with
+rows and columns SWAPPED, and only the taps of sums and weights keep their places. Offsets up to the first row of a
 part are 64-bit; inside a part, row and column numbers are 32-bit. All sizes and strides but those of
 the batch are constants, so that most of this is worked out by the compiler.
 """
@@ -49,12 +50,17 @@ def clip(lo, hi, start, length):
 
 
 @triton.jit
-def lands(tap, H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr, KW: tl.constexpr,
-          SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
-          DW: tl.constexpr):  # fmt: skip
+def tap_at(kh, kw, KH: tl.constexpr, KW: tl.constexpr, SWAPPED: tl.constexpr):
+    """Place of tap (kh, kw) in the sums and the weights of a plane."""
+    return kw * KH + kh if SWAPPED else kh * KW + kw
+
+
+@triton.jit
+def lands(kh, kw, H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr, SH: tl.constexpr,
+          SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr):  # fmt: skip
     """Whether the tap's band holds anything: a weight that never meets x must not turn 0 into NaN."""
-    row_lo, row_hi = band(tap // KW, H, H_OUT, SH, PH, DH)
-    col_lo, col_hi = band(tap % KW, W, W_OUT, SW, PW, DW)
+    row_lo, row_hi = band(kh, H, H_OUT, SH, PH, DH)
+    col_lo, col_hi = band(kw, W, W_OUT, SW, PW, DW)
     return (row_lo < row_hi) & (col_lo < col_hi)
 
 
@@ -256,8 +262,8 @@ def band_sums(x, sums, partials, counters, stride_n, G: tl.constexpr, CI: tl.con
               W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr, STRIDE_C: tl.constexpr,
               STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
               KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
-              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr,
-              MORE: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
+              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, SWAPPED: tl.constexpr,
+              RIMS: tl.constexpr, MORE: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
               BC: tl.constexpr, UNROLL: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
@@ -290,7 +296,7 @@ def band_sums(x, sums, partials, counters, stride_n, G: tl.constexpr, CI: tl.con
                 inside = row_inside(row, kh, r0, rows, H, H_OUT, SH, PH, DH)
                 total += tl.sum(tl.where(inside, more_sums, 0), 1)
             # 7 store
-            tl.store(to + kh * KW + kw, total, mask=c < G * CI)
+            tl.store(to + tap_at(kh, kw, KH, KW, SWAPPED), total, mask=c < G * CI)
     if not SINGLE:
         if arrive(counters + tile, parts):
             # As many sums at a time as one step of add_rows holds: one wait for L2, not one per tap.
@@ -335,7 +341,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             tap = k % (KH * KW)
             live = (k < LENGTH) & (co < CO)[:, :, None]
             if EMPTY:
-                live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+                live &= lands(tap // KW, tap % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
             ci = (k // (KH * KW)).to(tl.int64)
             w += (tl.load(weight + ci * (CO * KH * KW) + tap, mask=live, other=0),)
         for i in tl.static_range(STEPS):
@@ -369,7 +375,8 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
                        ROWS: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
                        EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                        SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-                       DH: tl.constexpr, DW: tl.constexpr, RIMS: tl.constexpr, MORE: tl.constexpr,
+                       DH: tl.constexpr, DW: tl.constexpr, SWAPPED: tl.constexpr,
+                       RIMS: tl.constexpr, MORE: tl.constexpr,
                        BR: tl.constexpr, BC: tl.constexpr, UNROLL: tl.constexpr, BCO: tl.constexpr,
                        FR: tl.constexpr):  # fmt: skip
     # 1 who am I: a part of one plane
@@ -391,8 +398,9 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, str
         live = co < CO
         if EMPTY:
             # A tensor, if of one element: Triton's interpreter makes integers of a scalar mask.
-            live &= lands(tl.full((1,), tap, tl.int32), H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
-        w += (tl.load(w_ptrs + tap, mask=live, other=0),)
+            at = tl.full((1,), tap, tl.int32)
+            live &= lands(at // KW, at % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
+        w += (tl.load(w_ptrs + tap_at(tap // KW, tap % KW, KH, KW, SWAPPED), mask=live, other=0),)
     if BIAS:
         b = tl.load(bias + c, mask=co < CO, other=0)
     if TENSOR:
@@ -463,7 +471,7 @@ def band_fill(d, dx, stride_n, G: tl.constexpr, CI: tl.constexpr, H: tl.constexp
               H_OUT: tl.constexpr, W_OUT: tl.constexpr, STRIDE_C: tl.constexpr, STRIDE_H: tl.constexpr,
               STRIDE_W: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
               KW: tl.constexpr, KHP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
-              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, BP: tl.constexpr,
+              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, SWAPPED: tl.constexpr, BP: tl.constexpr,
               BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
@@ -473,13 +481,14 @@ def band_fill(d, dx, stride_n, G: tl.constexpr, CI: tl.constexpr, H: tl.constexp
     ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
     mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
     kh = tl.arange(0, KHP)[None, :, None]
-    d += (n * (G * CI) + c)[:, None, None] * (KH * KW) + kh * KW
+    d += (n * (G * CI) + c)[:, None, None] * (KH * KW)
     columns = tl.zeros((BP, KHP, BC), ACC)
     for kw in range(KW):
         # 3 masked load, 4 accumulate
         lo, hi = band(kw, W, W_OUT, SW, PW, DW)
         inside = ((col >= lo) & (col < hi))[None, None, :]
-        columns += tl.where(inside, tl.load(d + kw, mask=(c < G * CI)[:, None, None] & (kh < KH), other=0), 0)
+        taps = d + tap_at(kh, kw, KH, KW, SWAPPED)
+        columns += tl.where(inside, tl.load(taps, mask=(c < G * CI)[:, None, None] & (kh < KH), other=0), 0)
     # 7 store: every row of the core has the same values, the rows around it have fewer taps
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
     core = narrow(tl.sum(columns, 1)[:, None, :], dx.dtype.element_ty)
@@ -510,7 +519,7 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, G: tl.constexpr, CI: t
     tap = tl.arange(0, KKP)[None, :]
     live = tap < KH * KW
     if EMPTY:
-        live &= lands(tap, H, W, H_OUT, W_OUT, KW, SH, SW, PH, PW, DH, DW)
+        live &= lands(tap // KW, tap % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
     acc = tl.zeros((BCO, KKP), ACC)
     for n0 in range(0, N, BN):
         n = (n0 + tl.arange(0, BN)).to(tl.int64)[:, None]

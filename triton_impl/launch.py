@@ -220,12 +220,14 @@ def prepare_chain(
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
     channels = _channels(problem)
-    RIMS, MORE = plan.rims_at_once(problem)
-    bands = {**_strides(layout), **_geometry(problem), "RIMS": RIMS, "MORE": MORE}
+    seen = problem.swapped() if layout.swapped else problem
+    RIMS, MORE = plan.rims_at_once(seen)
+    swapped = {"SWAPPED": layout.swapped}
+    bands = {**_strides(layout), **_geometry(seen), **swapped, "RIMS": RIMS, "MORE": MORE}
     output = {"TENSOR": tensor, "BIAS": problem.bias, "EMPTY": problem.has_empty_bands, "ACC": ACC}
     divisible = _access(layout, "x", dtype.itemsize)
 
-    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    tile = plan.tile(layout, layout.c, dtype.itemsize, seen.kernel)
     many = min(pow2_at_least(tile.BP * KH * KW), plan.FINISH_WIDTH)
     band_sums = _specialize(
         kernels.band_sums,
@@ -256,18 +258,18 @@ def prepare_chain(
         registers=None if dtype == torch.float64 else step.registers,
     )  # fmt: skip
 
-    own = plan.tile(layout, 1, dtype.itemsize, problem.kernel)
+    own = plan.tile(layout, 1, dtype.itemsize, seen.kernel)
     rows = CI * own.parts
     width = pow2_at_least(CO)
     fused = None
-    if plan.one_launch(problem, layout, own):
+    if plan.one_launch(seen, layout, own):
         special = _specialize(
             kernels.band_sums_contract,
             [*[pointer] * 4, acc_pointer, "*i32", acc_pointer, *["i64"] * 3, "fp64", "fp64"],
             {
                 **channels, "ROWS": own.ROWS, **output, **bands, "BR": own.BR, "BC": own.BC,
                 "UNROLL": own.UNROLL,
-                "BCO": width, "FR": plan.chain_finish_rows(problem, own),
+                "BCO": width, "FR": plan.chain_finish_rows(seen, own),
             },
             divisible,
             own.warps,
@@ -286,7 +288,7 @@ def prepare_chain(
         0 if tile.parts == 1 else planes,
         ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
         ceil(problem.n / step.BN) * tiles,
-        plan.chain_depth(problem, tile, own if fused else None),
+        plan.chain_depth(seen, tile, own if fused else None),
     )
 
 
@@ -298,7 +300,8 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
     ACC, pointer, acc_pointer = _triton_type(acc), _POINTER[dtype], _POINTER[acc]
     KH, KW = problem.kernel
     G, CI, CO = problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
-    tile = plan.tile(layout, layout.c, dtype.itemsize, problem.kernel)
+    seen = problem.swapped() if layout.swapped else problem
+    tile = plan.tile(layout, layout.c, dtype.itemsize, seen.kernel)
     step, grads = plan.EXPAND, plan.WEIGHT_GRAD
     expand = _specialize(
         kernels.expand,
@@ -309,8 +312,8 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
         kernels.band_fill,
         [acc_pointer, pointer, "i64"],
         {
-            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **_strides(layout), **_geometry(problem),
-            "KHP": pow2_at_least(KH), "BP": tile.BP, "BR": tile.BR,
+            "G": G, "CI": CI, "ROWS": tile.ROWS, "ACC": ACC, **_strides(layout), **_geometry(seen),
+            "SWAPPED": layout.swapped, "KHP": pow2_at_least(seen.kernel[0]), "BP": tile.BP, "BR": tile.BR,
             "BC": tile.BC,
         },
         _access(layout, "dx", dtype.itemsize),

@@ -116,9 +116,8 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
         # The last rows of a plane are masked, and not loaded as wide: no step of more rows than a plane has.
         BR = min(pow2_at_most(layout.h), max(1, size // (BP * BC)))
     elif layout.unit == "rows":
-        BR = min(h, size if w == 1 else 256)
-        BC = min(w, 16)
-        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
+        BR, BC = min(h, size), 1
+        BP = min(c, max(1, size // BR))
     else:
         BC = min(w, 256 if kernel else 1024, kept)
         BR = min(h, max(1, size // BC))
@@ -133,9 +132,8 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     # Rows of a step that are spread over the threads, in accesses of `vector` elements: what planes and columns leave.
     TR = max(1, 32 * warps * layout.vector // (BP * BC))
     # Bands of numbers that need no conversion are added up at the end instead: twice the registers and fewer programs
-    # at once, and up to a tenth faster. Where the rows lie one behind the other, threads keep to them for whole lines.
-    wide = layout.unit == "columns" and itemsize >= 4 and not small
-    at_end = kernel is not None and (wide or layout.unit == "rows")
+    # at once, and up to a tenth faster.
+    at_end = kernel is not None and layout.unit == "columns" and itemsize >= 4 and not small
     UNROLL = 1 if at_end else BR // min(BR, TR)
     # As many as there are for that, and in float64, whose numbers take two each: nothing may spill.
     registers = stream.registers and (255 if itemsize == 8 or at_end else stream.registers // more)
