@@ -517,7 +517,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
 #ifdef KERNEL_expand
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
     const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N) {
-    constexpr int COUNT = THREADS / BK;
+    // COUNT threads share the outputs of one (ci, tap), and load STEPS of them at a time.
+    constexpr int COUNT = THREADS / BK, STEPS = BCO / COUNT;
     __shared__ ACC red[COUNT * BN * BK];
     // 1 who am I: block of (ci, tap) of one group, block of samples
     int blocks = (CI * KK + BK - 1) / BK;
@@ -526,16 +527,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
     // 2 addresses
     weight += (g * CI + ci) * CO * KK + k % KK;
     ACC acc[BN] = {};
-    for (int co = threadIdx.x / BK; co < CO && ci < CI; co += COUNT) {
+    #pragma unroll 1
+    for (int co0 = threadIdx.x / BK; co0 < CO; co0 += BCO) {
         // 3 masked load
-        ACC w = widen(weight[(index_t)co * KK]);
-        index_t c = g * CO + co;
+        ELEMENT w[STEPS];
+        ACC v[STEPS][BN];
         #pragma unroll
-        for (int i = 0; i < BN; i++) {
-            if (n0 + i >= N) break;
-            // 4 accumulate
-            acc[i] += grad[(n0 + i) * grad_n + c * grad_c] * w;
+        for (int u = 0; u < STEPS; u++) {
+            int co = co0 + u * COUNT;
+            bool live = co < CO && ci < CI;
+            w[u] = live ? weight[(index_t)co * KK] : ELEMENT{};
+            for (int i = 0; i < BN; i++)
+                v[u][i] = live && n0 + i < N ? grad[(n0 + i) * grad_n + (g * CO + co) * grad_c] : 0;
         }
+        // 4 accumulate
+        #pragma unroll
+        for (int u = 0; u < STEPS; u++)
+            for (int i = 0; i < BN; i++) acc[i] += v[u][i] * widen(w[u]);
     }
     // 5 reduce
     for (int i = 0; i < BN; i++) red[(threadIdx.x / BK * BN + i) * BK + threadIdx.x % BK] = acc[i];
@@ -612,11 +620,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     index_t c = g * CO + k / (KH * KW);
     ACC acc = 0;
     // A tap that lands nowhere has gradient 0 whatever grad holds.
-    for (index_t n = 0; n < N && (!EMPTY || lands(tap)); n++) {
+    #pragma unroll 1
+    for (index_t n0 = 0; n0 < N && (!EMPTY || lands(tap)); n0 += BN) {
         // 3 masked load
-        ACC total = sums[(n * (G * CI) + ci) * (KH * KW) + tap];
+        ACC v[BN], t[BN];
+        #pragma unroll
+        for (int i = 0; i < BN; i++) {
+            index_t n = n0 + i;
+            v[i] = n < N ? grad[n * grad_n + c * grad_c] : 0;
+            t[i] = n < N ? sums[(n * (G * CI) + ci) * (KH * KW) + tap] : 0;
+        }
         // 4 accumulate
-        acc += grad[n * grad_n + c * grad_c] * total;
+        #pragma unroll
+        for (int i = 0; i < BN; i++) acc += v[i] * t[i];
     }
     // 6 scale, 7 store
     dw[ci * CO * (KH * KW) + k] = narrow<ELEMENT>((ACC)(acc * scale));

@@ -262,10 +262,13 @@ def prepare_backward(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype
         layout,
         None,
         dtype,
-        {"G": G, "CI": CI, "CO": CO, "KK": KH * KW, "BN": step.BN, "BK": step.BK},
+        {"G": G, "CI": CI, "CO": CO, "KK": KH * KW, "BN": step.BN, "BCO": step.BCO, "BK": step.BK},
+        step.BLOCKS,
     )
     band_fill = _specialize("band_fill", layout, tile, dtype, _geometry(seen, layout.swapped))
-    weight_grad = _specialize("weight_grad", layout, None, dtype, _geometry(problem))
+    weight_grad = _specialize(
+        "weight_grad", layout, None, dtype, _geometry(problem) | {"BN": plan.WEIGHT_GRAD}
+    )
     return BackwardCall(
         layout,
         Launch(expand, (ceil(problem.n / step.BN), G * ceil(CI * KH * KW / step.BK))),

@@ -151,8 +151,12 @@ has the registers to load all its weights of a step at once, and then all its ro
 SLICES = 32
 """Partial products of one output at most: the last block has to add them up."""
 
-EXPAND = Contraction(BN=4, BCO=1, BK=32, BLOCKS=8)
-"""A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs."""
+EXPAND = Contraction(BN=4, BCO=32, BK=32, BLOCKS=4)
+"""A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs, of which a thread has the
+registers to load eight at a time."""
+
+WEIGHT_GRAD = 8
+"""Samples that a thread of weight_grad loads at a time."""
 
 
 def slice_of(problem: Chain) -> int:
