@@ -217,7 +217,7 @@ def prepare_chain(
     step, SLICE = plan.CONTRACT, plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
     constants = {
-        **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": step.STEPS,
+        **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": plan.steps_of(problem),
         "SLICE": SLICE,
     }  # fmt: skip
     # Numbers of float64 take two registers each.

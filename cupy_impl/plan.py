@@ -134,8 +134,8 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
 
 @dataclass(frozen=True)
 class Contraction:
-    """BN samples x BCO outputs, or BK (ci, tap) pairs, per block of the small matrix products; STEPS times BK pairs
-    are loaded together."""
+    """BN samples x BCO outputs, or BK (ci, tap) pairs, per block of the small matrix products; up to STEPS times BK
+    pairs are loaded together."""
 
     BN: int
     BCO: int
@@ -144,12 +144,13 @@ class Contraction:
     STEPS: int = 1
 
 
-CONTRACT = Contraction(BN=4, BCO=32, BK=16, BLOCKS=BLOCKS, STEPS=4)
+CONTRACT = Contraction(BN=4, BCO=32, BK=16, BLOCKS=4, STEPS=16)
 """Few samples and outputs per block because there are few: blocks enough for a card come of few products each. A thread
 has the registers to load all its weights of a step at once, and then all its rows of the finish."""
 
-SLICES = 32
-"""Partial products of one output at most: the last block has to add them up."""
+MIN_SLICE, SLICES = 64, 32
+"""Products of one output that a block adds up at least, and partial products of one output at most: the last
+block has to add them up."""
 
 EXPAND = Contraction(BN=4, BCO=32, BK=32, BLOCKS=4)
 """A warp reads neighbouring (ci, tap) pairs; the warps split the sum over the outputs, of which a thread has the
@@ -160,11 +161,15 @@ WEIGHT_GRAD = 8
 
 
 def slice_of(problem: Chain) -> int:
-    """Products of one output that one block of `contract` adds up: as many as it loads together, or several times
-    that where it would make too many slices."""
+    """Products of one output that one block of `contract` adds up: MIN_SLICE, or several times that, where it would
+    make too many slices."""
     length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
-    step = CONTRACT.STEPS * CONTRACT.BK
-    return step * ceil(length / (step * SLICES))
+    return MIN_SLICE * ceil(length / (MIN_SLICE * SLICES))
+
+
+def steps_of(problem: Chain) -> int:
+    """Times BK products that `contract` loads together: as many as divide a slice, and no more than STEPS."""
+    return gcd(slice_of(problem) // CONTRACT.BK, CONTRACT.STEPS)
 
 
 def contract_depth(problem: Chain) -> int:

@@ -250,7 +250,7 @@ def prepare_chain(
         ],
         {
             **channels, **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
-            "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE,
+            "BK": step.BK, "STEPS": plan.steps_of(problem), "SLICE": SLICE,
             "FR": plan.finish_rows(step.BN * step.BCO),
         },
         (("sums", 16), ("weight", 16)),
