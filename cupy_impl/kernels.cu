@@ -473,35 +473,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     constexpr int COUNT = THREADS / BCO, TAPS = (KH * KW + COUNT - 1) / COUNT;
     __shared__ ACC red[RED > THREADS ? RED : THREADS], totals[KH * KW];
     __shared__ bool live[KH * KW];
-    // 1 who am I: a part of one plane
-    Place at = locate(CI);
+    // 1 who am I: a part of one plane, or the same part of PLANES planes, one after the other
+    Place at = locate(CI / PLANES);
     index_t n = at.ng / G, g = at.ng % G;
+    int row = at.ci * at.parts + at.part, rows = CI / PLANES * at.parts;
+    at.ci *= PLANES;
     int co = threadIdx.x % BCO, first = COUNT == 1 ? 0 : threadIdx.x / BCO;
     // 2 addresses
     const ELEMENT* thread = x + n * stride_n + (g * CI + at.ci) * STRIDE_C + at.r0 * STRIDE_H +
                             (at.col0 + at.c) * STRIDE_W;
     weight += ((g * CI + at.ci) * CO + co) * (KH * KW);
-    // 3 masked load, 4 accumulate. Weights and bias come first: they arrive while the plane streams.
-    ELEMENT w[TAPS], b{};
-    #pragma unroll
-    for (int i = 0; i < TAPS; i++)
-        w[i] = co < CO && first + i * COUNT < KH * KW ? weight[first + i * COUNT] : ELEMENT{};
+    // 3 masked load, 4 accumulate. Bias and weights come first: they arrive while the plane streams.
+    ELEMENT b{};
     if (BIAS && threadIdx.x < CO) b = bias[g * CO + co];
     #pragma unroll 1
     for (int tap = threadIdx.x; EMPTY && tap < KH * KW; tap += THREADS) live[tap] = lands(tap);
-    // 5 reduce
-    sum_bands(at, thread, CI, red, [&](int, int tap, ACC total) { totals[tap] = total; });
-    __syncthreads();
     ACC partial = 0;
-    #pragma unroll
-    for (int i = 0; i < TAPS; i++) {
-        int tap = first + i * COUNT;
-        if (tap < KH * KW && (!EMPTY || live[tap])) partial += totals[tap] * widen(w[i]);
+    #pragma unroll 1
+    for (int p = 0; p < PLANES; p++, thread += STRIDE_C, weight += CO * KH * KW) {
+        ELEMENT w[TAPS];
+        #pragma unroll
+        for (int i = 0; i < TAPS; i++)
+            w[i] = co < CO && first + i * COUNT < KH * KW ? weight[first + i * COUNT] : ELEMENT{};
+        // 5 reduce
+        sum_bands(at, thread, CI, red, [&](int, int tap, ACC total) { totals[tap] = total; });
+        __syncthreads();
+        #pragma unroll
+        for (int i = 0; i < TAPS; i++) {
+            int tap = first + i * COUNT;
+            if (tap < KH * KW && (!EMPTY || live[tap])) partial += totals[tap] * widen(w[i]);
+        }
     }
     red[threadIdx.x] = partial;
     reduce<COUNT, BCO>(red);
-    partials += (index_t)at.ng * CI * at.parts * BCO;
-    if (!finish<BCO>(partials, counters + at.ng, at.ci * at.parts + at.part, CI * at.parts, BCO, red)) return;
+    partials += (index_t)at.ng * rows * BCO;
+    if (!finish<BCO>(partials, counters + at.ng, row, rows, BCO, red)) return;
     if (threadIdx.x < CO) {
         // 6 scale and bias
         ACC total = (ACC)(red[co] * scale);

@@ -225,11 +225,11 @@ def prepare_chain(
     contract = _specialize("contract", layout, None, dtype, constants, blocks)
 
     own = plan.own_tile(seen, layout, dtype.itemsize)
-    rows = CI * own.parts
+    rows = CI // own.stream.planes * own.parts
     width = pow2_at_least(CO)
     fused = None
     if plan.one_launch(seen, layout, own):
-        constants = {**output, **bands, "BCO": width}
+        constants = {**output, **bands, "BCO": width, "PLANES": own.stream.planes}
         special = _specialize("band_sums_contract", layout, own, dtype, constants)
         fused = Launch(special, (problem.n * G * rows, 1))
     planes = problem.n * tile.blocks(layout.c)

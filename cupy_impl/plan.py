@@ -15,11 +15,13 @@ Resident blocks per multiprocessor that the register allocation aims at: 64 regi
 
 @dataclass(frozen=True)
 class Stream:
-    """Bytes that one block has in flight, its threads, and resident blocks per multiprocessor to aim at."""
+    """Bytes that one block has in flight, its threads, resident blocks per multiprocessor to aim at, and planes that
+    it contracts one after the other."""
 
     bytes: int
     threads: int
     blocks: int
+    planes: int = 1
 
 
 STREAM = Stream(16 * 1024, THREADS, BLOCKS)
@@ -35,6 +37,10 @@ ROOMY_STREAM, FEW_TAPS = Stream(16 * 1024, THREADS, 2), 16
 SMALL_STREAM, SMALL_BYTES = Stream(8 * 1024, 32, 8), 16 * 1024
 """Where a block has a plane of at most so many bytes to itself, and contracts its bands: what follows the
 stream takes as many instructions per warp however little came before it, so there is one."""
+
+PAIR_STREAM, PAIRS = Stream(32 * 1024, THREADS, 4, planes=2), 32
+"""Float32 planes of at least PART_BYTES, where a group has at least so many pairs of parts: half as many blocks with
+twice the bytes in flight, and half as many rows to finish."""
 
 PART_BYTES = 64 * 1024
 """Bytes of a plane that one block reads: long enough to hide its start and end, short enough that
@@ -68,13 +74,17 @@ class Tile:
 
 
 def tile(
-    layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | None = None, *, small: bool = False
+    layout: Layout,
+    planes: int,
+    itemsize: int,
+    kernel: tuple[int, int] | None = None,
+    own: Stream | None = None,
 ) -> Tile:
-    """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel; small: for one warp."""
+    """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel; by its own stream if given."""
     whole = kernel is None and layout.w == 1
     stream = STREAM
-    if small:
-        stream = SMALL_STREAM
+    if own:
+        stream = own
     elif kernel and (kernel[0] * kernel[1] > FEW_TAPS or itemsize == 8):
         stream = ROOMY_STREAM
     elif kernel and layout.unit != "planes" and layout.h * layout.w <= SMALL_PLANE:
@@ -181,9 +191,15 @@ def contract_depth(problem: Chain) -> int:
 
 def own_tile(problem: Chain, layout: Layout, itemsize: int) -> Tile:
     """Tile of one plane, for `band_sums_contract`."""
-    small = layout.h * layout.w * itemsize <= SMALL_BYTES
-    few = pow2_at_least(problem.c_out // problem.groups) <= SMALL_STREAM.threads
-    return tile(layout, 1, itemsize, problem.kernel, small=small and few)
+    size, planes = layout.h * layout.w * itemsize, problem.c_in // problem.groups
+    few_outputs = pow2_at_least(problem.c_out // problem.groups) <= SMALL_STREAM.threads
+    if size <= SMALL_BYTES and few_outputs:
+        return tile(layout, 1, itemsize, problem.kernel, SMALL_STREAM)
+    one = tile(layout, 1, itemsize, problem.kernel)
+    paired = planes % 2 == 0 and size >= PART_BYTES and planes // 2 * one.parts >= PAIRS
+    if paired and itemsize == 4 and one.stream == STREAM:
+        return tile(layout, 1, itemsize, problem.kernel, PAIR_STREAM)
+    return one
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
@@ -200,7 +216,7 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
         layout.unit != "planes"
         and co * taps * 2 <= part
         and pow2_at_least(co) <= chosen.stream.threads
-        and ci * chosen.parts * co <= 16 * 1024
+        and ci // chosen.stream.planes * chosen.parts * co <= 16 * 1024
     )
 
 
@@ -249,8 +265,8 @@ def chain_depth(problem: Chain, layout: Layout, chosen: Tile, own: Tile | None) 
     depth = _band_depth(problem, layout, chosen) + chosen.parts + contract_depth(problem)
     if own is not None:
         count = own.stream.threads // pow2_at_least(co)
-        products = ceil(taps / count) + _tree(count)
-        finish = _finish(ci * own.parts, pow2_at_least(co), own.stream.threads)
+        products = own.stream.planes * ceil(taps / count) + _tree(count)
+        finish = _finish(ci // own.stream.planes * own.parts, pow2_at_least(co), own.stream.threads)
         depth = max(depth, _band_depth(problem, layout, own) + products + finish)
     # The bias is one more.
     return depth + 1

@@ -154,6 +154,38 @@ def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, devic
         assert torch.equal(alone[0], together[n])
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.usefixtures("poisoned")
+def test_planes_in_pairs(layout: str, device: torch.device) -> None:
+    """Planes of 64 KiB, as many as a sample must have for a CUDA block to contract two of them."""
+    problem = Chain(2, 64, 3, 128, 128, (3, 2), (2, 3), (1, 2), (1, 0))
+    case = Case("chain/pairs", problem, "two planes a block", values="normal")
+    x = make_inputs(case, device, layout=layout).x
+    call = cuda.prepare_chain(problem, x.stride(), x.dtype, x.data_ptr() % 16, False)
+    assert call.band_sums_contract is not None
+    assert call.band_sums_contract.grid == (problem.n * problem.c_in // 2, 1)
+    check("cupy", case, device, "float32", layout)
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_columns_in_a_run_are_read_as_rows(backend: str, device: torch.device) -> None:
+    """x stored [N, C, W, H] is the problem with rows and columns swapped, and its answer has the same bits."""
+    require(backend, device)
+    problem = Chain(2, 3, 4, 24, 40, (3, 2), (2, 1), (1, 0), (1, 0), groups=1)
+    case = Case("chain/swapped", problem, "axes differ in all", values="normal")
+    given = make_inputs(case, device, layout="transposed")
+    assert given.weight is not None
+    swapped = replace(
+        make_inputs(replace(case, problem=problem.swapped()), device),
+        x=given.x.transpose(2, 3),
+        weight=given.weight.transpose(2, 3).contiguous(),
+        bias=given.bias,
+    )
+    assert swapped.x.is_contiguous()
+    out = given.call(convgap, backend=backend)
+    assert torch.equal(out, swapped.call(convgap, backend=backend))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_weight_at_an_odd_address(backend: str, dtype: str, device: torch.device) -> None:
