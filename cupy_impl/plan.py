@@ -27,6 +27,10 @@ class Stream:
 STREAM = Stream(16 * 1024, THREADS, BLOCKS)
 """128 bytes per thread, eight 16-byte loads; 128 KiB per multiprocessor."""
 
+WHOLE_STREAM = Stream(32 * 1024, 256, 4)
+"""The same per thread and multiprocessor where a block has the whole plane, however large: fewer streams through memory
+at a time."""
+
 SMALL_BANDS_STREAM, SMALL_PLANE = Stream(8 * 1024, THREADS, BLOCKS), 256
 """Bands of planes of at most so many elements, of which a block would have so many that their ends take longer than
 their stream."""
@@ -82,7 +86,8 @@ def tile(
 ) -> Tile:
     """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel; by its own stream if given."""
     whole = kernel is None and layout.w == 1
-    stream = STREAM
+    uncut = whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES
+    stream = WHOLE_STREAM if uncut else STREAM
     if own:
         stream = own
     elif kernel and (kernel[0] * kernel[1] > FEW_TAPS or itemsize == 8):
@@ -114,7 +119,7 @@ def tile(
     # Bands of neighbouring planes: longer parts, since the last block adds all of a block's planes at once.
     part = PART_BYTES * (2 if layout.unit == "planes" and not whole else 1)
     ROWS = max(BR, part // itemsize // (BP * BC))
-    if whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES:
+    if uncut:
         ROWS = layout.h
     ROWS = min(ROWS, ceil(layout.h / BR) * BR)
     return Tile(BP, BR, BC, ROWS, ceil(layout.h / ROWS) * ceil(layout.w / BC), stream)
