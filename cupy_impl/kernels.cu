@@ -471,7 +471,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     double bias_scale) {
     // COUNT threads share the taps of one output.
     constexpr int COUNT = THREADS / BCO, TAPS = (KH * KW + COUNT - 1) / COUNT;
-    __shared__ ACC red[RED > THREADS ? RED : THREADS], totals[KH * KW];
+    __shared__ ACC red[RED > THREADS ? RED : THREADS];
+    // Aligned, so that no wide read of it holds a number that another thread may write.
+    alignas(16) __shared__ ACC totals[KH * KW];
     __shared__ bool live[KH * KW];
     // 1 who am I: a part of one plane, or the same part of PLANES planes, one after the other
     Place at = locate(CI / PLANES);
