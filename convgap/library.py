@@ -27,6 +27,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from convgap import execute, plain
 from convgap.backends import current_stream, serve
+from convgap.direct import direct
 from reference.calls import accumulator
 from reference.problem import Chain
 
@@ -403,11 +404,11 @@ def _multiply_gap_by_parts(y: Tensor, multiplier: Tensor | None, scale: float, b
     return (mean * multiplier).to(y.dtype)
 
 
-_ORDINARY = frozenset((Tensor, torch.nn.Parameter, type(None)))
+def _register(name: str, kernel: Any, differentiable: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The operator's kernel, and in front of it its derivative where one is asked for.
 
-
-def _register(name: str, kernel: Any, differentiable: Callable[..., Tensor]) -> None:
-    """The operator's kernel, and in front of it its derivative where one is asked for."""
+    Returns the operator as a function, which leaves the dispatcher out where that is the same.
+    """
     operator = getattr(ops, name).default
     # Tensors come first in every schema.
     tensors = sum("Tensor" in str(argument.type) for argument in operator._schema.arguments)
@@ -422,26 +423,23 @@ def _register(name: str, kernel: Any, differentiable: Callable[..., Tensor]) -> 
             return operator(*inputs)
 
     def autograd_or_kernel(*inputs: Any) -> Tensor:
-        # Going straight to the kernel saves a second pass through the dispatcher. That is the same
-        # thing only for ordinary tensors, with nobody listening in between.
-        if (
-            (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs[:tensors]))
-            or forward_ad._current_level >= 0
-            or torch._C._len_torch_dispatch_stack()
-            or peek_interpreter_stack() is not None
-            or not _ORDINARY.issuperset(map(type, inputs[:tensors]))
-        ):
-            return autograd(*inputs)
+        # A compiled graph calls the operator itself: a second pass through the dispatcher is saved.
+        return kernel(*inputs) if direct(*inputs[:tensors]) else autograd(*inputs)
+
+    def call(*inputs: Any) -> Tensor:
+        if torch.compiler.is_compiling() or not direct(*inputs[:tensors]):
+            return operator(*inputs)
         return kernel(*inputs)
 
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
         _library.impl(name, autograd_or_kernel, f"Autograd{device}")
     _library.impl(name, autograd, "Autograd")
+    return call
 
 
-_register("chain", _chain, _chain_by_parts)
-_register("multiply_gap", _multiply_gap, _multiply_gap_by_parts)
+chain = _register("chain", _chain, _chain_by_parts)
+multiply_gap = _register("multiply_gap", _multiply_gap, _multiply_gap_by_parts)
 for _name, _kernel, _keep, _grad in (
     ("plane_sums", _plane_sums, _keep_plane_sums, _plane_sums_grad),
     ("band_sums", _band_sums, _keep_band_sums, _band_sums_grad),

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from convgap import library
 from convgap.backends import check_name
-from convgap.library import ops
 from reference.calls import accumulator
 
 Size = int | tuple[int, int]
@@ -36,7 +36,7 @@ def multiply_gap(y: Tensor, multiplier: float | Tensor, *, backend: str = "auto"
     _planes("y", y)
     batched = y if y.dim() == 4 else y.unsqueeze(0)
     scale, tensor = _multiplier(multiplier, batched, batched.shape[1], y.dim() == 4)
-    out = ops.multiply_gap.default(batched, tensor, scale, backend)
+    out = library.multiply_gap(batched, tensor, scale, backend)
     return out if y.dim() == 4 else out.squeeze(0)
 
 
@@ -91,11 +91,11 @@ def conv_transpose2d_multiply_gap(
     batched = x if x.dim() == 4 else x.unsqueeze(0)
     scale, tensor = _multiplier(multiplier, batched, weight.shape[1] * geometry[8], x.dim() == 4)
     if strategy == "collapsed":
-        out = ops.chain.default(batched, weight, bias, tensor, scale, geometry, backend)
+        out = library.chain(batched, weight, bias, tensor, scale, geometry, backend)
     else:
         sh, sw, ph, pw, oh, ow, dh, dw, groups = geometry
         y = F.conv_transpose2d(batched, weight, bias, (sh, sw), (ph, pw), (oh, ow), groups, (dh, dw))
-        out = ops.multiply_gap.default(y, tensor, scale, backend)
+        out = library.multiply_gap(y, tensor, scale, backend)
     return out if x.dim() == 4 else out.squeeze(0)
 
 
@@ -187,6 +187,8 @@ def _multiplier(
 ) -> tuple[float, Tensor | None]:
     """(number, None) or (1, tensor [N, Cout, 1, 1] in the accumulator's dtype)."""
     if not isinstance(multiplier, Tensor):
+        if type(multiplier) is float:  # most are, and the next question takes a microsecond
+            return multiplier, None
         if isinstance(multiplier, bool) or not isinstance(multiplier, Real):
             raise TypeError(
                 f"multiplier: expected a number or a torch.Tensor, got {type(multiplier).__name__}"

@@ -13,6 +13,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import pairwise
 from types import FunctionType, ModuleType
 from typing import Any
@@ -65,6 +66,8 @@ class Scope:
                     found[name] = member, False
                 elif isinstance(member, property) and member.fget is not None:
                     found[name] = member.fget, True
+                elif isinstance(member, cached_property):
+                    found[name] = member.func, True
         return found
 
     def name(self, function: Function) -> str:

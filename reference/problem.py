@@ -110,7 +110,7 @@ class Chain:
             + 1
         )
 
-    @property
+    @cached_property
     def out_area(self) -> int:
         """Elements of a plane of the convolution output."""
         return self.out_size(0) * self.out_size(1)

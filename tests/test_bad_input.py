@@ -24,7 +24,7 @@ class Launched:
 
 @pytest.fixture(autouse=True)
 def no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "ops", Launched())
+    monkeypatch.setattr(ops, "library", Launched())
     monkeypatch.setattr(ops, "F", Launched())
 
 
