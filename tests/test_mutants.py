@@ -27,6 +27,8 @@ def test_is_killed(backend: str, mutant: Mutant, device: torch.device) -> None:
 def test_the_right_implementation_lives(backend: str, device: torch.device) -> None:
     require(backend, device)
     chosen = score.cases(gpu=device.type == "cuda")
+    if backend == "triton" and device.type == "cpu":
+        chosen = chosen[::2]  # its interpreter takes two seconds for a case
     found = score.score(score.RIGHT, backend, chosen, device.type, to_the_end=True)
     assert not found.killed, f"{found.killed_by}: {found.reason}"
     assert found.cases == len(chosen)

@@ -23,7 +23,7 @@ pytest.importorskip("hypothesis", reason="hypothesis draws the examples")
 
 # How many examples fit a minute: torch is quick, Triton's interpreter takes seconds for some, and each
 # template of the CUDA kernels is some seconds of the host's C++ compiler.
-CI = {"torch": (400, 40), "cupy": (60, 8), "triton": (30, 12)}
+CI = {"torch": (400, 40), "cupy": (60, 8), "triton": (20, 8)}
 
 
 @pytest.mark.parametrize("backend", convgap.BACKENDS)
