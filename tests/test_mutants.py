@@ -19,6 +19,8 @@ PAIRS = [(backend, mutant) for backend in BACKENDS for mutant in mutants.of(back
 def test_is_killed(backend: str, mutant: Mutant, device: torch.device) -> None:
     require(backend, device)
     chosen = score.cases(gpu=device.type == "cuda")
+    # Whatever kills it: Triton's interpreter takes seconds for a case, and few of them show these mutants.
+    chosen.sort(key=lambda case: case.multiplier is not None and not case.values.startswith("nonfinite"))
     found = score.score(mutant, backend, chosen, device.type, to_the_end=False)
     assert found.killed, f"{mutant.name} ({mutant.wrong}) passes all {found.cases} cases"
 
