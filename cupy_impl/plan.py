@@ -44,7 +44,8 @@ stream takes as many instructions per warp however little came before it, so the
 
 PAIR_STREAM, PAIRS = Stream(32 * 1024, THREADS, 4, planes=2), 32
 """Float32 planes of at least PART_BYTES, where a group has at least so many pairs of parts: half as many blocks with
-twice the bytes in flight, and half as many rows to finish."""
+twice the bytes in flight, and half as many rows to finish. Not so in Triton, whose programs take longer over a
+plane's end."""
 
 PART_BYTES = 64 * 1024
 """Bytes of a plane that one block reads: long enough to hide its start and end, short enough that
