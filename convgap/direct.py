@@ -58,12 +58,10 @@ _THREADS = _ordinary_threads()
 
 def direct(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors may leave the dispatcher out. Never while a profiler listens for operators."""
+    # What most calls fail by comes first: those of training.
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors):
+        return False
     for tensor in tensors:
         if tensor is not None and torch._C._dispatch_keys(tensor).raw_repr() not in _ORDINARY:
             return False
-    return (
-        _thread() in _THREADS
-        and not (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors))
-        and forward_ad._current_level < 0
-        and not _profiler_enabled()
-    )
+    return _thread() in _THREADS and forward_ad._current_level < 0 and not _profiler_enabled()

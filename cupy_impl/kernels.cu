@@ -581,7 +581,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
             SIZE lo, hi;
             band(kw, W, W_OUT, SW, PW, DW, lo, hi);
             // 3 masked load, 4 accumulate
-            if (at.ci + i / BC / KH < G * CI && col >= lo && col < hi) total += d[i / BC / KH * (KH * KW) + tap_at(i / BC % KH, kw)];
+            if (at.ci + i / BC / KH < G * CI && col >= lo && col < hi)
+                total += d[i / BC / KH * (KH * KW) + tap_at(i / BC % KH, kw)];
         }
         columns[i] = total;
     }

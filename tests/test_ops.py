@@ -171,7 +171,7 @@ def test_planes_in_pairs(layout: str, device: torch.device) -> None:
 def test_columns_in_a_run_are_read_as_rows(backend: str, device: torch.device) -> None:
     """x stored [N, C, W, H] is the problem with rows and columns swapped, and its answer has the same bits."""
     require(backend, device)
-    problem = Chain(2, 3, 4, 24, 40, (3, 2), (2, 1), (1, 0), (1, 0), groups=1)
+    problem = Chain(2, 3, 4, 24, 40, (3, 2), (2, 1), (1, 0), (1, 0))
     case = Case("chain/swapped", problem, "axes differ in all", values="normal")
     given = make_inputs(case, device, layout="transposed")
     assert given.weight is not None

@@ -222,8 +222,9 @@ def prepare_chain(
     channels = _channels(problem)
     seen = problem.swapped() if layout.swapped else problem
     RIMS, MORE = plan.rims_at_once(seen)
-    swapped = {"SWAPPED": layout.swapped}
-    bands = {**_strides(layout), **_geometry(seen), **swapped, "RIMS": RIMS, "MORE": MORE}
+    bands = {
+        **_strides(layout), **_geometry(seen), "SWAPPED": layout.swapped, "RIMS": RIMS, "MORE": MORE,
+    }  # fmt: skip
     output = {"TENSOR": tensor, "BIAS": problem.bias, "EMPTY": problem.has_empty_bands, "ACC": ACC}
     divisible = _access(layout, "x", dtype.itemsize)
 
@@ -250,7 +251,7 @@ def prepare_chain(
         ],
         {
             **channels, **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
-            "BK": step.BK, "STEPS": plan.steps_of(problem), "SLICE": SLICE,
+            "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE,
             "FR": plan.finish_rows(step.BN * step.BCO),
         },
         (("sums", 16), ("weight", 16)),

@@ -171,8 +171,8 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
 
 @dataclass(frozen=True)
 class Contraction:
-    """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products; up to STEPS steps of
-    weights are loaded together. registers: the most per thread; None is as the compiler likes."""
+    """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products; STEPS steps of weights are
+    loaded together. registers: the most per thread; None is as the compiler likes."""
 
     BN: int
     BCO: int
@@ -185,9 +185,8 @@ CONTRACT = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128)
 """Few samples and outputs per program because there are few: programs enough for a card come of few products each. A
 thread has four neighbouring k of one output, which are one access of 16 bytes where a kernel has 4, 8 or 16 taps."""
 
-MIN_SLICE, SLICES = 64, 32
-"""Products of one output that a program adds up at least, and partial products of one output at most: the last
-program has to add them up."""
+SLICES = 32
+"""Partial products of one output at most: the last program has to add them up."""
 
 EXPAND = Contraction(BN=4, BCO=16, BK=64)
 """4096 products per step, 32 per thread."""
@@ -204,15 +203,11 @@ def rims_at_once(problem: Chain) -> tuple[int, bool]:
 
 
 def slice_of(problem: Chain) -> int:
-    """Products of one output that one program of `contract` adds up: MIN_SLICE, or several times that, where it would
-    make too many slices."""
+    """Products of one output that one program of `contract` adds up: as many as it loads together, or several times
+    that where it would make too many slices."""
     length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
-    return MIN_SLICE * ceil(length / (MIN_SLICE * SLICES))
-
-
-def steps_of(problem: Chain) -> int:
-    """Times BK products that `contract` loads together: as many as divide a slice, and no more than STEPS."""
-    return gcd(slice_of(problem) // CONTRACT.BK, CONTRACT.STEPS)
+    step = CONTRACT.STEPS * CONTRACT.BK
+    return step * ceil(length / (step * SLICES))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
