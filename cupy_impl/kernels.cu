@@ -255,16 +255,17 @@ __device__ __forceinline__ ACC add_rows(const ACC* partials, int from, int by, i
     return total;
 }
 
-// Store red[0..live) as one row of WIDTH partial outputs. In the last block to come: true, and red[0..live)
-// is the sum of all rows. red has room for THREADS.
-template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
-                                                            int live, ACC* red) {
-    static_assert(WIDTH <= THREADS, "a thread has one column");
-    for (int i = threadIdx.x; i < live; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
+// Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and red[0..WIDTH) is
+// the sum of all rows. red has room for THREADS and for WIDTH.
+template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows, ACC* red) {
+    // COUNT threads share a column, or a thread has several.
+    constexpr int COUNT = WIDTH < THREADS ? THREADS / WIDTH : 1;
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < WIDTH; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
     if (!arrive(counter, rows)) return false;
-    constexpr int COUNT = THREADS / WIDTH;
-    int i = threadIdx.x % WIDTH;
-    red[threadIdx.x] = i < live ? add_rows(partials, COUNT == 1 ? 0 : threadIdx.x / WIDTH, COUNT, rows, WIDTH, i) : 0;
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < COUNT * WIDTH; i += THREADS)
+        red[i] = add_rows(partials, COUNT == 1 ? 0 : i / WIDTH, COUNT, rows, WIDTH, i % WIDTH);
     reduce<COUNT, WIDTH>(red);
     return true;
 }
@@ -295,7 +296,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     }
     reduce<TR * TC, BP>(red);
     partials += (index_t)at.tile * at.parts * BP;
-    if (!SINGLE && !finish<BP>(partials, counters + at.tile, at.part, at.parts, BP, red)) return;
+    if (!SINGLE && !finish<BP>(partials, counters + at.tile, at.part, at.parts, red)) return;
     int c = at.ci + threadIdx.x;
     if (threadIdx.x < BP && c < C) {
         // 6 scale
@@ -392,26 +393,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
     unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale,
     double bias_scale, int N) {
-    // A thread has every BK-th k of all samples and of PER outputs, OUTS apart; in the end, one output of one sample.
+    // A thread has every BK-th k of all samples and of PER outputs, OUTS apart; in the end, OWN outputs of one sample.
     constexpr int KK = KH * KW, LENGTH = CI * KK, STEP = STEPS * BK, OUTS = THREADS / BK, PER = BCO / OUTS;
-    constexpr int WIDTH = BN * BCO, LOADS = BN * STEP / THREADS;
-    static_assert(WIDTH == THREADS && LOADS * THREADS == BN * STEP, "every thread has as much as the others");
+    constexpr int WIDTH = BN * BCO, OWN = WIDTH / THREADS, LOADS = BN * STEP / THREADS, NEAR = BCO / OWN;
+    static_assert(OWN * THREADS == WIDTH && PER % OWN == 0 && LOADS * THREADS == BN * STEP,
+                  "every thread has as much as the others");
     // Lanes of neighbouring k meet different banks.
-    constexpr int ROW = WIDTH + 32 / BK;
-    __shared__ ACC red[BK * ROW > BN * STEP ? BK * ROW : BN * STEP];
+    constexpr int ROW = THREADS + 32 / BK, RED = BK * ROW > BN * STEP ? BK * ROW : BN * STEP;
+    __shared__ ACC red[RED > WIDTH ? RED : WIDTH];
     // 1 who am I: slice of the products of an output, block of outputs of one group, block of samples
     constexpr int splits = (LENGTH + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;
     int split = blockIdx.y % splits, block = blockIdx.y / splits;
     index_t g = block / blocks, n0 = (index_t)blockIdx.x * BN;
     int co0 = block % blocks * BCO, lane = threadIdx.x % BK, o = threadIdx.x / BK;
-    index_t n = n0 + threadIdx.x / BCO, c = g * CO + co0 + threadIdx.x % BCO;
-    bool inside = n < N && co0 + threadIdx.x % BCO < CO;
+    index_t n = n0 + threadIdx.x / NEAR;
+    int co = co0 + threadIdx.x % NEAR;
     // 2 addresses: k runs over (ci, tap)
     weight += (g * CI * CO + co0 + o) * KK;
     sums += (n0 * G + g) * LENGTH;
     ACC acc[BN][PER] = {};
-    ELEMENT b{};
-    if (BIAS && inside) b = bias[c];
+    ELEMENT b[OWN];
+    #pragma unroll
+    for (int r = 0; r < OWN; r++) b[r] = BIAS && co + r * NEAR < CO ? bias[g * CO + co + r * NEAR] : ELEMENT{};
     int end = min(split * SLICE + SLICE, LENGTH);
     #pragma unroll 1
     for (int k0 = split * SLICE; k0 < end; k0 += STEP) {
@@ -441,22 +444,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
                 for (int u = 0; u < PER; u++) acc[s][u] += red[s * STEP + i * BK + lane] * widen(w[i][u]);
         __syncthreads();
     }
-    // 5 reduce
-    for (int s = 0; s < BN; s++)
-        for (int u = 0; u < PER; u++) red[lane * ROW + s * BCO + u * OUTS + o] = acc[s][u];
-    __syncthreads();
-    ACC own = 0;
-    for (int k = 0; k < BK; k++) own += red[k * ROW + threadIdx.x];
-    __syncthreads();
-    red[threadIdx.x] = own;
+    // 5 reduce, one output of every thread at a time
+    ACC own[OWN] = {};
+    #pragma unroll
+    for (int r = 0; r < OWN; r++) {
+        for (int s = 0; s < BN; s++)
+            for (int u = 0; u < PER / OWN; u++)
+                red[lane * ROW + s * NEAR + u * OUTS + o] = acc[s][r * (PER / OWN) + u];
+        __syncthreads();
+        for (int k = 0; k < BK; k++) own[r] += red[k * ROW + threadIdx.x];
+        __syncthreads();
+    }
+    for (int r = 0; r < OWN; r++) red[threadIdx.x + r * THREADS] = own[r];
     index_t tile = (index_t)blockIdx.x * (gridDim.y / splits) + block;
     partials += tile * splits * WIDTH;
-    int live = (int)min((index_t)BN, N - n0) * BCO;
-    if (splits > 1 && !finish<WIDTH>(partials, counters + tile, split, splits, live, red)) return;
-    if (inside) {
+    if (splits > 1 && !finish<WIDTH>(partials, counters + tile, split, splits, red)) return;
+    for (int r = 0; r < OWN && n < N && co + r * NEAR < CO; r++) {
+        index_t c = g * CO + co + r * NEAR;
         // 6 scale and bias
-        ACC total = (ACC)(red[threadIdx.x] * scale);
-        if (BIAS) total += bias_scale * widen(b);
+        ACC total = (ACC)(red[threadIdx.x + r * THREADS] * scale);
+        if (BIAS) total += bias_scale * widen(b[r]);
         if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
         // 7 store
         out[n * (G * CO) + c] = narrow<ELEMENT>(total);
@@ -509,7 +516,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     red[threadIdx.x] = partial;
     reduce<COUNT, BCO>(red);
     partials += (index_t)at.ng * rows * BCO;
-    if (!finish<BCO>(partials, counters + at.ng, row, rows, BCO, red)) return;
+    if (!finish<BCO>(partials, counters + at.ng, row, rows, red)) return;
     if (threadIdx.x < CO) {
         // 6 scale and bias
         ACC total = (ACC)(red[co] * scale);

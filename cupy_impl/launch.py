@@ -214,10 +214,10 @@ def prepare_chain(
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, seen.kernel)
     band_sums = _specialize("band_sums", layout, tile, dtype, bands, finish=plan.BANDS_FINISH)
-    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    step, SLICE = plan.contraction(problem), plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
     constants = {
-        **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": plan.steps_of(problem),
+        **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": step.STEPS,
         "SLICE": SLICE,
     }  # fmt: skip
     # Numbers of float64 take two registers each.

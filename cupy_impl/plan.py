@@ -1,8 +1,8 @@
-"""Launch constants of the CUDA kernels. They depend on C, H, W, dtype and layout, never on N."""
+"""Launch constants of the CUDA kernels. They depend on C, H, W, dtype and layout, and on N only where no bit does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, gcd
 
 from reference.layout import Layout, pow2_at_least, pow2_at_most
@@ -164,6 +164,10 @@ CONTRACT = Contraction(BN=4, BCO=32, BK=16, BLOCKS=4, STEPS=16)
 """Few samples and outputs per block because there are few: blocks enough for a card come of few products each. A thread
 has the registers to load all its weights of a step at once, and then all its rows of the finish."""
 
+CONTRACT_MANY, MANY = Contraction(BN=8, BCO=64, BK=16, BLOCKS=4, STEPS=4), 32
+"""The same for so many samples or more, which make blocks enough for products that share what they read. They are added
+in the same order."""
+
 MIN_SLICE, SLICES = 64, 32
 """Products of one output that a block adds up at least, and partial products of one output at most: the last
 block has to add them up."""
@@ -183,9 +187,10 @@ def slice_of(problem: Chain) -> int:
     return MIN_SLICE * ceil(length / (MIN_SLICE * SLICES))
 
 
-def steps_of(problem: Chain) -> int:
-    """Times BK products that `contract` loads together: as many as divide a slice, and no more than STEPS."""
-    return gcd(slice_of(problem) // CONTRACT.BK, CONTRACT.STEPS)
+def contraction(problem: Chain) -> Contraction:
+    """How `contract` works on a problem: with no more STEPS than divide a slice."""
+    chosen = CONTRACT_MANY if problem.n >= MANY else CONTRACT
+    return replace(chosen, STEPS=gcd(slice_of(problem) // chosen.BK, chosen.STEPS))
 
 
 def contract_depth(problem: Chain) -> int:

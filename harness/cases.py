@@ -286,6 +286,7 @@ EDGE: tuple[Case, ...] = (
     Case("chain/edge/single-channel", _x2(2, 1, 1, 8, 8), "one channel in, one out"),
     Case("chain/edge/rgb", _x2(4, 3, 16, 16, 16), "3 channels: no power of two"),
     Case("chain/edge/many-channels", _x2(1, 130, 129, 3, 3), "channels just past a tile of 128"),
+    Case("chain/edge/many-samples", _x2(33, 8, 70, 3, 3), "samples and outputs just past those of a block"),
     Case("chain/edge/nobias", _x2(2, 3, 4, 8, 8, bias=False), "no bias"),
     Case("chain/edge/multiplier-tensor", _x2(2, 3, 4, 8, 8), "one multiplier a channel", multiplier=None),
     Case("chain/edge/multiplier-zero", _x2(2, 3, 4, 8, 8), "zero is not absent", multiplier=0.0),

@@ -75,8 +75,11 @@ def driven_cases(device: str) -> Iterator[Case]:
     if device != "cpu":
         yield from (replace(case, problem=replace(case.problem, n=1)) for case in select(("chain/headline",)))
     named = select(
-        ("chain/edge/prime", "chain/edge/groups3", "tail/edge/prime", "tail/edge/7x7", "tail/1024")
-    )
+        (
+            "chain/edge/prime", "chain/edge/groups3", "chain/edge/many-samples", "tail/edge/prime",
+            "tail/edge/7x7", "tail/1024",
+        )
+    )  # fmt: skip
     for case in named:
         small = case.small()
         for dtype, layout in (

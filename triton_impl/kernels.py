@@ -314,7 +314,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
              SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
              DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
-             STEPS: tl.constexpr, SLICE: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+             STEPS: tl.constexpr, SLICE: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: slice of the products of an output, block of outputs of one group, block of samples
     LENGTH: tl.constexpr = CI * KH * KW
     splits: tl.constexpr = (LENGTH + SLICE - 1) // SLICE
@@ -322,49 +322,59 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     split = tl.program_id(1) % splits
     block = tl.program_id(1) // splits
     g = (block // blocks).to(tl.int64)
-    co = block % blocks * BCO + tl.arange(0, BCO)[:, None]
-    n = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)[None, :]
-    inside = (n < N) & (co < CO)
+    n0 = tl.program_id(0).to(tl.int64) * BN
+    co = block % blocks * BCO + tl.arange(0, BCO)
+    # WIDTH outputs at a time in the end: all of the block's, of some samples.
+    at = tl.arange(0, WIDTH)
+    own = block % blocks * BCO + at % BCO
     # 2 addresses: k runs over (ci, tap)
-    weight += g * CI * CO * (KH * KW) + co[:, :, None].to(tl.int64) * (KH * KW)
-    # All outputs of a sample ask for its sums, of the L1: a thread has what it multiplies, with no exchange.
-    sums = tl.broadcast_to(sums + ((n * G + g) * LENGTH)[:, :, None], (BCO, BN, BK))
-    c = g * CO + co
+    weight += g * CI * CO * (KH * KW) + co[:, None].to(tl.int64) * (KH * KW)
+    sums += (n0 * G + g) * LENGTH
+    tile = tl.program_id(0).to(tl.int64) * (tl.num_programs(1) // splits) + block
+    partials += tile * splits * (BN * BCO)
     if BIAS:
-        b = tl.load(bias + c, mask=co < CO, other=0)
-    acc = tl.zeros((BCO, BN, BK), ACC)
+        b = tl.load(bias + g * CO + own, mask=own < CO, other=0)
+    # A tensor for each sample: a thread loads a sum once, whatever it multiplies it with.
+    acc = ()
+    for _ in tl.static_range(BN):
+        acc += (tl.zeros((BCO, BK), ACC),)
     for k0 in range(split * SLICE, tl.minimum(split * SLICE + SLICE, LENGTH), STEPS * BK):
         # 3 masked load: the weights of all steps come first, for they are farther away
         w = ()
         for i in tl.static_range(STEPS):
-            k = k0 + i * BK + tl.arange(0, BK)[None, None, :]
+            k = k0 + i * BK + tl.arange(0, BK)[None, :]
             tap = k % (KH * KW)
-            live = (k < LENGTH) & (co < CO)[:, :, None]
+            live = (k < LENGTH) & (co < CO)[:, None]
             if EMPTY:
                 live &= lands(tap // KW, tap % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
             ci = (k // (KH * KW)).to(tl.int64)
             w += (tl.load(weight + ci * (CO * KH * KW) + tap, mask=live, other=0),)
         for i in tl.static_range(STEPS):
-            k = k0 + i * BK + tl.arange(0, BK)[None, None, :]
-            t = tl.load(sums + k, mask=(k < LENGTH) & inside[:, :, None], other=0)
+            k = k0 + i * BK + tl.arange(0, BK)[None, :]
             # 4 accumulate
-            acc += t * w[i].to(ACC)
+            more = ()
+            for s in tl.static_range(BN):
+                length = tl.where(n0 + s < N, LENGTH, 0)
+                t = tl.load(sums + s * (G * LENGTH) + k, mask=k < length, other=0)
+                more += (acc[s] + t * w[i].to(ACC),)
+            acc = more
     # 5 reduce
-    own = tl.reshape(tl.sum(acc, 2), (BCO * BN,))
-    tile = tl.program_id(0).to(tl.int64) * (tl.num_programs(1) // splits) + block
-    partials += tile * splits * (BCO * BN)
-    i = tl.arange(0, BCO * BN)
-    live = i % BN < N - tl.program_id(0) * BN
-    last, total = finish(partials, counters + tile, split, splits, i, live, own, BCO * BN, FR, ACC)
-    if last:
-        # 6 scale and bias
-        result = (tl.reshape(total, (BCO, BN)) * scale).to(ACC)
-        if BIAS:
-            result += (bias_scale * b.to(ACC)).to(ACC)
-        if TENSOR:
-            result *= tl.load(multiplier + n * mult_n + c * mult_c, mask=inside, other=0).to(ACC)
-        # 7 store
-        tl.store(out + n * (G * CO) + c, narrow(result, out.dtype.element_ty), mask=inside)
+    for s in tl.static_range(BN):
+        tl.store(partials + (split * BN + s) * BCO + tl.arange(0, BCO), tl.sum(acc[s], 1))
+    if arrive(counters + tile, splits):
+        for s0 in range(0, BN, WIDTH // BCO):
+            n = n0 + s0 + at // BCO
+            inside = (n < N) & (own < CO)
+            total = add_rows(partials + s0 * BCO, splits, BN * BCO, at, inside, FR, ACC)
+            # 6 scale and bias
+            total = (total * scale).to(ACC)
+            if BIAS:
+                total += (bias_scale * b.to(ACC)).to(ACC)
+            if TENSOR:
+                m = multiplier + n * mult_n + (g * CO + own) * mult_c
+                total *= tl.load(m, mask=inside, other=0).to(ACC)
+            # 7 store
+            tl.store(out + n * (G * CO) + g * CO + own, narrow(total, out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

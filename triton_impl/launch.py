@@ -242,7 +242,7 @@ def prepare_chain(
         tile.warps,
         tile.registers,
     )  # fmt: skip
-    step, SLICE = plan.CONTRACT, plan.slice_of(problem)
+    step, SLICE = plan.contraction(problem), plan.slice_of(problem)
     tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
     contract = _specialize(
         kernels.contract,
@@ -251,8 +251,8 @@ def prepare_chain(
         ],
         {
             **channels, **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
-            "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE,
-            "FR": plan.finish_rows(step.BN * step.BCO),
+            "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE, "WIDTH": plan.CONTRACT_WIDTH,
+            "FR": plan.finish_rows(plan.CONTRACT_WIDTH),
         },
         (("sums", 16), ("weight", 16)),
         # Not in float64, whose numbers take two each.

@@ -1,4 +1,4 @@
-"""Launch constants of the Triton kernels. They depend on C, H, W, dtype and layout, never on N."""
+"""Launch constants of the Triton kernels. They depend on C, H, W, dtype and layout, and on N only where no bit does."""
 
 from __future__ import annotations
 
@@ -185,6 +185,13 @@ CONTRACT = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128)
 """Few samples and outputs per program because there are few: programs enough for a card come of few products each. A
 thread has four neighbouring k of one output, which are one access of 16 bytes where a kernel has 4, 8 or 16 taps."""
 
+CONTRACT_MANY, MANY = Contraction(BN=4, BCO=64, BK=16, STEPS=4, registers=128), 32
+"""The same for so many samples or more, which make programs enough for products that share what they read. They are
+added in the same order."""
+
+CONTRACT_WIDTH = 128
+"""Outputs that the last program of `contract` adds up at a time: those of CONTRACT."""
+
 SLICES = 32
 """Partial products of one output at most: the last program has to add them up."""
 
@@ -210,6 +217,11 @@ def slice_of(problem: Chain) -> int:
     return step * ceil(length / (step * SLICES))
 
 
+def contraction(problem: Chain) -> Contraction:
+    """How `contract` works on a problem."""
+    return CONTRACT_MANY if problem.n >= MANY else CONTRACT
+
+
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
     """Whether each program contracts its own band sums and the last one of a sample finishes.
 
@@ -232,13 +244,12 @@ def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
 def contract_depth(problem: Chain) -> int:
     """Additions in a row when `contract` sums its products: a thread's own, its lanes, then the slices."""
     length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
-    SLICE, width = slice_of(problem), CONTRACT.BN * CONTRACT.BCO
-    rows = finish_rows(width)
+    SLICE, rows = slice_of(problem), finish_rows(CONTRACT_WIDTH)
     return (
         SLICE // CONTRACT.BK
-        + _sum(CONTRACT.BK, CONTRACT.BK * width)
+        + _sum(CONTRACT.BK, CONTRACT.BK * CONTRACT.BCO)
         + ceil(ceil(length / SLICE) / rows)
-        + _sum(rows, rows * width)
+        + _sum(rows, rows * CONTRACT_WIDTH)
     )
 
 
