@@ -7,6 +7,7 @@ or None for 1. Weight and bias are contiguous; everything else may have any stri
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -19,6 +20,8 @@ from reference.problem import Chain
 
 class KernelSet(Protocol):
     """What triton_impl.launch and cupy_impl.launch both are."""
+
+    BATCHES: tuple[int, ...]
 
     def prepare_tail(
         self,
@@ -126,6 +129,15 @@ def contract(
         scale / problem.out_area, scale, problem.n,
     )  # fmt: skip
     return out
+
+
+def load_contract(
+    kernels: KernelSet, problem: Chain, dtype: torch.dtype, tensor: bool, device: torch.device
+) -> None:
+    """Compile and load `contract` for every batch size; `tensor`: whether there is a multiplier."""
+    for n in kernels.BATCHES:
+        call = kernels.prepare_chain(replace(problem, n=n), _contiguous(problem), dtype, 0, tensor)
+        call.contract.load(device)
 
 
 def expand(

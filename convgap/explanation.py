@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convgap import backends
+from convgap import backends, execute
 from convgap.library import problem_of
+from reference.problem import Chain
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def warmup(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explan
     batch size), strides, alignments, dtypes and settings needs. Call it before capturing a CUDA graph.
     Leaves every .grad as it is. Waits for the device. Raises whatever the call raises.
     """
-    recorder = _Recorder()
+    recorder = _Recorder(_load_for_any_batch)
     with recorder:
         outputs = tree_leaves(function(*args, **kwargs))
         ends = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
@@ -97,17 +98,35 @@ def _leaves(ends: list[Tensor]) -> list[Tensor]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes the operators of convgap that pass, and lets everything run as it would."""
+    """Notes the operators of convgap that pass, and lets everything run as it would; `also` sees each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[Step, tuple[Any, ...]], None] = lambda step, args: None) -> None:
         super().__init__()
         self.steps: list[Step] = []
+        self.also = also
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if getattr(func, "namespace", "") == "convgap":
             self.steps.append(_step(func._schema.name.partition("::")[2], args, out))
+            self.also(self.steps[-1], args)
         return out
+
+
+def _load_for_any_batch(step: Step, args: tuple[Any, ...]) -> None:
+    """Compile and load what the same step would launch for other batch sizes."""
+    if "contract" in step.kernels:
+        x, weight, bias, multiplier, _, *size, geometry, _ = args
+        shape = tuple(x.shape) if step.operator == "chain" else (*x.shape[:2], *size[0])
+        problem = _problem(shape, weight, bias, geometry)
+        kernels: Any = backends.kernel_set(step.backend)
+        execute.load_contract(kernels, problem, weight.dtype, multiplier is not None, x.device)
+
+
+def _problem(shape: tuple[int, ...], weight: Tensor, bias: Tensor | None, geometry: Sequence[int]) -> Chain:
+    """That of an operator `chain` or `contract`."""
+    c_out, kernel = weight.shape[1] * geometry[8], tuple(weight.shape[2:])
+    return problem_of(shape, kernel, c_out, tuple(geometry), bias is not None)
 
 
 def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
@@ -143,8 +162,7 @@ def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str
         return ("multiply_gap",), "a block holds whole planes"
     if operator == "chain":
         _, weight, bias, multiplier, _, geometry, _ = args
-        c_out, kernel = weight.shape[1] * geometry[8], tuple(weight.shape[2:])
-        problem = problem_of(tuple(x.shape), kernel, c_out, tuple(geometry), bias is not None)
+        problem = _problem(tuple(x.shape), weight, bias, geometry)
         call = kernels.prepare_chain(problem, x.stride(), x.dtype, address, multiplier is not None)
         if call.band_sums_contract is None:
             return ("band_sums", "contract"), "the weight is too large beside the planes for one launch"

@@ -35,11 +35,11 @@ __device__ __forceinline__ void clip(SIZE lo, SIZE hi, index_t start, int length
     to = (int)min(max(hi - start, 0LL), (index_t)length);
 }
 
-// red[COUNT][WIDTH] -> red[0][WIDTH], as a tree: one order, whatever the timing. Loops that run once a
+// red[COUNT][WIDTH] -> red[0][WIDTH], as a tree: one order, whatever the timing. Long loops that run once a
 // block stay rolled, here and below: after a cold start the code itself comes from memory.
 template <int COUNT, int WIDTH> __device__ __forceinline__ void reduce(ACC* red) {
     __syncthreads();
-    #pragma unroll 1
+    #pragma unroll
     for (int half = COUNT / 2; half > 0; half /= 2) {
         #pragma unroll 1
         for (int i = threadIdx.x; i < half * WIDTH; i += THREADS) red[i] += red[i + half * WIDTH];
@@ -205,7 +205,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at,
                 SIZE lo, hi;
                 band(kh, H, H_OUT, SH, PH, DH, lo, hi);
                 clip(lo, hi, at.r0, at.rows, from, to);
-                #pragma unroll 1
+                #pragma unroll 8
                 for (int r = 0; r < TR; r++) {
                     int row = rows.rim(j0 + r);
                     if (j0 == 0) totals[u] += red[(r * BP + p) * KWC + x];

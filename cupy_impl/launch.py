@@ -22,6 +22,9 @@ from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
 from reference.slots import Slots
 
+BATCHES = 1, plan.MANY
+"""Batch sizes that between them need every form of a kernel: only `contract` has more than one."""
+
 _ELEMENT = {
     torch.float32: "float",
     torch.float64: "double",
@@ -101,6 +104,12 @@ class Launch:
             self._on_cuda = _compiled(self.special)
         self._on_cuda(self.grid, self._block, self._slots.fill(arguments), stream=_Stream(stream))
 
+    def load(self, device: torch.device) -> None:
+        """Compile and load, so that no launch with this code has to."""
+        if device.type != "cpu":
+            with torch.cuda.device(device):
+                _compiled(self.special).compile()
+
 
 def _parameters(slots: list[int]) -> list[Any]:
     """Addresses of parameters as CuPy takes them: of numbers it would make these anew for every launch."""
@@ -109,8 +118,10 @@ def _parameters(slots: list[int]) -> list[Any]:
     return [CPointer(slot) for slot in slots]
 
 
+@cache
 def _compiled(special: Specialization) -> Any:
-    """The kernel by NVRTC, for every CUDA device: CuPy loads it on each as it is first called there."""
+    """The kernel by NVRTC, for every CUDA device: CuPy loads it on each as it is first called there. Launches that
+    differ in their grids share it."""
     import cupy
 
     return cupy.RawKernel(device_source(), special.kernel, options=special.options)

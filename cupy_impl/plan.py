@@ -27,9 +27,12 @@ class Stream:
 STREAM = Stream(16 * 1024, THREADS, BLOCKS)
 """128 bytes per thread, eight 16-byte loads; 128 KiB per multiprocessor."""
 
-WHOLE_STREAM = Stream(32 * 1024, 256, 4)
-"""The same per thread and multiprocessor where a block has the whole plane, however large: fewer streams through memory
-at a time."""
+WHOLE_STREAM, PART_STREAM = Stream(64 * 1024, 256, 2), Stream(32 * 1024, THREADS, 4)
+"""The same per multiprocessor where a block has nothing to do but to add up whole planes, however large, or parts of
+them: few blocks at a time, for the memory likes few streams."""
+
+PLANES_STREAM, SHORT_PLANE = Stream(32 * 1024, 256, 4), 64
+"""The same for neighbouring planes (channels_last) of more than so many elements: rows enough for its threads."""
 
 SMALL_BANDS_STREAM, SMALL_PLANE = Stream(8 * 1024, THREADS, BLOCKS), 256
 """Bands of planes of at most so many elements, of which a block would have so many that their ends take longer than
@@ -54,6 +57,9 @@ one large sample already fills the card."""
 WHOLE_BYTES, WHOLE_PLANES = 256 * 1024, 128
 """Planes up to so many bytes stay whole where one sample has so many of them: no finish is needed, and
 there are blocks enough for a card all the same."""
+
+FLAT_BYTES = 8 * 1024
+"""Bytes of small planes that a block reads in one run."""
 
 KEPT = 4096
 """Numbers per column and kernel row (BP x KH x BC) that band_fill keeps in shared memory: 16 KiB."""
@@ -88,13 +94,18 @@ def tile(
     """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel; by its own stream if given."""
     whole = kernel is None and layout.w == 1
     uncut = whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES
-    stream = WHOLE_STREAM if uncut else STREAM
     if own:
         stream = own
     elif kernel and (kernel[0] * kernel[1] > FEW_TAPS or itemsize == 8):
         stream = ROOMY_STREAM
     elif kernel and layout.unit != "planes" and layout.h * layout.w <= SMALL_PLANE:
         stream = SMALL_BANDS_STREAM
+    elif not whole or (layout.unit == "planes" and layout.h <= SHORT_PLANE):
+        stream = STREAM
+    elif layout.unit == "planes":
+        stream = PLANES_STREAM
+    else:
+        stream = WHOLE_STREAM if uncut else PART_STREAM
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill; not so
     # of neighbouring planes, where a thread has fewer columns.
     size = stream.bytes // (itemsize if whole or layout.unit == "planes" else max(itemsize, 4))
@@ -143,7 +154,7 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     plane = layout.h
     if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > 1024 or layout.c < 2:
         return None
-    BP = min(pow2_at_least(layout.c), pow2_at_most(STREAM.bytes // max(itemsize, 4) // plane))
+    BP = min(pow2_at_least(layout.c), pow2_at_most(FLAT_BYTES // max(itemsize, 4) // plane))
     VEC = gcd(layout.first, BP * plane, layout.c * plane, layout.stride[0] if layout.n > 1 else 0)
     return Flat(BP, gcd(VEC, plane), VEC)
 

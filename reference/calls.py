@@ -22,6 +22,8 @@ class Launch(Protocol):
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None: ...
 
+    def load(self, device: torch.device) -> None: ...
+
 
 @dataclass(frozen=True)
 class TailCall:

@@ -63,10 +63,10 @@ class Driver:
     def cuLaunchKernel(self, function: Any, *rest: Any) -> int:
         if not self.bound:
             return driver.INVALID_CONTEXT
-        *numbers, stream, parameters, extra = rest
+        x, y, *numbers, stream, parameters, extra = rest
         assert extra is None
         slots = [ctypes.string_at(parameters[i], 8) for i in range(self.parameters)]
-        self.launched.append(([function.value, *(n.value for n in numbers), stream.value], slots))
+        self.launched.append(([function.value, x, y, *(n.value for n in numbers), stream.value], slots))
         return self.status
 
 
@@ -78,7 +78,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 
 def kernel(shared: int = 0) -> driver.Kernel:
-    return driver.Kernel(3, b"cubin", "name", (7, 5), 64, shared)
+    return driver.Kernel(3, b"cubin", "name", 64, shared)
 
 
 def test_slots_hold_every_argument_in_order() -> None:
@@ -112,7 +112,7 @@ def test_the_driver_gets_what_was_fixed_and_what_was_given(fake: Driver) -> None
     fake.parameters = 3
     values = (ctypes.c_int64 * 2)(17, -4)
     addresses = [ctypes.addressof(values), ctypes.addressof(values) + 8]
-    kernel()(STREAM, driver.parameters(addresses))
+    kernel()((7, 5), STREAM, driver.parameters(addresses))
     # One null pointer more than the kernel's own parameters: for scratch memory that there is none of.
     assert fake.launched == [([KERNEL, 7, 5, 1, 64, 1, 1, 0, STREAM], [pack("q", v) for v in (17, -4, 0)])]
     assert fake.asked_for_shared == []
@@ -126,25 +126,25 @@ def test_much_shared_memory_is_asked_for(fake: Driver) -> None:
 def test_a_fresh_thread_gets_the_context(fake: Driver) -> None:
     made = kernel()
     fake.bound.clear()
-    made(STREAM, driver.parameters([]))
+    made((7, 5), STREAM, driver.parameters([]))
     assert fake.bound == [CONTEXT + 3]
     assert len(fake.launched) == 1
 
 
 def test_errors_are_in_the_drivers_words(fake: Driver) -> None:
     with pytest.raises(RuntimeError, match="CUDA driver: CUDA_ERROR number 209"):
-        driver.Kernel(0, b"other", "name", (1, 1), 32, 0)
+        driver.Kernel(0, b"other", "name", 32, 0)
     made = kernel()
     fake.status = 700
     with pytest.raises(RuntimeError, match="CUDA driver: CUDA_ERROR number 700"):
-        made(STREAM, driver.parameters([]))
+        made((7, 5), STREAM, driver.parameters([]))
 
 
 def test_a_launch_hands_over_what_the_kernel_takes(fake: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything else is compiled in: the kernel has as many parameters as its specialisation has types."""
     monkeypatch.setattr(launch, "INTERPRETED", False)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 3)
-    monkeypatch.setattr(launch.Launch, "_load", lambda self, device: kernel())
+    monkeypatch.setattr(launch, "_compiled", lambda special, device: kernel())
     call = launch.prepare_tail((2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False)
     prepared: Any = call.multiply_gap
     y, out = torch.zeros(1), torch.zeros(1)

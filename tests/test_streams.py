@@ -154,6 +154,25 @@ x.uniform_()
 graph.replay()
 assert torch.equal(out, convgap.conv_transpose2d_multiply_gap(x, w, stride=2, backend=BACKEND))
 """,
+    # The weight is large: contract, which has one form for few samples and one for many.
+    "warmup for other batches": """
+x, w = torch.rand(2, 8, 4, 4, device="cuda"), torch.rand(8, 40, 3, 3, device="cuda")
+done = convgap.warmup(convgap.conv_transpose2d_multiply_gap, x, w, stride=2, backend=BACKEND)
+assert done.steps[0].kernels == ("band_sums", "contract"), done
+def refuse(*args, **kwargs):
+    raise AssertionError("compiled or loaded during capture")
+import triton, cupy
+from triton_impl import driver
+triton.compile = cupy.RawKernel = driver.Kernel = refuse
+for n in (3, 40):
+    x = torch.rand(n, 8, 4, 4, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = convgap.conv_transpose2d_multiply_gap(x, w, stride=2, backend=BACKEND)
+    x.uniform_()
+    graph.replay()
+    assert torch.equal(out, convgap.conv_transpose2d_multiply_gap(x, w, stride=2, backend=BACKEND))
+""",
     "no warmup": """
 x = torch.rand(2, 4, 9, 8, device="cuda")
 try:

@@ -52,19 +52,16 @@ def parameters(addresses: list[int]) -> Any:
 
 
 class Kernel:
-    """One kernel of a cubin, loaded on a device, with everything fixed but its stream and arguments.
+    """One kernel of a cubin, loaded on a device.
 
     name     its entry point
-    grid     programs, up to 2^31 - 1 and 65535
     threads  per program
     shared   bytes of shared memory per program
 
     Raises RuntimeError, with the driver's words, if the machine code cannot be loaded.
     """
 
-    def __init__(
-        self, device: int, cubin: bytes, name: str, grid: tuple[int, int], threads: int, shared: int
-    ) -> None:
+    def __init__(self, device: int, cubin: bytes, name: str, threads: int, shared: int) -> None:
         _bind(device)
         module, function = c_void_p(), c_void_p()
         _check(_driver().cuModuleLoadData(byref(module), cubin))
@@ -73,13 +70,15 @@ class Kernel:
             _check(_driver().cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_BYTES, shared))
         self._device = device
         self._launch = _driver().cuLaunchKernel
+        self._function = function
         # Converted once: ctypes passes its own objects on as they are.
-        self._fixed = function, *map(c_uint, (*grid, 1, threads, 1, 1, shared))
+        self._block = tuple(map(c_uint, (1, threads, 1, 1, shared)))
 
-    def __call__(self, stream: int, parameters: Any) -> None:
-        """Launch on `stream` (a raw handle) with what `parameters` made."""
-        status = self._launch(*self._fixed, c_void_p(stream), parameters, None)
+    def __call__(self, grid: tuple[int, int], stream: int, parameters: Any) -> None:
+        """Launch as many programs, up to 2^31 - 1 and 65535, on `stream` (a raw handle) with what `parameters` made."""
+        arguments = self._function, *grid, *self._block, c_void_p(stream), parameters, None
+        status = self._launch(*arguments)
         if status == INVALID_CONTEXT:
             _bind(self._device)
-            status = self._launch(*self._fixed, c_void_p(stream), parameters, None)
+            status = self._launch(*arguments)
         _check(status)

@@ -8,7 +8,7 @@ own launch binds and inspects every argument again on each call.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import ceil
 from typing import Any
 
@@ -26,6 +26,9 @@ from triton_impl import driver, kernels, plan
 
 INTERPRETED = isinstance(kernels.multiply_gap, InterpretedFunction)
 """Whether TRITON_INTERPRET was set when the kernels were decorated: then they run on CPU tensors."""
+
+BATCHES = 1, plan.MANY
+"""Batch sizes that between them need every form of a kernel: only `contract` has more than one."""
 
 _POINTER = {
     torch.float32: "*fp32",
@@ -90,19 +93,26 @@ class Launch:
             return
         kernel = self._loaded.get(device.index)
         if kernel is None:
-            kernel = self._loaded[device.index] = self._load(device)
-        kernel(stream, self._slots.fill(arguments))
+            kernel = self._loaded[device.index] = _compiled(self.special, device.index)
+        kernel(self.grid, stream, self._slots.fill(arguments))
 
-    def _load(self, device: torch.device) -> driver.Kernel:
-        # Asked of torch: Triton would have a C compiler make a module to ask the driver.
-        major, minor = torch.cuda.get_device_capability(device)
-        compiled = self.special.compile(GPUTarget("cuda", 10 * major + minor, 32))
-        made = compiled.metadata
-        if made.global_scratch_size or made.profile_scratch_size:
-            raise RuntimeError(f"{made.name}: expected a kernel without scratch memory")
-        return driver.Kernel(
-            device.index, compiled.asm["cubin"], made.name, self.grid, 32 * made.num_warps, made.shared
-        )
+    def load(self, device: torch.device) -> None:
+        """Compile and load, so that no launch with this code has to."""
+        if not INTERPRETED:
+            with torch.cuda.device(device):
+                _compiled(self.special, device.index)
+
+
+@cache
+def _compiled(special: Specialization, device: int) -> driver.Kernel:
+    """The kernel on a device, which has to be the current one. Launches that differ in their grids share it."""
+    # Asked of torch: Triton would have a C compiler make a module to ask the driver.
+    major, minor = torch.cuda.get_device_capability(device)
+    compiled = special.compile(GPUTarget("cuda", 10 * major + minor, 32))
+    made = compiled.metadata
+    if made.global_scratch_size or made.profile_scratch_size:
+        raise RuntimeError(f"{made.name}: expected a kernel without scratch memory")
+    return driver.Kernel(device, compiled.asm["cubin"], made.name, 32 * made.num_warps, made.shared)
 
 
 def _access(layout: Layout, pointer: str, itemsize: int) -> tuple[tuple[str, int], ...]:

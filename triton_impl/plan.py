@@ -22,12 +22,12 @@ class Stream:
     registers: int | None = None
 
 
-WHOLE_STREAM, PART_STREAM = Stream(16 * 1024, 8), Stream(16 * 1024, 4)
-"""Rows of a plane: four 16-byte loads per thread where a program has the whole plane, eight where it
-has a part and its threads have to wait for the counter."""
+WHOLE_STREAM, PART_STREAM = Stream(32 * 1024, 16, 64), Stream(32 * 1024, 8, 64)
+"""Rows of a plane: four 16-byte loads per thread where a program has the whole plane, eight where it has a part and its
+threads have to wait for the counter. Few programs at a time, for the memory likes few streams."""
 
-PLANES_STREAM = Stream(16 * 1024, 2, 255)
-"""Neighbouring planes (channels_last): one warp needs no barrier to add its rows."""
+PLANES_STREAM, SHORT_PLANES_STREAM, SHORT_PLANE = Stream(32 * 1024, 4, 255), Stream(16 * 1024, 2, 255), 64
+"""Neighbouring planes (channels_last), and those of at most so many elements: too few rows for more threads."""
 
 BANDS_STREAM = Stream(8 * 1024, 1, 255)
 """Bands: one warp needs no barrier, and what a program does once is done by fewer threads. Registers, here and
@@ -98,7 +98,7 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     if kernel:
         stream = SMALL_BANDS_STREAM if small else LARGE_BANDS_STREAM if large else BANDS_STREAM
     elif layout.unit == "planes":
-        stream = PLANES_STREAM
+        stream = PLANES_STREAM if layout.h > SHORT_PLANE else SHORT_PLANES_STREAM
     else:
         stream = WHOLE_STREAM if uncut else PART_STREAM
     kept = KEPT // pow2_at_least(kernel[0] if kernel else 1)
