@@ -169,8 +169,8 @@ PLANTED = {
         "@triton.autotune([], [])\n@triton.jit\ndef band_sums_kernel",
     ),
     "functions: line": (
-        "        total = (total * scale).to(ACC)\n",
-        "        total = (total * scale).to(ACC)\n        total = tl.sigmoid(total)\n",
+        "\n        total = (total * scale).to(ACC)\n",
+        "\n        total = (total * scale).to(ACC)\n        total = tl.sigmoid(total)\n",
     ),
     "stores: band_sums_contract_kernel stores out": (
         "        tl.store(out + n * (G * CO) + c, narrow(total, ",

@@ -313,30 +313,32 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              H_OUT: tl.constexpr, W_OUT: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
              EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
              SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
-             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr,
+             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, TILES: tl.constexpr, BK: tl.constexpr,
              STEPS: tl.constexpr, SLICE: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I: slice of the products of an output, block of outputs of one group, block of samples
     LENGTH: tl.constexpr = CI * KH * KW
+    OUTS: tl.constexpr = TILES * BCO
     splits: tl.constexpr = (LENGTH + SLICE - 1) // SLICE
-    blocks: tl.constexpr = (CO + BCO - 1) // BCO
+    blocks: tl.constexpr = (CO + OUTS - 1) // OUTS
     split = tl.program_id(1) % splits
     block = tl.program_id(1) // splits
     g = (block // blocks).to(tl.int64)
     n0 = tl.program_id(0).to(tl.int64) * BN
-    co = block % blocks * BCO + tl.arange(0, BCO)
+    co = block % blocks * OUTS + tl.arange(0, BCO)
     # WIDTH outputs at a time in the end: all of the block's, of some samples.
     at = tl.arange(0, WIDTH)
-    own = block % blocks * BCO + at % BCO
+    own = block % blocks * OUTS + at % OUTS
     # 2 addresses: k runs over (ci, tap)
     weight += g * CI * CO * (KH * KW) + co[:, None].to(tl.int64) * (KH * KW)
     sums += (n0 * G + g) * LENGTH
     tile = tl.program_id(0).to(tl.int64) * (tl.num_programs(1) // splits) + block
-    partials += tile * splits * (BN * BCO)
+    partials += tile * splits * (BN * OUTS)
     if BIAS:
         b = tl.load(bias + g * CO + own, mask=own < CO, other=0)
-    # A tensor for each sample: a thread loads a sum once, whatever it multiplies it with.
+    # A tensor for each sample, so that a thread loads a sum once for all its outputs, and of one shape whatever there
+    # are of them: in what order Triton adds a tensor up depends on its shape.
     acc = ()
-    for _ in tl.static_range(BN):
+    for _ in tl.static_range(BN * TILES):
         acc += (tl.zeros((BCO, BK), ACC),)
     for k0 in range(split * SLICE, tl.minimum(split * SLICE + SLICE, LENGTH), STEPS * BK):
         # 3 masked load: the weights of all steps come first, for they are farther away
@@ -344,11 +346,13 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
         for i in tl.static_range(STEPS):
             k = k0 + i * BK + tl.arange(0, BK)[None, :]
             tap = k % (KH * KW)
-            live = (k < LENGTH) & (co < CO)[:, None]
+            live = k < LENGTH
             if EMPTY:
                 live &= lands(tap // KW, tap % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
             ci = (k // (KH * KW)).to(tl.int64)
-            w += (tl.load(weight + ci * (CO * KH * KW) + tap, mask=live, other=0),)
+            for q in tl.static_range(TILES):
+                w_ptrs = weight + q * BCO * (KH * KW) + ci * (CO * KH * KW) + tap
+                w += (tl.load(w_ptrs, mask=live & (co + q * BCO < CO)[:, None], other=0),)
         for i in tl.static_range(STEPS):
             k = k0 + i * BK + tl.arange(0, BK)[None, :]
             # 4 accumulate
@@ -356,16 +360,18 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             for s in tl.static_range(BN):
                 length = tl.where(n0 + s < N, LENGTH, 0)
                 t = tl.load(sums + s * (G * LENGTH) + k, mask=k < length, other=0)
-                more += (acc[s] + t * w[i].to(ACC),)
+                for q in tl.static_range(TILES):
+                    more += (acc[s * TILES + q] + t * w[i * TILES + q].to(ACC),)
             acc = more
     # 5 reduce
-    for s in tl.static_range(BN):
-        tl.store(partials + (split * BN + s) * BCO + tl.arange(0, BCO), tl.sum(acc[s], 1))
+    row = partials + split * (BN * OUTS) + tl.arange(0, BCO)
+    for j in tl.static_range(BN * TILES):
+        tl.store(row + j * BCO, tl.sum(acc[j], 1))
     if arrive(counters + tile, splits):
-        for s0 in range(0, BN, WIDTH // BCO):
-            n = n0 + s0 + at // BCO
+        for s0 in range(0, BN, WIDTH // OUTS):
+            n = n0 + s0 + at // OUTS
             inside = (n < N) & (own < CO)
-            total = add_rows(partials + s0 * BCO, splits, BN * BCO, at, inside, FR, ACC)
+            total = add_rows(partials + s0 * OUTS, splits, BN * OUTS, at, inside, FR, ACC)
             # 6 scale and bias
             total = (total * scale).to(ACC)
             if BIAS:

@@ -253,7 +253,7 @@ def prepare_chain(
         tile.registers,
     )  # fmt: skip
     step, SLICE = plan.contraction(problem), plan.slice_of(problem)
-    tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
+    tiles, slices = G * ceil(CO / (step.TILES * step.BCO)), ceil(CI * KH * KW / SLICE)
     contract = _specialize(
         kernels.contract,
         [
@@ -261,7 +261,7 @@ def prepare_chain(
         ],
         {
             **channels, **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
-            "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE, "WIDTH": plan.CONTRACT_WIDTH,
+            "TILES": step.TILES, "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE, "WIDTH": plan.CONTRACT_WIDTH,
             "FR": plan.finish_rows(plan.CONTRACT_WIDTH),
         },
         (("sums", 16), ("weight", 16)),
@@ -297,7 +297,7 @@ def prepare_chain(
         problem.n * G,
         0 if tile.parts == 1 else planes * tile.parts * tile.BP * KH * KW,
         0 if tile.parts == 1 else planes,
-        ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
+        ceil(problem.n / step.BN) * tiles * slices * step.BN * step.TILES * step.BCO,
         ceil(problem.n / step.BN) * tiles,
         plan.chain_depth(seen, tile, own if fused else None),
     )

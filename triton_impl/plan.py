@@ -172,20 +172,21 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
 @dataclass(frozen=True)
 class Contraction:
     """BN samples x BCO outputs x BK (ci, tap) pairs per step of the small matrix products; STEPS steps of weights are
-    loaded together. registers: the most per thread; None is as the compiler likes."""
+    loaded together, for TILES times so many outputs. registers: the most per thread; None is as the compiler likes."""
 
     BN: int
     BCO: int
     BK: int
     STEPS: int = 1
     registers: int | None = None
+    TILES: int = 1
 
 
 CONTRACT = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128)
 """Few samples and outputs per program because there are few: programs enough for a card come of few products each. A
 thread has four neighbouring k of one output, which are one access of 16 bytes where a kernel has 4, 8 or 16 taps."""
 
-CONTRACT_MANY, MANY = Contraction(BN=4, BCO=64, BK=16, STEPS=4, registers=128), 32
+CONTRACT_MANY, MANY = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128, TILES=2), 32
 """The same for so many samples or more, which make programs enough for products that share what they read. They are
 added in the same order."""
 
