@@ -102,9 +102,10 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args, "project")
     record = joined([load(path) for path in args.record])
     arch = architecture_of(record)
-    memory = fit(floors(record), ARCHITECTURES[arch].bandwidth)
+    card = card_of(record, arch)
+    memory = fit(floors(record), card.bandwidth)
     here, there = collect_elsewhere(arch), collect_elsewhere(TARGET)
-    lines = project(record, memory, here, there, ARCHITECTURES[arch])
+    lines = project(record, memory, here, there, card)
     if not lines:
         raise UsageError(
             f"{', '.join(map(str, args.record))}: no timed row of a case that `bench.py inspect` compiles"
@@ -140,6 +141,17 @@ def architecture_of(record: Run) -> int:
             f"the record's card is {gpu}, sm_{arch}; known are {', '.join(map(str, ARCHITECTURES))}"
         )
     return arch
+
+
+def card_of(record: Run, arch: int) -> Architecture:
+    """The record's card: sm_<arch> comes in several, with memories of their own."""
+    known = ARCHITECTURES[arch]
+    if record.card is None or record.card.bandwidth is None:
+        return known
+    measured = record.card
+    return replace(
+        known, card=measured.name, sms=measured.sms, bandwidth=measured.bandwidth, l2_bytes=measured.l2_bytes
+    )
 
 
 def floors(record: Run) -> list[tuple[int, float]]:

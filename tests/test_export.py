@@ -272,30 +272,6 @@ def test_graph_replays_on_two_streams(texts: dict[str, str], tmp_path: Path) -> 
         assert torch.equal(output, expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="speed needs a GPU")
-@pytest.mark.parametrize("strategy", export.STRATEGIES)
-def test_same_speed_as_the_package(strategy: str, texts: dict[str, str], tmp_path: Path) -> None:
-    """Within 3 %, at the headline, both in CUDA graphs and interleaved."""
-    import convgap
-    from harness.timing import Stop, capture, interleave, stopwatch
-
-    module: Any = load(texts[strategy], tmp_path)
-    torch.manual_seed(0)
-    new = module.ModelNew(64, 128, 3, 2, 1, 1, 0.5).cuda()
-    torch.manual_seed(0)
-    old: Any = convgap.ConvTranspose2dMultiplyGAP(
-        64, 128, 3, 2, 1, 1, 0.5, strategy=strategy, backend="triton", device="cuda"
-    )
-    old.load_state_dict(new.state_dict())
-    x = torch.rand(16, 64, 128, 128, device="cuda")
-    with torch.no_grad():
-        replays = {name: capture(lambda m=model: m(x))[0] for name, model in (("new", new), ("old", old))}
-        meters = {name: stopwatch(replay, None) for name, replay in replays.items()}
-        samples = interleave(meters, Stop(width=0.005, min_rounds=50, max_rounds=300, budget_s=10.0)).samples
-    new_us, old_us = (sorted(samples[name])[len(samples[name]) // 2] for name in ("new", "old"))
-    assert new_us <= 1.03 * old_us, f"{new_us:.2f} us, the package {old_us:.2f} us"
-
-
 def test_needs_nothing_of_the_project(texts: dict[str, str], tmp_path: Path) -> None:
     """Isolated mode ignores the environment's paths and the current folder."""
     path = tmp_path / "model_new.py"

@@ -254,8 +254,10 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(not GPU, reason="only a GPU's memory can be limited for one process")
 def test_out_of_memory_on_the_device() -> None:
+    # It leaves at once: torch's backward thread may be on its way out of Python, and aborts the process if the
+    # interpreter goes first (pytorch/pytorch#38228).
     program = """
-import json, torch, convgap
+import json, os, torch, convgap
 x = torch.rand(4, 64, 512, 512, device="cuda", requires_grad=True)  # 256 MiB, and its gradient as much
 w = torch.rand(64, 8, 3, 3, device="cuda")
 def gradient():
@@ -270,7 +272,8 @@ try:
 except torch.OutOfMemoryError:
     raised = True
 torch.cuda.set_per_process_memory_fraction(1.0)
-print(json.dumps([raised, gradient().sum().item() == expected]))
+print(json.dumps([raised, gradient().sum().item() == expected]), flush=True)
+os._exit(0)
 """
     assert run("", program=program) == [True, True]
 

@@ -12,8 +12,8 @@ from harness import projection
 from harness.cli import main
 from harness.errors import UsageError
 from harness.occupancy import ARCHITECTURES
-from harness.projection import Memory, fit, model_us, project, sm_us
-from harness.records import CaseRecord, Environment, Row, Run, to_json
+from harness.projection import Memory, card_of, fit, model_us, project, sm_us
+from harness.records import CardRecord, CaseRecord, Environment, Row, Run, to_json
 
 H200, ADA = ARCHITECTURES[90], ARCHITECTURES[89]
 MIB = 1 << 20
@@ -95,6 +95,18 @@ def test_slow_multiprocessors_are_slow_on_both_cards() -> None:
     run.cases[0].rows[0].samples["cold"] = [start + 1.5 * sm] * 5
     (line,) = project(run, memory, [slow], [slow], H200)
     assert line.bound == "SMs" and line.projected == pytest.approx(start + 1.5 * sm_us(slow, ADA, 512 * MIB))
+
+
+def test_memory_is_that_of_the_records_card() -> None:
+    """Of the same architecture as another card, with another memory: the share is of its own rate."""
+    run = record()
+    assert card_of(run, 90) == H200
+    run.card = CardRecord("another", 3352.0, 50 << 20, 114, "NVML")
+    card = card_of(run, 90)
+    assert (card.card, card.bandwidth, card.sms) == ("another", 3352.0, 114)
+    assert (card.warps, card.clock) == (H200.warps, H200.clock)
+    share = fit(projection.floors(run), card.bandwidth).share
+    assert share == pytest.approx(fit(projection.floors(run), H200.bandwidth).share * H200.bandwidth / 3352.0)
 
 
 def test_a_row_that_the_model_misses_is_not_projected() -> None:
