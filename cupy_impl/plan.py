@@ -175,9 +175,9 @@ CONTRACT = Contraction(BN=4, BCO=32, BK=16, BLOCKS=4, STEPS=16)
 """Few samples and outputs per block because there are few: blocks enough for a card come of few products each. A thread
 has the registers to load all its weights of a step at once, and then all its rows of the finish."""
 
-CONTRACT_MANY, MANY = Contraction(BN=8, BCO=64, BK=16, BLOCKS=4, STEPS=4), 32
-"""The same for so many samples or more, which make blocks enough for products that share what they read. They are added
-in the same order."""
+CONTRACT_MANY, MANY = Contraction(BN=8, BCO=64, BK=16, BLOCKS=4, STEPS=2), 32
+"""The same for so many samples or more, which make blocks enough for products that share what they read: as many as a
+thread has registers for. They are added in the same order."""
 
 MIN_SLICE, SLICES = 64, 32
 """Products of one output that a block adds up at least, and partial products of one output at most: the last

@@ -29,6 +29,8 @@ WIDE = Chain(8, 512, 256, 16, 16, (4, 4), (2, 2), (1, 1))
 # Many taps, for few outputs and for as many as one launch serves.
 LARGE = [Chain(16, 64, c_out, 128, 128, (5, 5), (2, 2), (1, 1)) for c_out in (64, 128)]
 LARGER = Chain(16, 64, 64, 128, 128, (7, 7), (2, 2), (3, 3))
+# Samples enough for other blocks in contract, and outputs that do not fill them.
+MANY = [Chain(64, 96, c_out, 7, 7, (3, 3), (2, 2), (1, 1)) for c_out in (128, 200)]
 TAILS = ((16, 128, 256, 256), (256, 2048, 7, 7))
 
 
@@ -42,7 +44,7 @@ def launches(kernel_set: Any, dtype: torch.dtype, channels_last: bool) -> Iterat
     calls = [
         kernel_set.prepare_tail(shape, strides(shape, channels_last), dtype, 0, False) for shape in TAILS
     ]
-    for problem in (HEADLINE, WIDE, *LARGE, LARGER):
+    for problem in (HEADLINE, WIDE, *LARGE, LARGER, *MANY):
         stride = strides(problem.in_shape, channels_last)
         calls.append(kernel_set.prepare_chain(problem, stride, dtype, 0, True))
         calls.append(kernel_set.prepare_backward(problem, stride, dtype))
