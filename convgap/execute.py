@@ -22,6 +22,7 @@ class KernelSet(Protocol):
     """What triton_impl.launch and cupy_impl.launch both are."""
 
     BATCHES: tuple[int, ...]
+    """Batch sizes that between them need every form of a kernel."""
 
     def prepare_tail(
         self,

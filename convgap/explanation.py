@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convgap import backends, execute
-from convgap.library import problem_of
-from reference.problem import Chain
+from convgap.library import weighted_problem
 
 
 @dataclass(frozen=True)
@@ -117,16 +116,10 @@ def _load_for_any_batch(step: Step, args: tuple[Any, ...]) -> None:
     """Compile and load what the same step would launch for other batch sizes."""
     if "contract" in step.kernels:
         x, weight, bias, multiplier, _, *size, geometry, _ = args
-        shape = tuple(x.shape) if step.operator == "chain" else (*x.shape[:2], *size[0])
-        problem = _problem(shape, weight, bias, geometry)
+        shape = x.shape if step.operator == "chain" else (*x.shape[:2], *size[0])
+        problem = weighted_problem(shape, weight, bias, geometry)
         kernels: Any = backends.kernel_set(step.backend)
         execute.load_contract(kernels, problem, weight.dtype, multiplier is not None, x.device)
-
-
-def _problem(shape: tuple[int, ...], weight: Tensor, bias: Tensor | None, geometry: Sequence[int]) -> Chain:
-    """That of an operator `chain` or `contract`."""
-    c_out, kernel = weight.shape[1] * geometry[8], tuple(weight.shape[2:])
-    return problem_of(shape, kernel, c_out, tuple(geometry), bias is not None)
 
 
 def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
@@ -162,7 +155,7 @@ def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str
         return ("multiply_gap",), "a block holds whole planes"
     if operator == "chain":
         _, weight, bias, multiplier, _, geometry, _ = args
-        problem = _problem(tuple(x.shape), weight, bias, geometry)
+        problem = weighted_problem(x.shape, weight, bias, geometry)
         call = kernels.prepare_chain(problem, x.stride(), x.dtype, address, multiplier is not None)
         if call.band_sums_contract is None:
             return ("band_sums", "contract"), "the weight is too large beside the planes for one launch"

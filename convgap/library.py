@@ -68,6 +68,12 @@ def problem_of(
     return Chain(n, c_in, c_out, h, w, taps, (sh, sw), (ph, pw), (oh, ow), (dh, dw), groups, bias)
 
 
+def weighted_problem(shape: Sizes, weight: Tensor, bias: Tensor | None, geometry: Sizes) -> Chain:
+    """Of the operators that take the weight, from the [n, c_in, h, w] of x."""
+    taps = weight.shape
+    return problem_of(tuple(shape), taps[2:], taps[1] * geometry[8], tuple(geometry), bias is not None)
+
+
 def _planes_problem(n: int, c: int, size: Sizes, kernel: Sizes, geometry: Sizes) -> Chain:
     """Of band sums and their transpose, which know nothing of outputs and groups."""
     return problem_of((n, c, *size), tuple(kernel), 1, (*geometry[:8], 1), False)
@@ -80,8 +86,7 @@ def _chain(
     x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float,
     geometry: Sizes, backend: str,
 ) -> Tensor:  # fmt: skip
-    shape = weight.shape
-    problem = problem_of(x.shape, shape[2:], shape[1] * geometry[8], tuple(geometry), bias is not None)
+    problem = weighted_problem(x.shape, weight, bias, geometry)
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
 
     def run(kernels: Any) -> Tensor:
@@ -122,9 +127,7 @@ def _contract(
     sums: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float,
     size: Sizes, geometry: Sizes, backend: str,
 ) -> Tensor:  # fmt: skip
-    n, c, *kernel = sums.shape
-    c_out = weight.shape[1] * geometry[8]
-    problem = problem_of((n, c, *size), tuple(kernel), c_out, tuple(geometry), bias is not None)
+    problem = weighted_problem((*sums.shape[:2], *size), weight, bias, geometry)
     sums = sums.contiguous()
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
 
@@ -138,8 +141,7 @@ def _contract(
 
 
 def _expand(grad: Tensor, weight: Tensor, scale: float, size: Sizes, geometry: Sizes, backend: str) -> Tensor:
-    n, c, c_out, kernel = grad.shape[0], weight.shape[0], weight.shape[1] * geometry[8], weight.shape[2:]
-    problem = problem_of((n, c, *size), tuple(kernel), c_out, tuple(geometry), False)
+    problem = weighted_problem((grad.shape[0], weight.shape[0], *size), weight, None, geometry)
     weight = weight.contiguous()
 
     def run(kernels: Any) -> Tensor:

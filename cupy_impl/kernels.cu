@@ -257,7 +257,8 @@ __device__ __forceinline__ ACC add_rows(const ACC* partials, int from, int by, i
 
 // Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and red[0..WIDTH) is
 // the sum of all rows. red has room for THREADS and for WIDTH.
-template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows, ACC* red) {
+template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
+                                                            ACC* red) {
     // COUNT threads share a column, or a thread has several.
     constexpr int COUNT = WIDTH < THREADS ? THREADS / WIDTH : 1;
     #pragma unroll 1

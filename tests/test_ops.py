@@ -153,8 +153,7 @@ def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, devic
     require(backend, device)
     inputs = make_inputs(case, device)
     together = inputs.call(convgap, backend=backend)
-    last = case.problem.n - 1
-    for n in sorted({0, 1, last // 2, last}):
+    for n in range(case.problem.n):
         alone = replace(inputs, x=inputs.x[n : n + 1]).call(convgap, backend=backend)
         assert torch.equal(alone[0], together[n])
 

@@ -138,41 +138,38 @@ def test_a_training_step_can_be_captured(backend: str, device: torch.device) -> 
         assert torch.equal(got, want)
 
 
-IN_A_PROCESS = {
-    # After a warm-up nothing is compiled or loaded any more.
-    "warmup": """
-x, w = torch.rand(2, 4, 9, 8, device="cuda"), torch.rand(4, 3, 3, 3, device="cuda")
-convgap.warmup(convgap.conv_transpose2d_multiply_gap, x, w, stride=2, backend=BACKEND)
-def refuse(*args, **kwargs):
-    raise AssertionError("compiled during capture")
-import triton, cupy
-triton.compile = cupy.RawKernel = refuse
-graph = torch.cuda.CUDAGraph()
-with torch.cuda.graph(graph):
-    out = convgap.conv_transpose2d_multiply_gap(x, w, stride=2, backend=BACKEND)
-x.uniform_()
-graph.replay()
-assert torch.equal(out, convgap.conv_transpose2d_multiply_gap(x, w, stride=2, backend=BACKEND))
-""",
-    # The weight is large: contract, which has one form for few samples and one for many.
-    "warmup for other batches": """
-x, w = torch.rand(2, 8, 4, 4, device="cuda"), torch.rand(8, 40, 3, 3, device="cuda")
-done = convgap.warmup(convgap.conv_transpose2d_multiply_gap, x, w, stride=2, backend=BACKEND)
-assert done.steps[0].kernels == ("band_sums", "contract"), done
+# After a warm-up nothing is compiled or loaded any more, for any batch size.
+CAPTURED = """
 def refuse(*args, **kwargs):
     raise AssertionError("compiled or loaded during capture")
 import triton, cupy
 from triton_impl import driver
 triton.compile = cupy.RawKernel = driver.Kernel = refuse
-for n in (3, 40):
-    x = torch.rand(n, 8, 4, 4, device="cuda")
+for n in BATCHES:
+    x = torch.rand(n, *x.shape[1:], device="cuda")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = convgap.conv_transpose2d_multiply_gap(x, w, stride=2, backend=BACKEND)
     x.uniform_()
     graph.replay()
     assert torch.equal(out, convgap.conv_transpose2d_multiply_gap(x, w, stride=2, backend=BACKEND))
-""",
+"""
+
+IN_A_PROCESS = {
+    "warmup": """
+BATCHES = 2, 3
+x, w = torch.rand(2, 4, 9, 8, device="cuda"), torch.rand(4, 3, 3, 3, device="cuda")
+convgap.warmup(convgap.conv_transpose2d_multiply_gap, x, w, stride=2, backend=BACKEND)
+"""
+    + CAPTURED,
+    # The weight is large: contract, which has one form for few samples and one for many.
+    "warmup, large weight": """
+BATCHES = 3, 40
+x, w = torch.rand(2, 8, 4, 4, device="cuda"), torch.rand(8, 40, 3, 3, device="cuda")
+done = convgap.warmup(convgap.conv_transpose2d_multiply_gap, x, w, stride=2, backend=BACKEND)
+assert done.steps[0].kernels == ("band_sums", "contract"), done
+"""
+    + CAPTURED,
     "no warmup": """
 x = torch.rand(2, 4, 9, 8, device="cuda")
 try:
