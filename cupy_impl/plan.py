@@ -29,7 +29,7 @@ STREAM = Stream(16 * 1024, THREADS, BLOCKS)
 
 WHOLE_STREAM, PART_STREAM = Stream(64 * 1024, 256, 2), Stream(32 * 1024, THREADS, 4)
 """The same per multiprocessor where a block has nothing to do but to add up whole planes, however large, or parts of
-them: few blocks at a time, for the memory likes few streams."""
+them: few blocks at a time, for the memory likes few streams. Parts of rows with gaps between them as well as planes."""
 
 PLANES_STREAM, SHORT_PLANE = Stream(32 * 1024, 256, 4), 64
 """The same for neighbouring planes (channels_last) of more than so many elements: rows enough for its threads."""
@@ -98,14 +98,12 @@ def tile(
         stream = own
     elif kernel and (kernel[0] * kernel[1] > FEW_TAPS or itemsize == 8):
         stream = ROOMY_STREAM
-    elif kernel and layout.unit != "planes" and layout.h * layout.w <= SMALL_PLANE:
-        stream = SMALL_BANDS_STREAM
-    elif not whole or (layout.unit == "planes" and layout.h <= SHORT_PLANE):
-        stream = STREAM
     elif layout.unit == "planes":
-        stream = PLANES_STREAM
+        stream = STREAM if kernel or layout.h <= SHORT_PLANE else PLANES_STREAM
+    elif kernel:
+        stream = SMALL_BANDS_STREAM if layout.h * layout.w <= SMALL_PLANE else STREAM
     else:
-        stream = WHOLE_STREAM if uncut else PART_STREAM
+        stream = WHOLE_STREAM if uncut or not whole else PART_STREAM
     # Half-precision bands keep twice the accumulators per byte: half the bytes, or registers spill; not so
     # of neighbouring planes, where a thread has fewer columns.
     size = stream.bytes // (itemsize if whole or layout.unit == "planes" else max(itemsize, 4))

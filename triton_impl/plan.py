@@ -29,13 +29,18 @@ threads have to wait for the counter. Few programs at a time, for the memory lik
 PLANES_STREAM, SHORT_PLANES_STREAM, SHORT_PLANE = Stream(32 * 1024, 4, 255), Stream(16 * 1024, 2, 255), 64
 """Neighbouring planes (channels_last), and those of at most so many elements: too few rows for more threads."""
 
+GAPS_STREAM = Stream(32 * 1024, 2, 255)
+"""Rows with gaps between them: two axes to add up in the end, by as few threads as can hold the bytes."""
+
 BANDS_STREAM = Stream(8 * 1024, 1, 255)
 """Bands: one warp needs no barrier, and what a program does once is done by fewer threads. Registers, here and
 below, are those of a multiprocessor that has 64 KiB in flight."""
 
-SMALL_BANDS_STREAM, SMALL_PLANE = Stream(4 * 1024, 1, 255), 256
-"""Bands of planes of at most so many elements, of which a program would have so many that their ends take longer
-than their stream."""
+COLUMNS = 64
+"""Columns that a program has of several planes: with more, the ends of its planes take longer than their stream."""
+
+SMALL_PLANE = 256
+"""Planes of at most so many elements are over in a step or two, which leaves nothing to add up at the end."""
 
 LARGE_BANDS_STREAM, LARGE_BYTES = Stream(16 * 1024, 2, 128), 32 * 1024
 """Bands of planes of more than so many bytes, which are long enough to wait for if there are few of them, and of
@@ -93,14 +98,14 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     """Tile for `planes` planes of `layout`: whole planes, or the bands of a kernel."""
     whole = kernel is None and layout.w == 1
     uncut = whole and layout.unit == "rows" and layout.h * itemsize <= WHOLE_BYTES and planes >= WHOLE_PLANES
-    small = layout.unit != "planes" and layout.h * layout.w <= SMALL_PLANE
-    large = layout.unit == "planes" or (itemsize > 2 and layout.h * layout.w * itemsize > LARGE_BYTES)
+    plane = layout.h * layout.w
+    large = layout.unit == "planes" or (itemsize > 2 and plane * itemsize > LARGE_BYTES)
     if kernel:
-        stream = SMALL_BANDS_STREAM if small else LARGE_BANDS_STREAM if large else BANDS_STREAM
+        stream = LARGE_BANDS_STREAM if large else BANDS_STREAM
     elif layout.unit == "planes":
         stream = PLANES_STREAM if layout.h > SHORT_PLANE else SHORT_PLANES_STREAM
     else:
-        stream = WHOLE_STREAM if uncut else PART_STREAM
+        stream = WHOLE_STREAM if uncut else PART_STREAM if whole else GAPS_STREAM
     kept = KEPT // pow2_at_least(kernel[0] if kernel else 1)
     # Half-precision bands have to be converted: half the bytes for as many threads, but of neighbouring planes,
     # where a thread has fewer columns.
@@ -121,7 +126,9 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     else:
         BC = min(w, 256 if kernel else 1024, kept)
         BR = min(h, max(1, size // BC))
-        BP = min(c, max(1, size // (BR * BC)), max(1, kept // BC))
+        # Not so few columns that there is one short plane.
+        columns = min(kept, max(COLUMNS, 2 * BC)) if kernel else kept
+        BP = min(c, max(1, size // (BR * BC)), columns // BC)
     # Bands of neighbouring planes: longer parts, since the last program adds all of a block's planes at once.
     part = PART_BYTES * (2 if layout.unit == "planes" and not whole else 1)
     ROWS = max(BR, part // itemsize // (BP * BC))
@@ -133,7 +140,7 @@ def tile(layout: Layout, planes: int, itemsize: int, kernel: tuple[int, int] | N
     TR = max(1, 32 * warps * layout.vector // (BP * BC))
     # Bands of numbers that need no conversion are added up at the end instead: twice the registers and fewer programs
     # at once, and up to a tenth faster.
-    at_end = kernel is not None and layout.unit == "columns" and itemsize >= 4 and not small
+    at_end = kernel is not None and layout.unit == "columns" and itemsize >= 4 and plane > SMALL_PLANE
     UNROLL = 1 if at_end else BR // min(BR, TR)
     # As many as there are for that, and in float64, whose numbers take two each: nothing may spill.
     registers = stream.registers and (255 if itemsize == 8 or at_end else stream.registers // more)
