@@ -67,6 +67,11 @@ constexpr int TP = BP / VP, TC = BC / VC, FREE = THREADS / (TP * TC);
 constexpr int TR = FREE < BR / VR ? FREE : BR / VR, UNROLL = BR / (TR * VR);
 static_assert(TP * TC <= THREADS && TR >= 1, "the tile does not fit the block");
 
+// First row of thread t in the tile.
+__device__ __forceinline__ int row_of(int t) {
+    return (AXIS == 1 ? t / TP / TC % TR : AXIS == 2 ? t % TR : t / TC % TR) * VR;
+}
+
 struct Place {
     int tile, part, parts, ng, ci, rows;   // ci: first plane of the block
     index_t r0, col0;
@@ -91,7 +96,7 @@ __device__ __forceinline__ Place locate(int planes) {
     at.active = t < TP * TC * TR;
     at.p = (AXIS == 1 ? t % TP : AXIS == 2 ? t / TR / TC : t / TC / TR) * VP;
     at.c = (AXIS == 1 ? t / TP % TC : AXIS == 2 ? t / TR % TC : t % TC) * VC;
-    at.r = (AXIS == 1 ? t / TP / TC : AXIS == 2 ? t % TR : t / TC % TR) * VR;
+    at.r = row_of(t);
     return at;
 }
 
@@ -111,10 +116,12 @@ template <bool WHOLE> __device__ __forceinline__ void add_tile(const ELEMENT* p,
 __device__ __forceinline__ void stream_rows(const ELEMENT* thread, bool inside, int r, int lo, int hi, ACC (&acc)[VEC]) {
     for (int e = 0; e < VEC; e++) acc[e] = 0;
     if (!inside) return;
-    int left = hi - lo - r;
+    // All lanes of a warp take a whole step, or none: else those of its first row would wait for what they load
+    // before those of its last row, `behind` this one, load.
+    int left = hi - lo - r, behind = row_of(threadIdx.x | 31) - r;
     const ELEMENT* p = thread + (lo + r) * STRIDE_H;
     #pragma unroll 1
-    for (; left > (UNROLL - 1) * TR * VR; left -= BR, p += BR * STRIDE_H) add_tile<true>(p, left, acc);
+    for (; left - behind > (UNROLL - 1) * TR * VR; left -= BR, p += BR * STRIDE_H) add_tile<true>(p, left, acc);
     if (left > 0) add_tile<false>(p, left, acc);
 }
 #endif
