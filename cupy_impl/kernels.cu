@@ -68,9 +68,7 @@ constexpr int TR = FREE < BR / VR ? FREE : BR / VR, UNROLL = BR / (TR * VR);
 static_assert(TP * TC <= THREADS && TR >= 1, "the tile does not fit the block");
 
 // First row of thread t in the tile.
-__device__ __forceinline__ int row_of(int t) {
-    return (AXIS == 1 ? t / TP / TC % TR : AXIS == 2 ? t % TR : t / TC % TR) * VR;
-}
+__device__ __forceinline__ int row_of(int t) { return (AXIS == 1 ? t / TP / TC : AXIS == 2 ? t : t / TC) % TR * VR; }
 
 struct Place {
     int tile, part, parts, ng, ci, rows;   // ci: first plane of the block
