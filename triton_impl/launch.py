@@ -23,6 +23,7 @@ from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
 from reference.slots import Slots
 from triton_impl import driver, kernels, plan
+from triton_impl.machine_code import machine_code
 
 INTERPRETED = isinstance(kernels.multiply_gap, InterpretedFunction)
 """Whether TRITON_INTERPRET was set when the kernels were decorated: then they run on CPU tensors."""
@@ -62,12 +63,16 @@ class Specialization:
         attrs = {(names.index(name),): [["tt.divisibility", by]] for name, by in self.divisible}
         return ASTSource(self.kernel, signature, constants, attrs)
 
-    def compile(self, target: GPUTarget | None = None) -> Any:
-        """The compiled kernel for `target`, or for the current device as Triton sees it."""
+    @property
+    def options(self) -> dict[str, Any]:
+        """Triton's compiler options."""
         # Fusing a product into a sum is one rounding less; the default of this flag has changed
         # between Triton releases, the bits of a result should not.
-        options = {"num_warps": self.warps, "enable_fp_fusion": True, "maxnreg": self.registers}
-        return triton.compile(self.source(), target=target, options=options)
+        return {"num_warps": self.warps, "enable_fp_fusion": True, "maxnreg": self.registers}
+
+    def compile(self, target: GPUTarget) -> Any:
+        """The compiled kernel for `target`, with the text of every stage."""
+        return triton.compile(self.source(), target=target, options=self.options)
 
 
 class Launch:
@@ -108,11 +113,8 @@ def _compiled(special: Specialization, device: int) -> driver.Kernel:
     """The kernel on a device, which has to be the current one. Launches that differ in their grids share it."""
     # Asked of torch: Triton would have a C compiler make a module to ask the driver.
     major, minor = torch.cuda.get_device_capability(device)
-    compiled = special.compile(GPUTarget("cuda", 10 * major + minor, 32))
-    made = compiled.metadata
-    if made.global_scratch_size or made.profile_scratch_size:
-        raise RuntimeError(f"{made.name}: expected a kernel without scratch memory")
-    return driver.Kernel(device, compiled.asm["cubin"], made.name, 32 * made.num_warps, made.shared)
+    code = machine_code(special.source(), GPUTarget("cuda", 10 * major + minor, 32), special.options)
+    return driver.Kernel(device, code.cubin, code.name, code.threads, code.shared)
 
 
 def _access(layout: Layout, pointer: str, itemsize: int) -> tuple[tuple[str, int], ...]:
