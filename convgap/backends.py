@@ -22,6 +22,7 @@ import torch
 
 from convgap import execute
 from reference import collapsed
+from reference.calls import CPU
 from reference.problem import Chain, Problem, Tail
 
 BACKENDS = ("triton", "cupy", "torch")
@@ -250,4 +251,4 @@ def sentence(error: BaseException) -> str:
 
 def current_stream(device: torch.device) -> int:
     """Raw handle of the current stream; 0 on the CPU. A tenth of a microsecond, unlike the public way."""
-    return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
+    return 0 if device == CPU else torch._C._cuda_getCurrentRawStream(device.index)

@@ -45,7 +45,7 @@ class KernelSet(Protocol):
 def tail(kernels: KernelSet, y: Tensor, scale: float, multiplier: Tensor | None, stream: int) -> Tensor:
     """multiplier * scale * (mean of y over h, w) for y [n, c, h, w] -> [n, c, 1, 1]."""
     n, c, h, w = y.shape
-    out = torch.empty((n, c, 1, 1), dtype=y.dtype, device=y.device)
+    out = torch.empty(n, c, 1, 1, dtype=y.dtype, device=y.device)
     if out.numel() == 0:
         return out
     call = kernels.prepare_tail((n, c, h, w), y.stride(), y.dtype, y.data_ptr() % 16, multiplier is not None)
@@ -79,7 +79,7 @@ def chain(
     if call.band_sums_contract is None:
         sums = band_sums(kernels, problem, x, stream)
         return contract(kernels, problem, sums, weight, bias, scale, multiplier, stream)
-    out = torch.empty(problem.out_shape, dtype=x.dtype, device=x.device)
+    out = torch.empty(*problem.out_shape, dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
     partials = torch.empty(call.partials, dtype=accumulator(x.dtype), device=x.device)
@@ -96,7 +96,7 @@ def band_sums(kernels: KernelSet, problem: Chain, x: Tensor, stream: int) -> Ten
     """Sum of x over every tap's band: [n, c_in, kh, kw], in the accumulator's dtype."""
     call = kernels.prepare_chain(problem, x.stride(), x.dtype, x.data_ptr() % 16, False)
     acc = accumulator(x.dtype)
-    sums = torch.empty((problem.n, problem.c_in, *problem.kernel), dtype=acc, device=x.device)
+    sums = torch.empty(problem.n, problem.c_in, *problem.kernel, dtype=acc, device=x.device)
     if sums.numel():
         partials = zeros = sums
         if call.band_counters:
@@ -117,7 +117,7 @@ def contract(
     stream: int,
 ) -> Tensor:
     """The chain's output [n, c_out, 1, 1] from contiguous band sums [n, c_in, kh, kw]."""
-    out = torch.empty(problem.out_shape, dtype=weight.dtype, device=weight.device)
+    out = torch.empty(*problem.out_shape, dtype=weight.dtype, device=weight.device)
     if out.numel() == 0:
         return out
     sums, weight = _aligned(sums), _aligned(weight)
@@ -145,7 +145,7 @@ def expand(
     kernels: KernelSet, problem: Chain, grad: Tensor, weight: Tensor, scale: float, stream: int
 ) -> Tensor:
     """Gradient of each band sum [n, c_in, kh, kw] for grad [n, c_out, 1, 1], both in the accumulator's dtype."""
-    d = torch.empty((problem.n, problem.c_in, *problem.kernel), dtype=grad.dtype, device=grad.device)
+    d = torch.empty(problem.n, problem.c_in, *problem.kernel, dtype=grad.dtype, device=grad.device)
     if d.numel():
         call = kernels.prepare_backward(problem, _contiguous(problem), weight.dtype)
         call.expand(
@@ -173,7 +173,7 @@ def weight_grad(
     stream: int,
 ) -> Tensor:
     """Gradient of the weight, from grad [n, c_out, 1, 1] and band sums in the accumulator's dtype."""
-    dw = torch.empty(problem.weight_shape, dtype=dtype, device=grad.device)
+    dw = torch.empty(*problem.weight_shape, dtype=dtype, device=grad.device)
     if dw.numel():
         call = kernels.prepare_backward(problem, _contiguous(problem), dtype)
         call.weight_grad(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cupy_impl import plan
-from reference.calls import BackwardCall, ChainCall, TailCall, accumulator, check_grid
+from reference.calls import CPU, BackwardCall, ChainCall, TailCall, accumulator, check_grid
 from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
 from reference.slots import Slots
@@ -90,7 +90,7 @@ class Launch:
         self._on_cpu: Any = None
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
-        if device.type == "cpu":
+        if device == CPU:
             if self._on_cpu is None:
                 self._on_cpu = _interpreted(self.special)
             pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
@@ -106,7 +106,7 @@ class Launch:
 
     def load(self, device: torch.device) -> None:
         """Compile and load, so that no launch with this code has to."""
-        if device.type != "cpu":
+        if device != CPU:
             with torch.cuda.device(device):
                 _compiled(self.special).compile()
 

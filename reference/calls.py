@@ -13,6 +13,9 @@ import torch
 
 from reference.layout import Layout
 
+CPU = torch.device("cpu")
+"""To compare with: torch makes a string anew whenever it is asked for the type of a device."""
+
 
 class Launch(Protocol):
     """A kernel with its code, grid and block fixed. Pointers are given as tensors."""

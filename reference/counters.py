@@ -13,6 +13,8 @@ from threading import Lock
 
 import torch
 
+from reference.calls import CPU
+
 SLAB = 1 << 20
 """Counters on each device: 4 MiB."""
 
@@ -26,7 +28,7 @@ _slabs: dict[int, tuple[torch.Tensor, int]] = {}
 
 def take(count: int, device: torch.device, stream: int) -> torch.Tensor:
     """int32 zeros, at least `count` of them, for one launch on `stream` (a raw handle) of `device`."""
-    if device.type != "cuda":
+    if device == CPU:
         return torch.zeros(count, dtype=torch.int32, device=device)
     if torch.cuda.is_current_stream_capturing():
         return _cut(count, device)
