@@ -70,8 +70,8 @@ class Specialization:
         # between Triton releases, the bits of a result should not.
         return {"num_warps": self.warps, "enable_fp_fusion": True, "maxnreg": self.registers}
 
-    def compile(self, target: GPUTarget) -> Any:
-        """The compiled kernel for `target`, with the text of every stage."""
+    def compile(self, target: GPUTarget | None = None) -> Any:
+        """The compiled kernel for `target`, or for the current device as Triton sees it."""
         return triton.compile(self.source(), target=target, options=self.options)
 
 
