@@ -25,6 +25,9 @@ from reference.slots import Slots
 BATCHES = 1, plan.MANY
 """Batch sizes that between them need every form of a kernel: only `contract` has more than one."""
 
+OPTIONS = ("--std=c++17",)
+"""NVRTC's, without the architecture."""
+
 _ELEMENT = {
     torch.float32: "float",
     torch.float64: "double",
@@ -40,12 +43,6 @@ def kernel_source() -> str:
     return (files("cupy_impl") / "kernels.cu").read_text()
 
 
-@cache
-def device_source() -> str:
-    """The whole translation unit for NVRTC."""
-    return (files("cupy_impl") / "device.cuh").read_text() + kernel_source()
-
-
 @dataclass(frozen=True)
 class Specialization:
     """One kernel with all that fixes its code."""
@@ -59,10 +56,18 @@ class Specialization:
         return dict(self.constants)["THREADS"]
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Compiler options, without the architecture."""
-        macros = (f"-D{name}={int(v) if isinstance(v, bool) else v}" for name, v in self.constants)
-        return ("--std=c++17", f"-DKERNEL_{self.kernel}=1", *macros)
+    def macros(self) -> dict[str, Any]:
+        """Names and values of the macros that the source is compiled with."""
+        values = ((name, int(v) if isinstance(v, bool) else v) for name, v in self.constants)
+        return {f"KERNEL_{self.kernel}": 1, **dict(values)}
+
+
+def device_source(special: Specialization, kernels: str | None = None) -> str:
+    """The translation unit for NVRTC; `kernels` takes the place of kernels.cu."""
+    # Macros are in the text because CuPy runs NVRTC once per set of options, only to see its version.
+    macros = "".join(f"#define {name} {value}\n" for name, value in special.macros.items())
+    header = (files("cupy_impl") / "device.cuh").read_text()
+    return f"{macros}#line 1\n{header}{kernels or kernel_source()}"
 
 
 class _Stream:
@@ -124,14 +129,14 @@ def _compiled(special: Specialization) -> Any:
     differ in their grids share it."""
     import cupy
 
-    return cupy.RawKernel(device_source(), special.kernel, options=special.options)
+    return cupy.RawKernel(device_source(special), special.kernel, options=OPTIONS)
 
 
 def _interpreted(special: Specialization) -> Any:
     """The same kernel on the CPU."""
     from cupy_impl import interpret
 
-    macros = tuple(option for option in special.options if option.startswith("-D"))
+    macros = tuple(f"-D{name}={value}" for name, value in special.macros.items())
     return interpret.Module(kernel_source(), macros).function(special.kernel)
 
 

@@ -242,8 +242,8 @@ def compile_cuda(special: Any, arch: int) -> Binary:
     """A Specialization of cupy_impl.launch, compiled for sm_<arch> by the compiler that CuPy uses."""
     from cupy_impl import launch
 
-    source = launch.device_source()
-    return compile_cuda_source(source, special.kernel, special.options, special.threads, arch)
+    source = launch.device_source(special)
+    return compile_cuda_source(source, special.kernel, launch.OPTIONS, special.threads, arch)
 
 
 def compile_cuda_source(

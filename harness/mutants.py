@@ -525,22 +525,21 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @cache
 def _cupy_run(change: Source) -> Run:
     from cupy_impl import interpret
-    from cupy_impl.launch import device_source, kernel_source
+    from cupy_impl.launch import OPTIONS, device_source, kernel_source
 
     text = change.apply(kernel_source())
-    device_text = device_source().replace(kernel_source(), text)
 
     @cache
     def compiled(special: Any) -> Any:
         import cupy
 
-        return cupy.RawKernel(device_text, special.kernel, options=special.options)
+        return cupy.RawKernel(device_source(special, text), special.kernel, options=OPTIONS)
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
         special = launch.special
         pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
         if device.type == "cpu":
-            macros = tuple(option for option in special.options if option.startswith("-D"))
+            macros = tuple(f"-D{name}={value}" for name, value in special.macros.items())
             interpret.Module(text, macros).function(special.kernel)(launch.grid, special.threads, pointers)
             return
         with torch.cuda.device(device):

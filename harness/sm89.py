@@ -71,12 +71,12 @@ def _triton(special: Any, arguments: int) -> Code:
 def _cuda(special: Any) -> Code:
     import cupy
 
-    from cupy_impl.launch import device_source
+    from cupy_impl.launch import OPTIONS, device_source
 
     nvrtc: Any = cupy.cuda.nvrtc  # made at run time: type checkers do not see its functions
-    program = nvrtc.createProgram(device_source(), "kernels.cu", [], [])
+    program = nvrtc.createProgram(device_source(special), "kernels.cu", [], [])
     # As CuPy compiles for the GPU at hand, apart from the architecture.
-    options = (*special.options, "-ftz=true", "-arch=compute_89")
+    options = (*OPTIONS, "-ftz=true", "-arch=compute_89")
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError as error:
