@@ -22,7 +22,7 @@ from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
 from reference.slots import Slots
 
-BATCHES = 1, plan.MANY
+BATCHES = 1, plan.CONTRACT_MANY.BN * (plan.MANY + 1)
 """Batch sizes that between them need every form of a kernel: only `contract` has more than one."""
 
 OPTIONS = ("--std=c++17",)
@@ -230,11 +230,11 @@ def prepare_chain(
 
     tile = plan.tile(layout, layout.c, dtype.itemsize, seen.kernel)
     band_sums = _specialize("band_sums", layout, tile, dtype, bands, finish=plan.BANDS_FINISH)
-    step, SLICE = plan.contraction(problem), plan.slice_of(problem)
-    tiles, slices = G * ceil(CO / step.BCO), ceil(CI * KH * KW / SLICE)
+    step = plan.contraction(problem)
+    samples, tiles, slices = plan.contract_grid(problem, step)
     constants = {
         **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO, "BK": step.BK, "STEPS": step.STEPS,
-        "SLICE": SLICE,
+        "SLICE": plan.slice_of(problem),
     }  # fmt: skip
     # Numbers of float64 take two registers each.
     blocks = step.BLOCKS // (2 if dtype == torch.float64 else 1)
@@ -252,14 +252,14 @@ def prepare_chain(
     return ChainCall(
         layout,
         Launch(band_sums, (planes * tile.parts, 1)),
-        Launch(contract, (ceil(problem.n / step.BN), tiles * slices)),
+        Launch(contract, (samples, tiles * slices)),
         fused,
         problem.n * G * rows * width,
         problem.n * G,
         0 if tile.parts == 1 else planes * tile.parts * tile.BP * KH * KW,
         0 if tile.parts == 1 else planes,
-        ceil(problem.n / step.BN) * tiles * slices * step.BN * step.BCO,
-        ceil(problem.n / step.BN) * tiles,
+        samples * tiles * slices * step.BN * step.BCO,
+        samples * tiles,
         plan.chain_depth(seen, layout, tile, own if fused else None),
     )
 

@@ -173,9 +173,10 @@ CONTRACT = Contraction(BN=4, BCO=32, BK=16, BLOCKS=4, STEPS=16)
 """Few samples and outputs per block because there are few: blocks enough for a card come of few products each. A thread
 has the registers to load all its weights of a step at once, and then all its rows of the finish."""
 
-CONTRACT_MANY, MANY = Contraction(BN=8, BCO=64, BK=16, BLOCKS=4, STEPS=2), 32
-"""The same for so many samples or more, which make blocks enough for products that share what they read: as many as a
-thread has registers for. They are added in the same order."""
+CONTRACT_MANY, MANY = Contraction(BN=8, BCO=64, BK=16, BLOCKS=4, STEPS=2), 256
+"""The same where it makes more blocks than so many, two for each multiprocessor of a large card, of outputs that would
+not fit CONTRACT's: products that share what they read, as many as a thread has registers for. They are added in the
+same order."""
 
 MIN_SLICE, SLICES = 64, 32
 """Products of one output that a block adds up at least, and partial products of one output at most: the last
@@ -198,8 +199,17 @@ def slice_of(problem: Chain) -> int:
 
 def contraction(problem: Chain) -> Contraction:
     """How `contract` works on a problem: with no more STEPS than divide a slice."""
-    chosen = CONTRACT_MANY if problem.n >= MANY else CONTRACT
+    samples, tiles, slices = contract_grid(problem, CONTRACT_MANY)
+    wide = problem.c_out // problem.groups > CONTRACT.BCO
+    chosen = CONTRACT_MANY if wide and samples * tiles * slices > MANY else CONTRACT
     return replace(chosen, STEPS=gcd(slice_of(problem) // chosen.BK, chosen.STEPS))
+
+
+def contract_grid(problem: Chain, step: Contraction) -> tuple[int, int, int]:
+    """Blocks of `contract` along the samples, the outputs of all groups, and the products of one output."""
+    length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
+    tiles = problem.groups * ceil(problem.c_out // problem.groups / step.BCO)
+    return ceil(problem.n / step.BN), tiles, ceil(length / slice_of(problem))
 
 
 def contract_depth(problem: Chain) -> int:

@@ -70,10 +70,13 @@ def environment() -> dict[str, str]:
 def driven_cases(device: str) -> Iterator[Case]:
     """Small calls that reach every kernel: one launch and two, one part a plane and several, all dtypes.
 
-    On a GPU also one sample of the headline: large planes, of which a CUDA block contracts two.
+    On a GPU also one sample of the headline: large planes, of which a CUDA block contracts two; and weights large
+    enough for the other form of `contract`.
     """
     if device != "cpu":
-        yield from (replace(case, problem=replace(case.problem, n=1)) for case in select(("chain/headline",)))
+        large, many = select(("chain/headline", "chain/edge/many-samples"))
+        yield replace(large, problem=replace(large.problem, n=1))
+        yield replace(many, problem=replace(many.problem, c_in=200))
     named = select(
         (
             "chain/edge/prime", "chain/edge/groups3", "chain/edge/many-samples", "tail/edge/prime",

@@ -29,8 +29,8 @@ WIDE = Chain(8, 512, 256, 16, 16, (4, 4), (2, 2), (1, 1))
 # Many taps, for few outputs and for as many as one launch serves.
 LARGE = [Chain(16, 64, c_out, 128, 128, (5, 5), (2, 2), (1, 1)) for c_out in (64, 128)]
 LARGER = Chain(16, 64, 64, 128, 128, (7, 7), (2, 2), (3, 3))
-# Samples enough for other blocks in contract, and outputs that do not fill them.
-MANY = [Chain(64, 96, c_out, 7, 7, (3, 3), (2, 2), (1, 1)) for c_out in (128, 200)]
+# Products enough for other blocks in contract, and outputs that do not fill them.
+MANY = [Chain(128, 96, c_out, 7, 7, (3, 3), (2, 2), (1, 1)) for c_out in (128, 200)]
 TAILS = ((16, 128, 256, 256), (256, 2048, 7, 7))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
@@ -16,7 +17,7 @@ from usable import require
 
 import convgap
 from convgap import execute
-from convgap.backends import BACKENDS, depth
+from convgap.backends import BACKENDS, depth, kernel_set
 from cupy_impl import launch as cuda
 from harness.cases import LAYOUTS, Case, random_chain, select
 from harness.compare import compare
@@ -136,8 +137,39 @@ REPEATED = [
 ]
 
 
+@pytest.fixture
+def soon_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Few blocks of contract are many already: an interpreter takes half a minute for as many as a GPU has."""
+    sets: list[Any] = []
+    for name in ("triton", "cupy"):
+        with suppress(ImportError):
+            sets.append(kernel_set(name))
+    for kernels in sets:
+        monkeypatch.setattr(kernels.plan, "MANY", 16)
+        kernels.prepare_chain.cache_clear()
+    yield
+    for kernels in sets:
+        kernels.prepare_chain.cache_clear()
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.usefixtures("soon_many", "poisoned")
+def test_products_that_share_what_they_read(
+    backend: str, dtype: str, groups: int, device: torch.device
+) -> None:
+    require(backend, device)
+    problem = Chain(33, 8 * groups, 70 * groups, 3, 3, (3, 3), (2, 2), (1, 1), (1, 1), groups=groups)
+    plan = kernel_set(backend).plan
+    assert plan.contraction(problem).BN == plan.CONTRACT_MANY.BN
+    assert plan.contraction(problem) != plan.contraction(replace(problem, n=1))
+    check(backend, Case("chain/many", problem, "other blocks", values="normal"), device, dtype, "contiguous")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
+@pytest.mark.usefixtures("soon_many")
 def test_same_bits_from_run_to_run(backend: str, case: Case, device: torch.device) -> None:
     require(backend, device)
     inputs = make_inputs(case, device)
@@ -148,6 +180,7 @@ def test_same_bits_from_run_to_run(backend: str, case: Case, device: torch.devic
 
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 @pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
+@pytest.mark.usefixtures("soon_many")
 def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, device: torch.device) -> None:
     # Plain torch promises no such thing: how its sums are split depends on how many there are.
     require(backend, device)

@@ -162,10 +162,10 @@ x, w = torch.rand(2, 4, 9, 8, device="cuda"), torch.rand(4, 3, 3, 3, device="cud
 convgap.warmup(convgap.conv_transpose2d_multiply_gap, x, w, stride=2, backend=BACKEND)
 """
     + CAPTURED,
-    # The weight is large: contract, which has one form for few samples and one for many.
+    # The weight is large: contract, which has one form for few products and one for many.
     "warmup, large weight": """
 BATCHES = 3, 40
-x, w = torch.rand(2, 8, 4, 4, device="cuda"), torch.rand(8, 40, 3, 3, device="cuda")
+x, w = torch.rand(2, 200, 4, 4, device="cuda"), torch.rand(200, 70, 3, 3, device="cuda")
 done = convgap.warmup(convgap.conv_transpose2d_multiply_gap, x, w, stride=2, backend=BACKEND)
 assert done.steps[0].kernels == ("band_sums", "contract"), done
 """

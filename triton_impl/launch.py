@@ -28,7 +28,7 @@ from triton_impl.machine_code import machine_code
 INTERPRETED = isinstance(kernels.multiply_gap, InterpretedFunction)
 """Whether TRITON_INTERPRET was set when the kernels were decorated: then they run on CPU tensors."""
 
-BATCHES = 1, plan.MANY
+BATCHES = 1, plan.CONTRACT_MANY.BN * (plan.MANY + 1)
 """Batch sizes that between them need every form of a kernel: only `contract` has more than one."""
 
 _POINTER = {
@@ -254,8 +254,8 @@ def prepare_chain(
         tile.warps,
         tile.registers,
     )  # fmt: skip
-    step, SLICE = plan.contraction(problem), plan.slice_of(problem)
-    tiles, slices = G * ceil(CO / (step.TILES * step.BCO)), ceil(CI * KH * KW / SLICE)
+    step = plan.contraction(problem)
+    samples, tiles, slices = plan.contract_grid(problem, step)
     contract = _specialize(
         kernels.contract,
         [
@@ -263,8 +263,8 @@ def prepare_chain(
         ],
         {
             **channels, **output, **_geometry(problem), "BN": step.BN, "BCO": step.BCO,
-            "TILES": step.TILES, "BK": step.BK, "STEPS": step.STEPS, "SLICE": SLICE, "WIDTH": plan.CONTRACT_WIDTH,
-            "FR": plan.finish_rows(plan.CONTRACT_WIDTH),
+            "TILES": step.TILES, "BK": step.BK, "STEPS": step.STEPS, "SLICE": plan.slice_of(problem),
+            "WIDTH": plan.CONTRACT_WIDTH, "FR": plan.finish_rows(plan.CONTRACT_WIDTH),
         },
         (("sums", 16), ("weight", 16)),
         # Not in float64, whose numbers take two each.
@@ -293,14 +293,14 @@ def prepare_chain(
     return ChainCall(
         layout,
         Launch(band_sums, (planes * tile.parts, 1)),
-        Launch(contract, (ceil(problem.n / step.BN), tiles * slices)),
+        Launch(contract, (samples, tiles * slices)),
         fused,
         problem.n * G * rows * width,
         problem.n * G,
         0 if tile.parts == 1 else planes * tile.parts * tile.BP * KH * KW,
         0 if tile.parts == 1 else planes,
-        ceil(problem.n / step.BN) * tiles * slices * step.BN * step.TILES * step.BCO,
-        ceil(problem.n / step.BN) * tiles,
+        samples * tiles * slices * step.BN * step.TILES * step.BCO,
+        samples * tiles,
         plan.chain_depth(seen, tile, own if fused else None),
     )
 

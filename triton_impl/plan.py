@@ -193,9 +193,9 @@ CONTRACT = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128)
 """Few samples and outputs per program because there are few: programs enough for a card come of few products each. A
 thread has four neighbouring k of one output, which are one access of 16 bytes where a kernel has 4, 8 or 16 taps."""
 
-CONTRACT_MANY, MANY = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128, TILES=2), 32
-"""The same for so many samples or more, which make programs enough for products that share what they read. They are
-added in the same order."""
+CONTRACT_MANY, MANY = Contraction(BN=4, BCO=32, BK=16, STEPS=4, registers=128, TILES=2), 256
+"""The same where it makes more programs than so many, two for each multiprocessor of a large card, of outputs that
+would not fit CONTRACT's: products that share what they read. They are added in the same order."""
 
 CONTRACT_WIDTH = 128
 """Outputs that the last program of `contract` adds up at a time: those of CONTRACT."""
@@ -227,7 +227,16 @@ def slice_of(problem: Chain) -> int:
 
 def contraction(problem: Chain) -> Contraction:
     """How `contract` works on a problem."""
-    return CONTRACT_MANY if problem.n >= MANY else CONTRACT
+    samples, tiles, slices = contract_grid(problem, CONTRACT_MANY)
+    wide = problem.c_out // problem.groups > CONTRACT.BCO
+    return CONTRACT_MANY if wide and samples * tiles * slices > MANY else CONTRACT
+
+
+def contract_grid(problem: Chain, step: Contraction) -> tuple[int, int, int]:
+    """Programs of `contract` along the samples, the outputs of all groups, and the products of one output."""
+    length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
+    tiles = problem.groups * ceil(problem.c_out // problem.groups / (step.TILES * step.BCO))
+    return ceil(problem.n / step.BN), tiles, ceil(length / slice_of(problem))
 
 
 def one_launch(problem: Chain, layout: Layout, chosen: Tile) -> bool:
