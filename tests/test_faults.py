@@ -257,13 +257,17 @@ def test_out_of_memory_on_the_device() -> None:
     # It leaves at once: torch's backward thread may be on its way out of Python, and aborts the process if the
     # interpreter goes first (pytorch/pytorch#38228).
     program = """
-import json, os, torch, convgap
+import json, os, time, torch, convgap
 x = torch.rand(4, 64, 512, 512, device="cuda", requires_grad=True)  # 256 MiB, and its gradient as much
 w = torch.rand(64, 8, 3, 3, device="cuda")
 def gradient():
     return torch.autograd.grad(convgap.conv_transpose2d_multiply_gap(x, w, stride=2).sum(), x)[0]
 expected = gradient().sum().item()
-torch.cuda.empty_cache()
+for _ in range(1000):  # the backward thread may let go of the gradient later than this one
+    torch.cuda.empty_cache()
+    if torch.cuda.memory_reserved() < 400 << 20:
+        break
+    time.sleep(0.01)
 total = torch.cuda.get_device_properties(0).total_memory
 torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (64 << 20)) / total)
 try:
