@@ -1,7 +1,8 @@
 """Machine code on disk, found without Triton's compiler.
 
 Triton keeps what it has compiled too, but before it looks there it hashes its whole installation, 400 MB: the larger
-part of a first call that has nothing to compile. Its version and its library's size and time tell as much.
+part of a first call that has nothing to compile. Its version and its library's size and time tell as much, unless
+somebody edits its Python files in place: TRITON_ALWAYS_COMPILE=1 is for them.
 """
 
 from __future__ import annotations
