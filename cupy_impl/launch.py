@@ -43,6 +43,11 @@ def kernel_source() -> str:
     return (files("cupy_impl") / "kernels.cu").read_text()
 
 
+@cache
+def _device_header() -> str:
+    return (files("cupy_impl") / "device.cuh").read_text()
+
+
 @dataclass(frozen=True)
 class Specialization:
     """One kernel with all that fixes its code."""
@@ -66,8 +71,15 @@ def device_source(special: Specialization, kernels: str | None = None) -> str:
     """The translation unit for NVRTC; `kernels` takes the place of kernels.cu."""
     # Macros are in the text because CuPy runs NVRTC once per set of options, only to see its version.
     macros = "".join(f"#define {name} {value}\n" for name, value in special.macros.items())
-    header = (files("cupy_impl") / "device.cuh").read_text()
-    return f"{macros}#line 1\n{header}{kernels or kernel_source()}"
+    return f"{macros}#line 1\n{_device_header()}{kernels or kernel_source()}"
+
+
+def interpreted(special: Specialization, kernels: str | None = None) -> Any:
+    """The kernel on the CPU, as run(grid, threads, arguments); `kernels` takes the place of kernels.cu."""
+    from cupy_impl import interpret
+
+    macros = tuple(f"-D{name}={value}" for name, value in special.macros.items())
+    return interpret.Module(kernels or kernel_source(), macros).function(special.kernel)
 
 
 class _Stream:
@@ -97,7 +109,7 @@ class Launch:
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         if device == CPU:
             if self._on_cpu is None:
-                self._on_cpu = _interpreted(self.special)
+                self._on_cpu = interpreted(self.special)
             pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
             self._on_cpu(self.grid, self.special.threads, pointers)
             return
@@ -130,14 +142,6 @@ def _compiled(special: Specialization) -> Any:
     import cupy
 
     return cupy.RawKernel(device_source(special), special.kernel, options=OPTIONS)
-
-
-def _interpreted(special: Specialization) -> Any:
-    """The same kernel on the CPU."""
-    from cupy_impl import interpret
-
-    macros = tuple(f"-D{name}={value}" for name, value in special.macros.items())
-    return interpret.Module(kernel_source(), macros).function(special.kernel)
 
 
 def _specialize(

@@ -524,8 +524,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @cache
 def _cupy_run(change: Source) -> Run:
-    from cupy_impl import interpret
-    from cupy_impl.launch import OPTIONS, device_source, kernel_source
+    from cupy_impl.launch import OPTIONS, device_source, interpreted, kernel_source
 
     text = change.apply(kernel_source())
 
@@ -539,8 +538,7 @@ def _cupy_run(change: Source) -> Run:
         special = launch.special
         pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
         if device.type == "cpu":
-            macros = tuple(f"-D{name}={value}" for name, value in special.macros.items())
-            interpret.Module(text, macros).function(special.kernel)(launch.grid, special.threads, pointers)
+            interpreted(special, text)(launch.grid, special.threads, pointers)
             return
         with torch.cuda.device(device):
             compiled(special)(launch.grid, (special.threads,), pointers, stream=SimpleNamespace(ptr=stream))
