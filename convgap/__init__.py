@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from convgap.backends import BACKENDS, Status, status_of
 from convgap.explanation import Explanation, explain, warmup
+from convgap.functions import conv_transpose2d_multiply_gap, multiply_gap
 from convgap.fusion import Fusion, fuse
 from convgap.module import ConvTranspose2dMultiplyGAP
-from convgap.ops import conv_transpose2d_multiply_gap, multiply_gap
+from convgap.selection import BACKENDS, Status, status_of
 
 __all__ = [
     "BACKENDS",

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convgap import backends, execute
-from convgap.library import weighted_problem
+from convgap import selection
+from convgap.torch_op.library import weighted_problem
+from runtime import execute
 
 
 @dataclass(frozen=True)
@@ -118,32 +119,32 @@ def _load_for_any_batch(step: Step, args: tuple[Any, ...]) -> None:
         x, weight, bias, multiplier, _, *size, geometry, _ = args
         shape = x.shape if step.operator == "chain" else (*x.shape[:2], *size[0])
         problem = weighted_problem(shape, weight, bias, geometry)
-        kernels: Any = backends.kernel_set(step.backend)
+        kernels: Any = selection.kernel_set(step.backend)
         execute.load_contract(kernels, problem, weight.dtype, multiplier is not None, x.device)
 
 
 def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
     asked, device = args[-1], args[0].device
-    name = backends.choose(asked, device)
+    name = selection.choose(asked, device)
     kernels, path = ((), "") if name == "torch" or not out.numel() else _kernels(name, operator, args)
-    how = backends.status_of(name, device).how
+    how = selection.status_of(name, device).how
     return Step(operator, str(device), name, how, _reason(asked, name, device), kernels, path)
 
 
 def _reason(asked: str, name: str, device: torch.device) -> str:
     if asked != "auto":
         return f"backend={asked!r} was asked for"
-    if backends.DEFAULT != "auto":
-        return f"CONVGAP_BACKEND is {backends.DEFAULT!r}"
-    order = backends.ORDER.get(device.type)
+    if selection.DEFAULT != "auto":
+        return f"CONVGAP_BACKEND is {selection.DEFAULT!r}"
+    order = selection.ORDER.get(device.type)
     if order is None:
         return f"'auto' is plain torch on {device.type}: there the kernels are only interpreted"
-    skipped = [backends.status_of(other, device) for other in order[: order.index(name)]]
+    skipped = [selection.status_of(other, device) for other in order[: order.index(name)]]
     return "".join(f"{status.name} was skipped, {status.reason}; " for status in skipped) + "first that works"
 
 
 def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str, ...], str]:
-    kernels: Any = backends.kernel_set(name)
+    kernels: Any = selection.kernel_set(name)
     x = args[0]
     address = x.data_ptr() % 16
     if operator == "multiply_gap":

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import _copy_attr
 
-from convgap.backends import check_name
-from convgap.ops import STRATEGIES, conv_transpose2d_multiply_gap
+from convgap.functions import STRATEGIES, conv_transpose2d_multiply_gap
+from convgap.selection import check_name
 
 _MULTIPLY = (operator.mul, torch.mul, torch.multiply, "mul", "multiply")
 _DIVIDE = (operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide")

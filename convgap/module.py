@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convgap.backends import check_name
-from convgap.ops import STRATEGIES, Size, conv_transpose2d_multiply_gap
+from convgap.functions import STRATEGIES, Size, conv_transpose2d_multiply_gap
+from convgap.selection import check_name
 
 
 class ConvTranspose2dMultiplyGAP(nn.Module):

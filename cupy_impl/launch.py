@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from cupy_impl import plan
-from reference.calls import CPU, BackwardCall, ChainCall, TailCall, accumulator, check_grid
-from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
-from reference.slots import Slots
+from runtime.layout import Layout, describe, pow2_at_least
+from runtime.prepared import CPU, BackwardCall, ChainCall, TailCall, accumulator, check_grid
+from runtime.slots import Slots
 
 BATCHES = 1, plan.CONTRACT_MANY.BN * (plan.MANY + 1)
 """Batch sizes that between them need every form of a kernel: only `contract` has more than one."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil, gcd
 
-from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
+from runtime.layout import Layout, pow2_at_least, pow2_at_most
 
 THREADS, BLOCKS = 128, 8
 """Threads per block: small blocks, so that one block's start and end hide behind the others' streams.

@@ -18,10 +18,10 @@ def main() -> None:
     # None among the modules is how Python marks what is not to be found.
     sys.modules["triton"] = None  # pyright: ignore[reportArgumentType]
     import convgap
-    from convgap import backends
+    from convgap import selection
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backends.ORDER[device.type] = convgap.BACKENDS
+    selection.ORDER[device.type] = convgap.BACKENDS
     x, weight = torch.rand(2, 3, 5, 6, device=device), torch.rand(3, 4, 3, 3, device=device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -12,16 +12,16 @@ from harness.errors import UsageError
 
 DEFAULT = "compare"
 COMMANDS = {
-    "compare": "harness.bench",
-    "check": "harness.check",
-    "fuzz": "harness.fuzz",
-    "sanitize": "harness.sanitize",
-    "doctor": "harness.doctor",
-    "diff": "harness.diff",
-    "inspect": "harness.inspect",
-    "profile": "harness.profile",
-    "project": "harness.projection",
-    "export": "harness.export",
+    "compare": "harness.commands.compare",
+    "check": "harness.commands.check",
+    "fuzz": "harness.commands.fuzz",
+    "sanitize": "harness.commands.sanitize",
+    "doctor": "harness.commands.doctor",
+    "diff": "harness.commands.diff",
+    "inspect": "harness.commands.inspect_kernels",
+    "profile": "harness.commands.profile_entries",
+    "project": "harness.machine.projection",
+    "export": "harness.candidates.export",
 }
 
 

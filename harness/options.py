@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from harness import shapes
-from harness.cases import LAYOUTS, VALUES, Case, select
+from harness.cases import spelling
+from harness.cases.catalogue import LAYOUTS, VALUES, Case, select
 from harness.errors import UsageError
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -33,7 +33,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SHAPE",
-        help=f"a case of your own: {shapes.USAGE['chain']}, or {shapes.USAGE['tail']}; may be repeated",
+        help=f"a case of your own: {spelling.USAGE['chain']}, or {spelling.USAGE['tail']}; may be repeated",
     )
     group.add_argument("--op", choices=("chain", "tail"), help="only this operator")
     group.add_argument(
@@ -60,7 +60,9 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
         if unknown := [value for value in values or [] if value not in known]:
             raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
     try:
-        own = [Case(f"shape/{text}", shapes.parse(text), "given on the command line") for text in args.shape]
+        own = [
+            Case(f"shape/{text}", spelling.parse(text), "given on the command line") for text in args.shape
+        ]
         named = list(select(args.cases or default, op=args.op, gpu=gpu)) if args.cases or not own else []
     except ValueError as error:
         raise UsageError(str(error)) from None

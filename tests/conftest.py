@@ -14,7 +14,7 @@ with contextlib.suppress(ImportError):
 
 import torch
 
-from harness.guards import Guards
+from harness.numerics.guards import Guards
 
 GPU = torch.cuda.is_available()
 
@@ -49,7 +49,7 @@ def same_environment() -> Iterator[None]:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Outputs and workspaces start as NaN, between zones of NaN that nobody may write to: see harness/guards.py."""
+    """Outputs and workspaces start as NaN, between zones of NaN that nobody may write to."""
     with Guards() as guards:
         yield
     assert guards.broken() == []

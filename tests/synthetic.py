@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.records import CardRecord, CaseRecord, CeilingRecord, Clocks, Environment, Row, Run
+from harness.records.record import CardRecord, CaseRecord, CeilingRecord, Clocks, Environment, Row, Run
 
 # Median us (cold) of a made-up card; the first number of each case is its floor.
 TIMES = {

@@ -18,10 +18,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.interpreter import InterpretedFunction
 
-from reference.calls import BackwardCall, ChainCall, TailCall, accumulator, check_grid
-from reference.layout import Layout, describe, pow2_at_least
 from reference.problem import Chain
-from reference.slots import Slots
+from runtime.layout import Layout, describe, pow2_at_least
+from runtime.prepared import BackwardCall, ChainCall, TailCall, accumulator, check_grid
+from runtime.slots import Slots
 from triton_impl import driver, kernels, plan
 from triton_impl.machine_code import machine_code
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, gcd
 
-from reference.layout import Layout, pow2_at_least, pow2_at_most
 from reference.problem import Chain
+from runtime.layout import Layout, pow2_at_least, pow2_at_most
 
 WARPS = 4
 """Warps per program of the small products."""

@@ -1,0 +1,1 @@
+"""The operator as torch sees it: schemas, kernels, derivatives, dispatch, shards."""

@@ -1,0 +1,1 @@
+"""What is checked and timed, as data, and the tensors for it."""

@@ -1,0 +1,1 @@
+"""One short file per command of bench.py."""

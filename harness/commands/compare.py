@@ -1,0 +1,170 @@
+"""`bench.py compare`: check every row, time the right ones, report, and keep the record."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from harness.cases.catalogue import Case
+from harness.commands.check import finish
+from harness.console import progress
+from harness.entries.entry import choose
+from harness.errors import UsageError
+from harness.options import add_case_options, chosen_cases, words
+from harness.records.record import CaseRecord, Run, check_writable, to_csv, to_json, write_whole
+from harness.show import plots, tables
+from harness.timing import measure
+from harness.timing.session import FLUSHES, Stop
+
+SUMMARY = "check every row, then time the right ones (the default command)"
+NAMES = {"read": "cold", "write": "dirty", "none": "unflushed"}  # mode that each flush makes
+DEFAULT_SECONDS = 4.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `bench.py compare`."""
+    add_case_options(parser)
+    parser.add_argument(
+        "--backward",
+        action="store_true",
+        help="the gradients of the chosen chains, in place of their outputs",
+    )
+    group = parser.add_argument_group("timing (needs a GPU)")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--cold", action="store_true", help="only with a flushed L2 (default: flushed and warm)")
+    one.add_argument("--warm", action="store_true", help="only with a warm L2")
+    group.add_argument(
+        "--flush",
+        type=words,
+        default=["read"],
+        metavar="LIST",
+        help="how to flush the L2: read (clean, the default), write (dirty), none",
+    )
+    group.add_argument(
+        "--budget-seconds",
+        type=float,
+        default=DEFAULT_SECONDS,
+        metavar="S",
+        help="most time spent on sampling one case (default: %(default)s)",
+    )
+    group.add_argument(
+        "--precision",
+        type=float,
+        default=100 * Stop.width,
+        metavar="PERCENT",
+        help="stop a case once every median is known this well (default: %(default)s)",
+    )
+    group.add_argument(
+        "--first-call", action="store_true", help="also time the first call of a fresh process (slow)"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the whole record, raw samples included"
+    )
+    group.add_argument("--csv", type=Path, metavar="FILE", help="write one line per case, row and mode")
+    group.add_argument(
+        "--plot", metavar="PATH", help="draw plots: a directory, or a name with or without .png or .svg"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare; 0 if every answer is inside its budget, 1 if not, 130 after Ctrl-C."""
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    cases = chosen_cases(args, ("headline", "grid"), gpu=gpu)
+    if args.backward:
+        cases = _backward(cases)
+    try:
+        peers = choose(args.backends, gpu=gpu)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    settings = _settings(args)
+    timer = measure.timer_for(device, settings)
+    _require_outputs(args, timed=timer is not None)
+
+    out = tables.console()
+    found = Run(
+        environment=measure.environment(device, timer and timer.telemetry),
+        settings={
+            "flush": ",".join(args.flush),
+            "modes": ",".join(settings.modes),
+            "seed": str(args.seed),
+            "budget_seconds": str(args.budget_seconds),
+            "precision_percent": str(args.precision),
+        },
+    )
+    if timer:
+        timer.describe(found)
+    tables.print_lines(out, tables.environment_lines(found))
+
+    with progress(out, len(cases)) as advance:
+
+        def done(record: CaseRecord) -> None:
+            advance(record.name)
+            if timer:
+                tables.print_case(record, out)
+            if args.json:
+                write_whole(args.json, to_json(found))
+
+        measure.run_cases(found, cases, peers, device, timer, done)
+    if timer:
+        tables.print_summary(found, out)
+        tables.print_check(found, out)
+    else:
+        tables.print_check(found, out)
+        tables.print_provenance(found, out)
+        tables.print_lines(out, ["", "no GPU: answers are checked, timing needs a GPU"])
+    _write(args, found, out)
+    return finish(found, out, timed=timer is not None)
+
+
+def _backward(cases: list[Case]) -> list[Case]:
+    # The tail's gradient is one number a plane, expanded: nothing is computed.
+    chains = [case for case in cases if case.op == "chain"]
+    if not chains:
+        raise UsageError("--backward: only chains have gradients to compare, and none is chosen")
+    return [replace(case, name=f"backward/{case.name}", backward=True) for case in chains]
+
+
+def _settings(args: argparse.Namespace) -> measure.Settings:
+    if unknown := [flush for flush in args.flush if flush not in FLUSHES]:
+        raise UsageError(f"--flush: unknown flush {unknown[0]!r}, expected some of {', '.join(FLUSHES)}")
+    if not args.budget_seconds > 0:
+        raise UsageError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
+    if not args.precision > 0:
+        raise UsageError(f"--precision: expected a positive number of percent, got {args.precision}")
+    modes = {} if args.warm else {NAMES[flush]: flush for flush in args.flush}
+    if not args.cold:
+        modes["warm"] = None
+    stop = Stop(width=args.precision / 100, budget_s=args.budget_seconds)
+    return measure.Settings(modes, stop, args.seed, args.first_call)
+
+
+def _require_outputs(args: argparse.Namespace, *, timed: bool) -> None:
+    """UsageError now rather than after minutes of measuring."""
+    files = [path for path in (args.json, args.csv) if path]
+    if args.plot is not None:
+        if not timed:
+            raise UsageError("--plot: there is nothing to draw without times, and timing needs a GPU")
+        plots.require_matplotlib()
+        files += [path for _, path in plots.targets(args.plot)]
+    for path in files:
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise UsageError(str(error)) from None
+
+
+def _write(args: argparse.Namespace, found: Run, out: tables.Console) -> None:
+    written = []
+    for path, convert in ((args.json, to_json), (args.csv, to_csv)):
+        if path:
+            write_whole(path, convert(found))
+            written.append(path)
+    if args.plot is not None and any(row.samples for case in found.cases for row in case.rows):
+        written += plots.save(found, args.plot)
+    if written:
+        tables.print_lines(out, ["", *(f"wrote {path}" for path in written)])

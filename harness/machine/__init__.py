@@ -1,0 +1,1 @@
+"""What the compilers and the hardware counters say."""

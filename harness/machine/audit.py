@@ -1,0 +1,54 @@
+"""Is a compiled kernel as fused as it claims? Four rules, and the exceptions with their reasons.
+
+one store    every buffer is stored by one statement of the kernel's source, as the debug lines of the PTX tell
+no y         the call allocates nothing of the size of y: less than a sixteenth of its bytes
+no reload    no buffer is both stored and loaded by one kernel
+no spill     no local-memory instruction in the machine code, and no stack
+"""
+
+from __future__ import annotations
+
+from harness.machine.compiled import Compiled
+
+WORKSPACE_SHARE = 1 / 16
+"""What is less than this share of y's traffic cannot be seen in the time of a kernel that reads y."""
+
+RELOADS = {
+    "partials": "blocks hand their sums to the last one of them, which alone loads them: a few KiB, from L2"
+}
+"""Buffers that a kernel may store and load."""
+
+STORES = {
+    ("triton", "band_fill", "dx"): (
+        2,
+        "the rows that all bands share and the rims: two loops, each element stored by one of them",
+    ),
+    ("cupy", "band_sums", "sums"): (
+        2,
+        "by every block where planes are whole, by the last one where they come in parts: a launch does one of the two",
+    ),
+}
+"""Statements allowed beyond one, by backend, kernel and buffer."""
+
+
+def violations(facts: Compiled) -> list[str]:
+    """One line per broken rule; none if the kernel passes."""
+    found = []
+    for buffer, count in facts.stored.items():
+        allowed = STORES.get((facts.backend, facts.kernel, buffer), (1, ""))[0]
+        if count > allowed:
+            found.append(f"one store: {buffer} is stored by {count} statements")
+    if not facts.stored:
+        found.append("one store: the kernel stores nothing")
+    if facts.y_bytes and facts.workspace >= WORKSPACE_SHARE * facts.y_bytes:
+        share = facts.workspace / facts.y_bytes
+        found.append(f"no y: the workspace of {facts.workspace} bytes is {share:.0%} of y")
+    found += [
+        f"no reload: {buffer} is stored and loaded" for buffer in facts.reloaded if buffer not in RELOADS
+    ]
+    if facts.spills or facts.stack:
+        found.append(
+            f"no spill: {facts.local_stores} local stores, {facts.local_loads} local loads, "
+            f"{facts.stack} bytes of stack per thread"
+        )
+    return found

@@ -1,0 +1,130 @@
+"""The code an RTX 4090 would get, run on whatever GPU is here, as a backend of its own.
+
+Both compilers can be asked for sm_89, and the PTX they then make runs on any newer GPU, through the
+driver. It is not what they make for that GPU: instruction selection, vector widths and unrolling are
+those of the target.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.mutants.interpose import interposed, kernel_name
+
+CAPABILITY = (8, 9)
+
+
+@dataclass(frozen=True)
+class Code:
+    """PTX of one kernel. hidden: parameters behind the kernel's own, which take null pointers."""
+
+    ptx: str
+    entry: str
+    threads: int
+    shared_bytes: int
+    hidden: int
+
+
+def unavailable() -> str:
+    """Why sm_89 code cannot run here; empty if it can."""
+    if not torch.cuda.is_available():
+        return "there is no GPU to run sm_89 code on"
+    if torch.cuda.get_device_capability() < CAPABILITY:
+        return f"PTX for sm_89 needs a GPU of capability 8.9 or more, this one has {torch.cuda.get_device_capability()}"
+    try:
+        import cupy  # noqa: F401
+    except ImportError as error:
+        return f"loading PTX needs CuPy: {error}"
+    return ""
+
+
+def code(special: Any, arguments: int) -> Code:
+    """sm_89 code of a specialisation of either kernel set, which a launch gives `arguments` arguments."""
+    return _cuda(special) if isinstance(special.kernel, str) else _triton(special, arguments)
+
+
+def _triton(special: Any, arguments: int) -> Code:
+    from triton.backends.compiler import GPUTarget
+
+    compiled = special.compile(GPUTarget("cuda", 89, 32))
+    ptx, metadata = compiled.asm["ptx"], compiled.metadata
+    for scratch in ("global_scratch_size", "profile_scratch_size"):
+        if getattr(metadata, scratch, 0):
+            raise RuntimeError(f"{metadata.name}: {scratch} is {getattr(metadata, scratch)}, expected none")
+    entry = re.search(r"\.entry\s+(\w+)\s*\(([^)]*)\)", ptx)
+    assert entry
+    hidden = entry[2].count(".param") - arguments
+    return Code(ptx, entry[1], 32 * metadata.num_warps, metadata.shared, hidden)
+
+
+def _cuda(special: Any) -> Code:
+    import cupy
+
+    from cupy_impl.launch import OPTIONS, device_source
+
+    nvrtc: Any = cupy.cuda.nvrtc  # made at run time: type checkers do not see its functions
+    program = nvrtc.createProgram(device_source(special), "kernels.cu", [], [])
+    # As CuPy compiles for the GPU at hand, apart from the architecture.
+    options = (*OPTIONS, "-ftz=true", "-arch=compute_89")
+    try:
+        nvrtc.compileProgram(program, options)
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(f"{special.kernel}: {nvrtc.getProgramLog(program)}") from error
+    ptx = nvrtc.getPTX(program)
+    nvrtc.destroyProgram(program)
+    text = ptx.decode() if isinstance(ptx, bytes) else ptx
+    return Code(text.rstrip("\0"), special.kernel, special.threads, 0, 0)
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="convgap-sm89-")
+
+
+@cache
+def _loaded(special: Any, arguments: int, device: int) -> tuple[Any, Code]:
+    import cupy
+
+    made = code(special, arguments)
+    file = Path(_folder().name, f"{_loaded.cache_info().currsize}-{device}.ptx")
+    file.write_text(made.ptx)
+    kernel = cupy.RawModule(path=str(file)).get_function(made.entry)
+    if made.shared_bytes > 48 * 1024:
+        kernel.max_dynamic_shared_size_bytes = made.shared_bytes
+    return kernel, made
+
+
+def _run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+    special = launch.special
+    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    with torch.cuda.device(device):
+        kernel, made = _loaded(special, len(arguments), device.index)
+        everything = (*values, *[0] * made.hidden)
+        kernel(
+            launch.grid, (made.threads,), everything,
+            shared_mem=made.shared_bytes, stream=SimpleNamespace(ptr=stream),
+        )  # fmt: skip
+    ran.append(kernel_name(launch))
+
+
+ran: list[str] = []
+"""Names of the kernels launched so, in order: proof that it was this code."""
+
+
+@contextmanager
+def executed() -> Iterator[list[str]]:
+    """Every launch of both kernel sets runs the sm_89 PTX instead; gives the names of the kernels that ran."""
+    ran.clear()
+    with interposed(_run):
+        yield ran

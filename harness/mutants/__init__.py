@@ -1,0 +1,1 @@
+"""Known-wrong implementations, and which judges condemn them."""

@@ -1,0 +1,91 @@
+"""Cost of the very first call, in a fresh process: with empty disk caches, and with what that left behind.
+
+`python -m harness.timing.first_call` is the process that is measured: it prints the seconds of one call, imports
+and the CUDA context excluded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from harness.cases.catalogue import Case
+from harness.cases.spelling import parse, spell
+from harness.errors import last_line
+
+CACHES = ("TRITON_CACHE_DIR", "CUPY_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
+LIMIT_S = 300  # max-autotune may take minutes; what takes longer is not waited for
+
+
+class FirstCallError(RuntimeError):
+    """The fresh process gave no figure; the message says why."""
+
+
+def measure(case: Case, backend: str) -> dict[str, float]:
+    """Seconds of the first call with empty caches, then with warm ones. FirstCallError if a process fails."""
+    root = Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "harness.timing.first_call",
+        spell(case.problem),
+        case.dtype,
+        case.layout,
+        backend,
+    ]
+    with tempfile.TemporaryDirectory() as caches:
+        env = os.environ | {name: str(Path(caches) / name) for name in CACHES}
+        return {state: _seconds(command, env, root) for state in ("empty cache", "warm cache")}
+
+
+def _seconds(command: list[str], env: dict[str, str], root: Path) -> float:
+    try:
+        done = subprocess.run(
+            command, env=env, cwd=root, capture_output=True, text=True, timeout=LIMIT_S, check=True
+        )
+        return float(done.stdout.split()[-1])
+    except subprocess.TimeoutExpired:
+        raise FirstCallError(f"first call: no answer in {LIMIT_S} s") from None
+    except subprocess.CalledProcessError as error:
+        last = last_line(error.stderr)
+        raise FirstCallError(f"first call: the fresh process failed: {last}") from None
+
+
+def main() -> None:
+    """Print the seconds of one first call."""
+    import torch
+
+    from harness.cases.inputs import make_inputs
+    from harness.entries.entry import PEERS
+
+    for name in ("triton_impl.launch", "cupy"):
+        with suppress(ImportError):
+            import_module(name)
+    parser = argparse.ArgumentParser()
+    for name in ("shape", "dtype", "layout", "backend"):
+        parser.add_argument(name)
+    args = parser.parse_args()
+    case = Case(
+        "first-call", parse(args.shape), "first call of a process", dtype=args.dtype, layout=args.layout
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    inputs = make_inputs(case, device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    built = PEERS[args.backend].build(case, inputs)
+    with built.context():
+        built.call()
+    wait()
+    print(time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

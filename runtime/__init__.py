@@ -1,0 +1,1 @@
+"""What every backend shares between tensors and launches."""

@@ -1,0 +1,289 @@
+"""The exported file: its form, that it launches what the package launches, its answers; and planted violations."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from harness.candidates import export, export_check
+from harness.cases.catalogue import Case, select
+from harness.cli import main
+from harness.machine.compiled import prepared, stride_of
+from reference.problem import Chain, Tail
+
+pytest.importorskip("triton", reason="the exported file is made of the Triton kernels")
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    return {strategy: export.source(strategy) for strategy in export.STRATEGIES}
+
+
+def load(text: str, folder: Path) -> ModuleType:
+    """The file as a module: Triton reads the source of a kernel from its file."""
+    path = folder / "model_new.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(f"exported_{abs(hash(text))}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("strategy", export.STRATEGIES)
+def test_form(strategy: str, texts: dict[str, str]) -> None:
+    assert export_check.form(texts[strategy]) == []
+
+
+@pytest.mark.parametrize("strategy", export.STRATEGIES)
+def test_answers_alone_in_an_empty_folder(strategy: str, texts: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "file.py"
+    path.write_text(texts[strategy], encoding="utf-8")
+    answers = list(export_check.answers(path))
+    assert len(answers) >= 7
+    assert [answer.line() for answer in answers if not answer.passed] == []
+
+
+CHAINS = [case for case in select(("headline", "grid", "edge")) if isinstance(case.problem, Chain)]
+TAILS = [case for case in select(("headline", "grid", "edge")) if isinstance(case.problem, Tail)]
+
+
+@pytest.mark.parametrize("alignment", [0, 4])
+def test_launches_what_the_package_launches(alignment: int, texts: dict[str, str], tmp_path: Path) -> None:
+    """Same kernels, constants, grids and workspace for every case there is, so the same speed."""
+    from triton_impl import launch
+
+    def check(case: Case, mine: dict[str, Any], theirs: Any) -> None:
+        for name, original in prepared(theirs):
+            special, grid = mine[name]
+            where = f"{case.name} {name}"
+            kernel = special.pop("kernel")
+            assert kernel.__name__ == original.special.kernel.__name__ + export.SUFFIX, where
+            expected = {k: v for k, v in vars(original.special).items() if k in special}
+            assert (special, grid) == (expected, original.grid), where
+            assert set(vars(original.special)) == {*special, "kernel"}, where
+        assert {name for name, value in vars(theirs).items() if hasattr(value, "grid")} <= set(mine)
+        for name, value in vars(theirs).items():
+            if isinstance(value, int) and name != "depth":
+                assert mine[name] == value, f"{case.name} {name}"
+
+    for strategy, cases in (("collapsed", CHAINS), ("tail", TAILS)):
+        module: Any = load(texts[strategy], tmp_path)
+        module.launcher = lambda special, grid: (special, grid)
+        checked = 0
+        for case in cases:
+            problem = case.problem
+            arguments = (
+                stride_of(case),
+                getattr(torch, case.dtype),
+                alignment % getattr(torch, case.dtype).itemsize,
+            )
+            if problem.out_shape[0] == 0 or (isinstance(problem, Chain) and problem.groups > 1):
+                continue
+            if isinstance(problem, Chain):
+                mine = module.prepare_chain(vars(problem), *arguments, False)
+                theirs: Any = launch.prepare_chain(problem, *arguments, False)
+            else:
+                mine = module.prepare_tail(problem.in_shape, *arguments, False)
+                theirs = launch.prepare_tail(problem.in_shape, *arguments, False)
+            check(case, mine, theirs)
+            checked += 1
+        assert checked > 15
+
+
+_SAME_CODE = """
+import sys, torch
+sys.path[:0] = [{root!r}, {folder!r}]
+import model_new
+from harness.machine.compiled import compile_triton, read
+from triton.backends.compiler import GPUTarget
+from triton_impl import launch
+from reference.problem import Chain
+model_new.launcher = lambda special, grid: special
+problem = Chain(16, 64, 128, 128, 128, (3, 3), (2, 2), (1, 1), (1, 1))
+arguments = (64 * 128 * 128, 128 * 128, 128, 1), torch.float32, 0, False
+special = model_new.prepare_chain(vars(problem), *arguments)["band_sums_contract"]
+mine = model_new.specialization_compile(special, GPUTarget("cuda", 89, 32)).asm["sass"].count(";")
+package = launch.prepare_chain(problem, *arguments).band_sums_contract.special
+theirs = package.compile(GPUTarget("cuda", 89, 32)).asm["sass"].count(";")
+print(mine, theirs)
+"""
+
+
+def test_compiles_to_as_much_machine_code_as_the_package(texts: dict[str, str], tmp_path: Path) -> None:
+    """In a process in which Triton compiles, for sm_89, without a GPU."""
+    (tmp_path / "model_new.py").write_text(texts["collapsed"], encoding="utf-8")
+    code = _SAME_CODE.format(root=str(Path(__file__).parents[3]), folder=str(tmp_path))
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    mine, theirs = map(int, done.stdout.split())
+    assert mine == theirs > 100
+
+
+def test_same_parameters_as_the_model_it_replaces(texts: dict[str, str], tmp_path: Path) -> None:
+    module: Any = load(texts["collapsed"], tmp_path)
+    torch.manual_seed(3)
+    new = module.ModelNew(3, 4, 3, 2, 1, 1, 0.5)
+    torch.manual_seed(3)
+    old = torch.nn.ConvTranspose2d(3, 4, 3, 2, 1, 1)
+    state = new.state_dict()
+    assert list(state) == ["conv_transpose.weight", "conv_transpose.bias"]
+    assert torch.equal(state["conv_transpose.weight"], old.weight)
+
+
+def test_refuses_input_of_the_wrong_shape(texts: dict[str, str], tmp_path: Path) -> None:
+    module: Any = load(texts["collapsed"], tmp_path)
+    model = module.ModelNew(3, 4, 3, 2, 1, 1, 0.5)
+    with pytest.raises(ValueError, match="x: expected"):
+        model(torch.rand(2, 5, 4, 4))
+    with pytest.raises(ValueError, match="x: expected"):
+        model(torch.rand(2, 3, 4, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="at least 1 x 1"):
+        module.ModelNew(3, 4, 1, 1, 2, 0, 0.5)(torch.rand(2, 3, 4, 4))
+
+
+# Each rule, and a change to the file that breaks it and no other one.
+PLANTED = {
+    "imports: import math": ("import triton\n", "import math\nimport triton\n"),
+    "imports: from torch": ("import torch.nn as nn\n", "from torch import nn\n"),
+    "imports: import triton.language as tl is missing": ("import triton.language as tl\n", ""),
+    "imports: import os": (
+        "    conv = self.conv_transpose\n",
+        "    import os\n        conv = self.conv_transpose\n",
+    ),
+    "order: expected imports": ("\ndef gcd(", "\nclass ModelNew(nn.Module):\n    pass\n\n\ndef gcd("),
+    "order: line": ("\ndef gcd(", "\nBLOCK = 64\n\n\ndef gcd("),
+    "order: band_sums_kernel is decorated": (
+        "@triton.jit\ndef band_sums_kernel",
+        "@triton.autotune([], [])\n@triton.jit\ndef band_sums_kernel",
+    ),
+    "functions: line": (
+        "\n        total = (total * scale).to(ACC)\n",
+        "\n        total = (total * scale).to(ACC)\n        total = tl.sigmoid(total)\n",
+    ),
+    "stores: band_sums_contract_kernel stores out": (
+        "        tl.store(out + n * (G * CO) + c, narrow(total, ",
+        "        tl.store(out + c, total, mask=co < CO)\n        tl.store(out + n * (G * CO) + c, narrow(total, ",
+    ),
+    "stores: band_sums_contract_kernel stores counters": (  # through a helper, to the buffer it was given
+        "        tl.store(counter, 0)\n",
+        "        tl.store(counter, 0)\n        tl.store(counter + 0, 0)\n",
+    ),
+    "stores: band_sums_kernel stores sums": (  # in one of the kernel's two variants
+        "    if not SINGLE:\n",
+        "    if SINGLE:\n        tl.store(sums, 0.0)\n    if not SINGLE:\n",
+    ),
+    "stores: multiply_gap_twice stores nothing": (
+        "@triton.jit\ndef band(",
+        "@triton.jit\ndef multiply_gap_twice(out):\n    tl.atomic_add(out, 1)\n\n\n@triton.jit\ndef band(",
+    ),
+    "launch: no wrapper": ("kernel[grid](", "kernel.run("),
+    "launch: nothing uses the kernel": (
+        "@triton.jit\ndef band(",
+        "@triton.jit\ndef extra(out):\n    tl.store(out, 0)\n\n\n@triton.jit\ndef band(",
+    ),
+    "constructor: expected __init__": (", multiplier\n    ):", ", multiplier, eps=0\n    ):"),
+    "constructor: expected forward": ("def forward(self, x)", "def forward(self, x, y)"),
+    "constructor: expected self.conv_transpose": ("self.conv_transpose = nn", "self.conv = nn"),
+    "constructor: expected class": ("class ModelNew(nn.Module)", "class ModelNew(torch.nn.Module)"),
+    "testing: line": ("    return launch\n", "    print(grid)\n    return launch\n"),
+    "testing: line ": ("\n\ndef gcd(", "\n\ndef get_inputs():\n    return []\n\n\ndef gcd("),
+    "syntax": ("class ModelNew", "class class"),
+}
+
+
+@pytest.mark.parametrize("rule", PLANTED)
+def test_planted_violation_is_rejected(rule: str, texts: dict[str, str]) -> None:
+    old, new = PLANTED[rule]
+    text = texts["collapsed"]
+    assert old in text, "the exported file no longer holds the text that this violation replaces"
+    broken = export_check.form(text.replace(old, new, 1))
+    assert any(line.startswith(rule) for line in broken), broken
+
+
+@pytest.mark.parametrize(
+    ("strategy", "old", "new"),
+    [
+        ("collapsed", "hi = tl.minimum(SIZE, ", "hi = tl.maximum(SIZE, "),  # forgets the crop at the end
+        ("collapsed", "(bias_scale * ", "(scale * "),
+        ("tail", "total = (total * scale).to(ACC)", "total = total.to(ACC)"),
+    ],
+)
+def test_wrong_answers_are_rejected(
+    strategy: str, old: str, new: str, texts: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "file.py"
+    text = texts[strategy]
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    assert not all(answer.passed for answer in export_check.answers(path))
+
+
+def test_a_file_that_fails_is_a_wrong_answer(tmp_path: Path) -> None:
+    path = tmp_path / "file.py"
+    path.write_text("raise RuntimeError('broken')\n", encoding="utf-8")
+    (answer,) = export_check.answers(path)
+    assert not answer.passed and "broken" in answer.message
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.py"
+    assert main(["export", "--output", str(path)]) == 0
+    assert main(["export", "--check", str(path), "--form-only"]) == 0
+    path.write_text(path.read_text().replace("import triton\n", ""))
+    assert main(["export", "--check", str(path)]) == 1
+    assert main(["export", "--check", str(tmp_path / "absent.py")]) == 2
+    assert "absent.py" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_graph_replays_on_two_streams(texts: dict[str, str], tmp_path: Path) -> None:
+    """A captured call must not share its counters with eager calls or with another capture."""
+    module: Any = load(texts["collapsed"], tmp_path)
+    torch.manual_seed(0)
+    model = module.ModelNew(64, 128, 3, 2, 1, 1, 0.5).cuda()
+    x = torch.rand(16, 64, 128, 128, device="cuda")
+    expected = model(x)
+    graphs, outputs = [], []
+    for _ in range(2):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs.append(model(x))
+        graphs.append(graph)
+    streams = [torch.cuda.Stream() for _ in graphs]
+    for _ in range(50):
+        for graph, stream in zip(graphs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+        assert torch.equal(model(x), expected)
+    torch.cuda.synchronize()
+    for output in outputs:
+        assert torch.equal(output, expected)
+
+
+def test_needs_nothing_of_the_project(texts: dict[str, str], tmp_path: Path) -> None:
+    """Isolated mode ignores the environment's paths and the current folder."""
+    path = tmp_path / "model_new.py"
+    path.write_text(texts["collapsed"], encoding="utf-8")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import model_new; print(model_new.ModelNew.__name__)"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "ModelNew", done.stderr

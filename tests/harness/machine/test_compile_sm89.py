@@ -1,0 +1,150 @@
+"""Both kernel files compile for the target card (sm_89) without a driver, and nothing spills.
+
+What an RTX 4090 would run is made here: by Triton's own compiler, and by NVRTC through cuda.core. cuobjdump
+then tells the registers and memory of each kernel; a byte of stack or local memory is a spill.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reference.problem import Chain
+
+ROOT = Path(__file__).parents[3]
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+# The headline: one launch serves it. The large weight of the other takes band_sums, then contract.
+HEADLINE = Chain(16, 64, 128, 128, 128, (3, 3), (2, 2), (1, 1), (1, 1))
+WIDE = Chain(8, 512, 256, 16, 16, (4, 4), (2, 2), (1, 1))
+# Many taps, for few outputs and for as many as one launch serves.
+LARGE = [Chain(16, 64, c_out, 128, 128, (5, 5), (2, 2), (1, 1)) for c_out in (64, 128)]
+LARGER = Chain(16, 64, 64, 128, 128, (7, 7), (2, 2), (3, 3))
+# Products enough for other blocks in contract, and outputs that do not fill them.
+MANY = [Chain(128, 96, c_out, 7, 7, (3, 3), (2, 2), (1, 1)) for c_out in (128, 200)]
+TAILS = ((16, 128, 256, 256), (256, 2048, 7, 7))
+
+
+def strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int, int, int]:
+    _, c, h, w = shape
+    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+
+
+def launches(kernel_set: Any, dtype: torch.dtype, channels_last: bool) -> Iterator[Any]:
+    """Every launch that the kernel set prepares for the problems above, each code once."""
+    calls = [
+        kernel_set.prepare_tail(shape, strides(shape, channels_last), dtype, 0, False) for shape in TAILS
+    ]
+    for problem in (HEADLINE, WIDE, *LARGE, LARGER, *MANY):
+        stride = strides(problem.in_shape, channels_last)
+        # A number as multiplier is less code than a tensor, and yet has spilled where registers are used up.
+        calls.append(kernel_set.prepare_chain(problem, stride, dtype, 0, problem not in MANY))
+        calls.append(kernel_set.prepare_backward(problem, stride, dtype))
+    seen = set()
+    for call in calls:
+        for field in fields(call):
+            special = getattr(getattr(call, field.name), "special", None)
+            if special is not None and special not in seen:
+                seen.add(special)
+                yield special
+
+
+def wanted(kernel_set: Any) -> Iterator[tuple[str, Any]]:
+    """(dtype, special): all of them contiguous; channels_last, which is other code, in one dtype."""
+    for dtype in DTYPES:
+        for special in launches(kernel_set, getattr(torch, dtype), False):
+            yield dtype, special
+    for special in launches(kernel_set, torch.float16, True):
+        yield "float16 channels_last", special
+    # Rows further apart than they are long: two axes to add up.
+    call = kernel_set.prepare_tail((2, 3, 16, 17), (1020, 340, 20, 1), torch.float32, 0, False)
+    yield "float32 cropped", call.multiply_gap.special
+
+
+def dump(cubin: bytes, path: Path) -> dict[str, int]:
+    """Registers and bytes of stack, shared and local memory of the one kernel in a cubin."""
+    triton = pytest.importorskip("triton", reason="cuobjdump comes with Triton, which is not installed")
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    path.write_bytes(cubin)
+    text = subprocess.run(
+        [tool, "--dump-resource-usage", path], check=True, capture_output=True, text=True
+    ).stdout
+    (line,) = re.findall(r"REG:.*", text)
+    return {name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)}
+
+
+def check(found: list[tuple[str, str, dict[str, int]]]) -> None:
+    """No kernel is missing in any dtype, none spills, each fits sm_89's 99 KiB of shared memory."""
+    for dtype in DTYPES:
+        assert {kernel for kernel, of, _ in found if of == dtype} == device_kernels()
+    unfit = [row for row in found if row[2]["STACK"] or row[2]["LOCAL"] or row[2]["SHARED"] > 99 * 1024]
+    assert not unfit
+
+
+# The kernels must not be interpreted functions here, which is settled when they are decorated.
+TRITON_PROGRAM = r"""
+import json, re, sys
+from pathlib import Path
+from triton.backends.compiler import GPUTarget
+from test_compile_sm89 import wanted
+from triton_impl import launch
+
+found = []
+for number, (dtype, special) in enumerate(wanted(launch)):
+    path = Path(sys.argv[1], f"{number}.cubin")
+    compiled = special.compile(GPUTarget("cuda", 89, 32))
+    path.write_bytes(compiled.asm["cubin"])
+    added = re.findall(r'"tt.reduce".*?\n *\}\) : \(tensor<[^,]*, ([^)]*)>\) ->', compiled.asm["ttgir"], re.DOTALL)
+    assert added or "tt.reduce" not in compiled.asm["ttgir"]
+    # Before 3.7 Triton adds the wrong lanes of an axis whose layout is that of a reshaped tile.
+    assert not [layout for layout in added if "linear" in layout], (special, added)
+    found.append((special.kernel.__name__, dtype, str(path)))
+print(json.dumps(found))
+"""
+
+
+def test_triton(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/harness/machine")])}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON_PROGRAM, str(tmp_path)],
+        check=False, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [
+        (kernel, dtype, dump(Path(path).read_bytes(), Path(path)))
+        for kernel, dtype, path in json.loads(done.stdout)
+    ]
+    check(found)
+
+
+def device_kernels() -> set[str]:
+    """Names of the kernels in kernels.cu; the Triton file has the same."""
+    text = (ROOT / "cupy_impl" / "kernels.cu").read_text()
+    bounds = r"(?:__launch_bounds__\s*\([^)]*\))?"
+    return set(re.findall(rf"__global__\s*{bounds}\s*void\s*{bounds}\s*(\w+)\s*\(", text))
+
+
+def test_cuda(tmp_path: Path) -> None:
+    core = pytest.importorskip(
+        "cuda.core", reason="cuda-core is not installed: nothing compiles without a driver"
+    )
+    from cupy_impl import launch
+
+    found = []
+    options = core.ProgramOptions(std="c++17", arch="sm_89", ftz=True)
+    for dtype, special in wanted(launch):
+        cubin = core.Program(launch.device_source(special), "c++", options).compile("cubin").code
+        found.append((special.kernel, dtype, dump(cubin, tmp_path / f"{len(found)}.cubin")))
+    check(found)

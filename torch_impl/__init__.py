@@ -1,0 +1,1 @@
+"""The bands in plain torch operations: what runs where neither kernel set does."""
