@@ -10,12 +10,17 @@ that lands inside the output. So a tap sees one rectangle of the input: a *row b
 
 Both ends of the bands fall as k grows. Therefore [lo(0), hi(K-1)) lies inside every band: it is
 the *core*, streamed once; the few rows before and after it are the *rims*.
+
+Written without the output size, the band of kernel index k is [before(k), size - after(k)): what the padding crops
+on either side depends on the kernel, the stride, the padding, the output padding and the dilation, not on the input.
+Neighbouring kernel indices often crop alike, so there are fewer distinct bands than taps (`Bands`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 Band = tuple[int, int]
@@ -26,6 +31,52 @@ def band(k: int, size: int, out_size: int, stride: int, padding: int, dilation: 
     lo = (max(padding - k * dilation, 0) + stride - 1) // stride
     hi = min(size, max(out_size - 1 + padding - k * dilation + stride, 0) // stride)
     return lo, hi
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The distinct bands of one axis, in the order of the kernel indices: band b is [before[b], size - after[b]), empty
+    where that is not a range, and is the band of the kernel indices [taps[b], taps[b + 1]).
+
+    before falls and after grows with b. All three are independent of the input's size.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    taps: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    def of(self, k: int) -> int:
+        """Which band kernel index k has."""
+        return bisect_right(self.taps, k) - 1
+
+    def at(self, size: int) -> tuple[Band, ...]:
+        """The bands of an axis of `size` elements; both ends are inside [0, size]."""
+        return tuple(
+            (min(before, size), max(size - after, 0)) for before, after in zip(self.before, self.after)
+        )
+
+
+@lru_cache(maxsize=4096)
+def distinct_bands(kernel: int, stride: int, padding: int, output_padding: int, dilation: int) -> Bands:
+    """The distinct bands of one axis.
+
+    With size_out - 1 = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding, the end of the band
+    of k, floor((size_out - 1 + padding - k * dilation) / stride) + 1, is size - ceil((padding - output_padding -
+    dilation * (kernel - 1 - k)) / stride) where that is below size.
+    """
+    crops = [
+        (
+            max(0, -((k * dilation - padding) // stride)),
+            max(0, -((output_padding + dilation * (kernel - 1 - k) - padding) // stride)),
+        )
+        for k in range(kernel)
+    ]
+    starts = [k for k in range(kernel) if k == 0 or crops[k] != crops[k - 1]]
+    before, after = zip(*(crops[k] for k in starts), strict=True)
+    return Bands(before, after, (*starts, kernel))
 
 
 def _swap(pair: tuple[int, int]) -> tuple[int, int]:
@@ -121,6 +172,16 @@ class Chain:
         return tuple(
             band(k, size, out, self.stride[axis], self.padding[axis], self.dilation[axis])
             for k in range(self.kernel[axis])
+        )
+
+    def distinct(self, axis: int) -> Bands:
+        """The distinct row (axis 0) or column (axis 1) bands."""
+        return distinct_bands(
+            self.kernel[axis],
+            self.stride[axis],
+            self.padding[axis],
+            self.output_padding[axis],
+            self.dilation[axis],
         )
 
     def swapped(self) -> Chain:

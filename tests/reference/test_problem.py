@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from harness.cases.catalogue import EDGE, GRID, HEADLINE, random_chain
-from reference.problem import Chain, Tail, band
+from reference.problem import Chain, Tail, band, distinct_bands
 
 RANDOM = [random_chain(Random(seed)) for seed in range(200)]
 SMALL = [
@@ -44,6 +44,33 @@ def test_bands_cover_and_core(chain: Chain) -> None:
         assert all(set(core) <= set(r) for r in rows)
         assert sorted(bands, reverse=True, key=lambda b: b[0]) == list(bands)
         assert sorted(bands, reverse=True, key=lambda b: b[1]) == list(bands)
+
+
+@pytest.mark.parametrize("chain", SMALL + RANDOM, ids=str)
+def test_distinct_bands_are_the_bands_of_their_taps(chain: Chain) -> None:
+    for axis in (0, 1):
+        size, distinct = (chain.h, chain.w)[axis], chain.distinct(axis)
+        bands = distinct.at(size)
+        assert list(distinct.before) == sorted(distinct.before, reverse=True)
+        assert list(distinct.after) == sorted(distinct.after)
+        assert len(distinct.taps) == len(distinct) + 1 and len(
+            set(zip(distinct.before, distinct.after))
+        ) == len(bands)
+        for k in range(chain.kernel[axis]):
+            b = distinct.of(k)
+            assert distinct.taps[b] <= k < distinct.taps[b + 1]
+            assert list(range(*bands[b])) == seen_rows(chain, axis, k)
+
+
+def test_distinct_bands_of_known_kernels() -> None:
+    count = {  # kernel, stride, padding, output padding, dilation -> bands along one axis
+        (3, 2, 1, 1, 1): 2,
+        (4, 2, 1, 0, 1): 3,
+        (4, 1, 0, 0, 1): 1,
+        (64, 32, 0, 0, 1): 1,
+        (9, 4, 4, 3, 1): 3,
+    }
+    assert {sizes: len(distinct_bands(*sizes)) for sizes in count} == count
 
 
 @pytest.mark.parametrize("chain", SMALL + RANDOM, ids=str)
