@@ -63,8 +63,8 @@ class Bands:
 def distinct_bands(kernel: int, stride: int, padding: int, output_padding: int, dilation: int) -> Bands:
     """The distinct bands of one axis.
 
-    With size_out - 1 = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding, the end of the band
-    of k, floor((size_out - 1 + padding - k * dilation) / stride) + 1, is size - ceil((padding - output_padding -
+    With size_out - 1 = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding, the end of the
+    band of k, floor((size_out - 1 + padding - k * dilation) / stride) + 1, is size - ceil((padding - output_padding -
     dilation * (kernel - 1 - k)) / stride) where that is below size.
     """
     crops = [
