@@ -1,11 +1,12 @@
-"""What a kernel set prepares for a call: its launches and the workspace they need.
+"""What a kernel set prepares for a call: its launch, the workspace of that launch, and why it was chosen.
 
-Both kernel sets take the same arguments in the same order, so what happens between tensors and
-launches is written once (runtime/execute.py) and served by either.
+Both kernel sets take the same arguments in the same order, so what happens between tensors and launches is written
+once (runtime/call.py) and served by either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,14 +19,69 @@ CPU = torch.device("cpu")
 
 
 class Launch(Protocol):
-    """A kernel with its code, grid and block fixed. Pointers are given as tensors."""
+    """A kernel with its code, its grid and its sizes fixed: one call's pointers and numbers are all that is missing."""
 
     @property
-    def grid(self) -> tuple[int, int]: ...
+    def kernel(self) -> str:
+        """Name of the kernel."""
+        ...
 
-    def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None: ...
+    @property
+    def kind(self) -> Hashable:
+        """All that fixes the compiled code. Launches of equal kinds share it."""
+        ...
 
-    def load(self, device: torch.device) -> None: ...
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Blocks along x and y."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The kernel's last parameters, which follow from the sizes and strides of the call."""
+        ...
+
+    def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
+        """Launch on `stream` (a raw handle) of `device`, with the kernel's pointers (as tensors) and numbers in the
+        order of its parameters. The sizes are added."""
+        ...
+
+    def load(self, device: torch.device) -> None:
+        """Compile and load the code, so that no launch of this kind has to."""
+        ...
+
+    def handle(self, device: torch.device) -> tuple[int, int, int]:
+        """(CUfunction as a number, threads of a block, bytes of dynamic shared memory), for a launcher in C. Loads the
+        code. Raises RuntimeError where there is none to hand out: on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One launch and the workspace that it needs."""
+
+    launch: Launch
+    partials: int
+    """Numbers of the accumulator's dtype for work that is cut in parts; 0 where it is not."""
+    counters: int
+    """int32 zeros, which the launch leaves at zero; 0 where it needs none."""
+    why: str
+    """One sentence without a full stop: why this kernel in this form."""
+
+
+class Unlaunchable(ValueError):
+    """Sizes that a kernel set cannot launch. Under backend "auto" the next backend serves such a call."""
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """float64 accumulates in itself, everything else in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_grid(grid: tuple[int, int]) -> None:
+    """Refuse what CUDA cannot launch. Raises Unlaunchable."""
+    if grid[0] >= 2**31 or grid[1] >= 2**16:
+        raise Unlaunchable(f"sizes: expected a grid within CUDA's 2**31 - 1 x 65535 blocks, they need {grid}")
 
 
 @dataclass(frozen=True)
@@ -69,14 +125,3 @@ class BackwardCall:
     expand: Launch
     band_fill: Launch
     weight_grad: Launch
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """float64 accumulates in itself, everything else in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def check_grid(grid: tuple[int, int]) -> None:
-    """Refuse what CUDA cannot launch. Raises ValueError."""
-    if grid[0] >= 2**31 or grid[1] >= 2**16:
-        raise ValueError(f"sizes: expected a grid within CUDA's 2**31 - 1 x 65535 blocks, they need {grid}")
