@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convgap import selection
-from convgap.torch_op.library import weighted_problem
-from runtime import execute
+from convgap.torch_op.kernels import planes_problem, problem_of, weighted_problem
+from convgap.torch_op.schemas import ONE_BAND
+from runtime import call, refused
+from runtime.prepared import Prepared, Unlaunchable
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,10 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
 def warmup(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
     """Make the call function(*args, **kwargs), and its backward if any, so that the next compiles nothing.
 
-    Probes the backends and compiles and loads every kernel that a call with these shapes (for any
-    batch size), strides, alignments, dtypes and settings needs. Call it before capturing a CUDA graph.
-    Leaves every .grad as it is. Waits for the device. Raises whatever the call raises.
+    Probes the backends, and compiles and loads every kernel that a call of this kind needs. Call it before capturing a
+    CUDA graph. Leaves every .grad as it is. Waits for the device. Raises whatever the call raises.
     """
-    recorder = _Recorder(_load_for_any_batch)
+    recorder = _Recorder()
     with recorder:
         outputs = tree_leaves(function(*args, **kwargs))
         ends = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
@@ -98,40 +99,52 @@ def _leaves(ends: list[Tensor]) -> list[Tensor]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes the operators of convgap that pass, and lets everything run as it would; `also` sees each step."""
+    """Notes the operators of convgap that pass, and lets everything run as it would."""
 
-    def __init__(self, also: Callable[[Step, tuple[Any, ...]], None] = lambda step, args: None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.steps: list[Step] = []
-        self.also = also
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if getattr(func, "namespace", "") == "convgap":
             self.steps.append(_step(func._schema.name.partition("::")[2], args, out))
-            self.also(self.steps[-1], args)
         return out
-
-
-def _load_for_any_batch(step: Step, args: tuple[Any, ...]) -> None:
-    """Compile and load what the same step would launch for other batch sizes."""
-    if "contract" in step.kernels:
-        x, weight, bias, multiplier, _, *size, geometry, _ = args
-        shape = x.shape if step.operator == "chain" else (*x.shape[:2], *size[0])
-        problem = weighted_problem(shape, weight, bias, geometry)
-        kernels: Any = selection.kernel_set(step.backend)
-        execute.load_contract(kernels, problem, weight.dtype, multiplier is not None, x.device)
 
 
 def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
     asked, device = args[-1], args[0].device
-    name = selection.choose(asked, device)
-    kernels, path = ((), "") if name == "torch" or not out.numel() else _kernels(name, operator, args)
+    name, left, made = _served(asked, device, operator, args, out)
+    kernels = tuple(prepared.launch.kernel for prepared in made)
+    why = "; ".join(dict.fromkeys(prepared.why for prepared in made))
     how = selection.status_of(name, device).how
-    return Step(operator, str(device), name, how, _reason(asked, name, device), kernels, path)
+    return Step(operator, str(device), name, how, _reason(asked, name, device, left), kernels, why)
 
 
-def _reason(asked: str, name: str, device: torch.device) -> str:
+def _served(
+    asked: str, device: torch.device, operator: str, args: tuple[Any, ...], out: Tensor
+) -> tuple[str, dict[str, str], list[Prepared]]:
+    """(the backend that served a call, those that left it to the next with their reasons, its launches)."""
+    left: dict[str, str] = {}
+
+    def run(kernels: Any) -> tuple[str, list[Prepared]]:
+        if kernels is None:
+            return "torch", []
+        name = kernels.__name__.partition("_")[0]
+        try:
+            made = _launches(kernels, operator, args, out) if out.numel() else []
+            for prepared in made:
+                refused.check(prepared.launch, device)
+        except Unlaunchable as error:
+            left[name] = str(error)
+            raise
+        return name, made
+
+    name, made = selection.serve(asked, device, run)
+    return name, left, made
+
+
+def _reason(asked: str, name: str, device: torch.device, left: dict[str, str]) -> str:
     if asked != "auto":
         return f"backend={asked!r} was asked for"
     if selection.DEFAULT != "auto":
@@ -139,26 +152,46 @@ def _reason(asked: str, name: str, device: torch.device) -> str:
     order = selection.ORDER.get(device.type)
     if order is None:
         return f"'auto' is plain torch on {device.type}: there the kernels are only interpreted"
-    skipped = [selection.status_of(other, device) for other in order[: order.index(name)]]
-    return "".join(f"{status.name} was skipped, {status.reason}; " for status in skipped) + "first that works"
+    said = ""
+    for other in order[: order.index(name)]:
+        if other in left:
+            said += f"{other} left this call to the next, {left[other]}; "
+        else:
+            said += f"{other} was skipped, {selection.status_of(other, device).reason}; "
+    return said + "first that works"
 
 
-def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str, ...], str]:
-    kernels: Any = selection.kernel_set(name)
-    x = args[0]
-    address = x.data_ptr() % 16
+def _launches(kernels: call.KernelSet, operator: str, args: tuple[Any, ...], out: Tensor) -> list[Prepared]:
+    """What the operator launches, in order."""
+    first = args[0]
+    where = first.stride(), first.dtype, first.data_ptr() % 16
     if operator == "multiply_gap":
-        call = kernels.prepare_tail(tuple(x.shape), x.stride(), x.dtype, address, args[1] is not None)
-        if call.flat:
-            return ("multiply_gap_flat",), "small planes that lie side by side are read as one run"
-        if call.counters:
-            return ("multiply_gap",), "planes are cut in parts, and the last block of a plane adds them"
-        return ("multiply_gap",), "a block holds whole planes"
+        return [kernels.prepare_multiply_gap(call.tail_of(*first.shape), *where, args[1] is not None)]
     if operator == "chain":
-        _, weight, bias, multiplier, _, geometry, _ = args
-        problem = weighted_problem(x.shape, weight, bias, geometry)
-        call = kernels.prepare_chain(problem, x.stride(), x.dtype, address, multiplier is not None)
-        if call.band_sums_contract is None:
-            return ("band_sums", "contract"), "the weight is too large beside the planes for one launch"
-        return ("band_sums_contract",), "the weight is small beside the planes: one launch"
-    return ({"plane_sums": "band_sums"}.get(operator, operator),), ""
+        _, weight, bias, multiplier, _, *geometry, _ = args
+        problem = weighted_problem(first.shape, weight, bias, *geometry)
+        one = kernels.prepare_band_sums_contract(problem, *where, multiplier is not None)
+        if one is not None:
+            return [one]
+        contract = kernels.prepare_contract(problem, weight.dtype, multiplier is not None)
+        return [kernels.prepare_band_sums(problem, *where), contract]
+    if operator in ("band_sums", "plane_sums"):
+        n, c, *size = first.shape
+        kernel, *bands = args[1:-1] if operator == "band_sums" else ((1, 1), *ONE_BAND)
+        return [kernels.prepare_band_sums(planes_problem(n, c, size, kernel, *bands), *where)]
+    if operator == "contract":
+        _, weight, bias, multiplier, _, size, *geometry, _ = args
+        problem = weighted_problem((*first.shape[:2], *size), weight, bias, *geometry)
+        return [kernels.prepare_contract(problem, weight.dtype, multiplier is not None)]
+    if operator == "expand":
+        _, weight, _, size, *geometry, _ = args
+        problem = weighted_problem((first.shape[0], weight.shape[0], *size), weight, None, *geometry)
+        return [kernels.prepare_expand(problem, weight.dtype)]
+    if operator == "weight_grad":
+        _, sums, _, size, kernel, *bands, groups, dtype, _ = args
+        shape = *sums.shape[:2], *size
+        problem = problem_of(shape, tuple(kernel), first.shape[1], False, *map(tuple, bands), groups)
+        return [kernels.prepare_weight_grad(problem, dtype)]
+    _, size, kernel, *bands, dtype, _, _ = args
+    problem = planes_problem(first.shape[0], first.shape[1], size, kernel, *bands)
+    return [kernels.prepare_band_fill(problem, out.stride(), dtype)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from numbers import Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from convgap.selection import check_name
-from convgap.torch_op import library
+from convgap.torch_op import dispatch, schemas
+from reference.problem import Chain
 from runtime.prepared import accumulator
 
 Size = int | tuple[int, int]
@@ -36,7 +38,10 @@ def multiply_gap(y: Tensor, multiplier: float | Tensor, *, backend: str = "auto"
     _planes("y", y)
     batched = y if y.dim() == 4 else y.unsqueeze(0)
     scale, tensor = _multiplier(multiplier, batched, batched.shape[1], y.dim() == 4)
-    out = library.multiply_gap(batched, tensor, scale, backend)
+    if torch.compiler.is_compiling():
+        out = schemas.ops.multiply_gap(batched, tensor, scale, backend)
+    else:
+        out = dispatch.multiply_gap(batched, tensor, scale, backend)
     return out if y.dim() == 4 else out.squeeze(0)
 
 
@@ -81,21 +86,27 @@ def conv_transpose2d_multiply_gap(
         _like("bias", bias, x)
     sizes = x.shape, weight.shape, None if bias is None else bias.shape
     options = stride, padding, output_padding, dilation, groups, strategy
+    batched = x if x.dim() == 4 else x.unsqueeze(0)
     if torch.compiler.is_compiling():
-        geometry = _geometry(*sizes, *options)
+        problem, geometry = None, _geometry(*sizes, *options)
     else:
         try:
-            geometry = _known_geometry(*sizes, *options)
+            problem = _known_problem(*sizes, *options)
         except TypeError:  # lists and symbolic sizes cannot be looked up; what is wrong raises again
-            geometry = _geometry(*sizes, *options)
-    batched = x if x.dim() == 4 else x.unsqueeze(0)
-    scale, tensor = _multiplier(multiplier, batched, weight.shape[1] * geometry[8], x.dim() == 4)
+            problem = _problem(*sizes, *options)
+        geometry = problem
+    scale, tensor = _multiplier(multiplier, batched, weight.shape[1] * geometry.groups, x.dim() == 4)
     if strategy == "collapsed":
-        out = library.chain(batched, weight, bias, tensor, scale, geometry, backend)
+        if problem is None:
+            out = schemas.ops.chain(batched, weight, bias, tensor, scale, *geometry, backend)
+        else:
+            out = dispatch.chain(problem, batched, weight, bias, tensor, scale, backend)
     else:
-        sh, sw, ph, pw, oh, ow, dh, dw, groups = geometry
-        y = F.conv_transpose2d(batched, weight, bias, (sh, sw), (ph, pw), (oh, ow), groups, (dh, dw))
-        out = library.multiply_gap(y, tensor, scale, backend)
+        y = F.conv_transpose2d(
+            batched, weight, bias, geometry.stride, geometry.padding, geometry.output_padding, geometry.groups,
+            geometry.dilation,
+        )  # fmt: skip
+        out = multiply_gap(y, scale if tensor is None else tensor, backend=backend)
     return out if x.dim() == 4 else out.squeeze(0)
 
 
@@ -109,8 +120,8 @@ def _geometry(
     dilation: Size,
     groups: int,
     strategy: str,
-) -> tuple[int, ...]:
-    """The checked numbers as the operators take them: stride, padding, output_padding, dilation, groups."""
+) -> schemas.Geometry:
+    """The checked numbers as the operators take them."""
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
     if len(weight_shape) != 4 or 0 in weight_shape[1:]:
@@ -140,11 +151,24 @@ def _geometry(
             raise ValueError(f"padding: expected an output {name} of at least 1, these sizes give {size}")
     if bias_shape is not None and tuple(bias_shape) != (c_out,):
         raise ValueError(f"bias: expected [{c_out}], got {tuple(bias_shape)}")
-    return (*stride, *padding, *output_padding, *dilation, groups)
+    return schemas.Geometry(stride, padding, output_padding, dilation, groups)
+
+
+def _problem(
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    bias_shape: tuple[int, ...] | None,
+    *options: Any,
+) -> Chain:
+    """The checked sizes of one call; an unbatched x is a batch of one."""
+    geometry = _geometry(x_shape, weight_shape, bias_shape, *options)
+    n, c_in, h, w = x_shape if len(x_shape) == 4 else (1, *x_shape)
+    c_out, kernel = weight_shape[1] * geometry.groups, (weight_shape[2], weight_shape[3])
+    return Chain(n, c_in, c_out, h, w, kernel, *geometry, bias_shape is not None)
 
 
 # A model calls with the same few sizes over and over. Typed: True and 1.0 are equal to 1, and refused.
-_known_geometry = lru_cache(maxsize=4096, typed=True)(_geometry)
+_known_problem = lru_cache(maxsize=4096, typed=True)(_problem)
 
 
 def _planes(name: str, tensor: Tensor) -> None:

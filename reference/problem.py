@@ -145,6 +145,11 @@ class Chain:
     def out_shape(self) -> tuple[int, int, int, int]:
         return self.n, self.c_out, 1, 1
 
+    @cached_property
+    def sums_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the band sums: samples, input channels, distinct row bands, distinct column bands."""
+        return self.n, self.c_in, len(self.distinct(0)), len(self.distinct(1))
+
     @property
     def conv_shape(self) -> tuple[int, int, int, int]:
         """Shape of the convolution output, which only the literal operator ever stores."""

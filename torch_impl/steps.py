@@ -40,11 +40,10 @@ def chain(
 
 
 def band_sums(problem: Chain, x: Tensor) -> Tensor:
-    """Sum of x over every tap's band: [n, c_in, kh, kw]; 0 for a tap whose band is empty."""
-    rows, cols = ([band for band in problem.bands(axis) if band[0] < band[1]] for axis in (0, 1))
+    """Sum of x over every pair of a row band and a column band, [n, c_in, RB, CB]; 0 where a band is empty."""
+    rows, cols = ([band for band in _bands(problem, axis) if band[0] < band[1]] for axis in (0, 1))
     if not rows or not cols:
-        shape = problem.n, problem.c_in, *problem.kernel
-        return torch.zeros(shape, dtype=accumulator(x.dtype), device=x.device)
+        return torch.zeros(problem.sums_shape, dtype=accumulator(x.dtype), device=x.device)
     sums = bands.band_sums(x, rows, cols)
     for axis, dim in ((0, 2), (1, 3)):
         live = _live(problem, axis)
@@ -52,35 +51,38 @@ def band_sums(problem: Chain, x: Tensor) -> Tensor:
             found = iter(sums.unbind(dim))
             zero = torch.zeros_like(sums.select(dim, 0))
             sums = torch.stack([next(found) if lands else zero for lands in live], dim)
-    return sums
+    return sums.contiguous()
 
 
 def contract(
     problem: Chain, sums: Tensor, weight: Tensor, bias: Tensor | None, scale: float, multiplier: Tensor | None
 ) -> Tensor:
-    """The chain's output [n, c_out, 1, 1] from band sums [n, c_in, kh, kw]."""
-    out = torch.einsum("ngikl,giokl->ngo", _by_group(problem, sums), _live_weight(problem, weight))
-    out = out.reshape(problem.out_shape) / _area(problem)
+    """The chain's output [n, c_out, 1, 1] from band sums."""
+    out = torch.einsum("ngikl,giokl->ngo", _by_tap(problem, sums), _live_weight(problem, weight))
+    out = out.reshape(problem.out_shape) / problem.out_area
     if bias is not None:
         out = out + bias[:, None, None]
     return (out * _factor(scale, multiplier)).to(weight.dtype).contiguous()
 
 
 def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """Gradient of each band sum, [n, c_in, kh, kw], for grad [n, c_out, 1, 1]."""
+    """Gradient of each band sum for grad [n, c_out, 1, 1]."""
     grouped = grad.flatten(1).unflatten(1, (problem.groups, -1)).double()
-    d = torch.einsum("ngo,giokl->ngikl", grouped, _live_weight(problem, weight)) * (scale / _area(problem))
-    return d.flatten(1, 2).to(grad.dtype)
+    d = torch.einsum("ngo,giokl->ngikl", grouped, _live_weight(problem, weight))
+    for axis in (0, 1):
+        taps = problem.distinct(axis).taps
+        d = torch.stack([d.narrow(3 + axis, k, end - k).sum(3 + axis) for k, end in pairwise(taps)], 3 + axis)
+    return (d * (scale / problem.out_area)).flatten(1, 2).to(grad.dtype).contiguous()
 
 
 def band_fill(problem: Chain, d: Tensor, dx: Tensor) -> Tensor:
-    """Fill dx with the sum of d over the taps that see each element.
+    """Fill dx with the sum of d over the bands that hold each element.
 
     dx is constant between the ends of bands, so that only as many pieces are written.
     """
-    columns = [_seen_sum(d, seen, 3, hi - lo) for lo, hi, seen in _pieces(problem.bands(1), problem.w)]
+    columns = [_seen_sum(d, seen, 3, hi - lo) for lo, hi, seen in _pieces(_bands(problem, 1), problem.w)]
     along_rows = torch.cat(columns, 3)
-    for lo, hi, seen in _pieces(problem.bands(0), problem.h):
+    for lo, hi, seen in _pieces(_bands(problem, 0), problem.h):
         dx[:, :, lo:hi] = _seen_sum(along_rows, seen, 2, hi - lo)
     return dx
 
@@ -88,8 +90,8 @@ def band_fill(problem: Chain, d: Tensor, dx: Tensor) -> Tensor:
 def weight_grad(problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """Gradient of the weight, from grad [n, c_out, 1, 1] and the band sums."""
     g = grad.flatten(1).unflatten(1, (problem.groups, -1)).double()
-    dw = torch.einsum("ngo,ngikl->giokl", g, _by_group(problem, sums)) * (scale / _area(problem))
-    return _without_dead_taps(problem, dw).flatten(0, 1).to(dtype)
+    dw = torch.einsum("ngo,ngikl->giokl", g, _by_tap(problem, sums)) * (scale / problem.out_area)
+    return _without_dead_taps(problem, dw).flatten(0, 1).to(dtype).contiguous()
 
 
 def _factor(scale: float, multiplier: Tensor | None) -> float | Tensor:
@@ -98,17 +100,22 @@ def _factor(scale: float, multiplier: Tensor | None) -> float | Tensor:
     return multiplier if scale == 1 else multiplier * scale
 
 
-def _area(problem: Chain) -> int:
-    return problem.out_size(0) * problem.out_size(1)
+def _bands(problem: Chain, axis: int) -> tuple[Band, ...]:
+    """The distinct bands of an axis."""
+    return problem.distinct(axis).at((problem.h, problem.w)[axis])
 
 
 def _live(problem: Chain, axis: int) -> list[bool]:
-    """For each kernel index whether its band holds anything."""
-    return [lo < hi for lo, hi in problem.bands(axis)]
+    """For each distinct band whether it holds anything."""
+    return [lo < hi for lo, hi in _bands(problem, axis)]
 
 
-def _by_group(problem: Chain, sums: Tensor) -> Tensor:
-    """Band sums in float64: [n, groups, c_in / groups, kh, kw]."""
+def _by_tap(problem: Chain, sums: Tensor) -> Tensor:
+    """For each tap the sum over its band, in float64: [n, groups, c_in / groups, kh, kw]."""
+    for axis, dim in ((0, 2), (1, 3)):
+        found, taps = sums.unbind(dim), problem.distinct(axis).taps
+        counts = [end - k for k, end in pairwise(taps)]
+        sums = torch.stack([band for band, count in zip(found, counts) for _ in range(count)], dim)
     return sums.unflatten(1, (problem.groups, -1)).double()
 
 
@@ -120,7 +127,7 @@ def _live_weight(problem: Chain, weight: Tensor) -> Tensor:
 def _without_dead_taps(problem: Chain, values: Tensor) -> Tensor:
     """`values` [..., kh, kw] with 0 for taps whose band is empty."""
     for axis, dim in ((0, values.dim() - 2), (1, values.dim() - 1)):
-        live = _live(problem, axis)
+        live = [lo < hi for lo, hi in problem.bands(axis)]
         if not all(live):
             zero = torch.zeros_like(values.select(dim, 0))
             taps = values.unbind(dim)

@@ -1,1 +1,5 @@
-"""The operator as torch sees it: schemas, kernels, derivatives, dispatch, shards."""
+"""The operator as torch sees it: schemas, kernels, derivatives, dispatch, autocast, counted operations, shards."""
+
+from convgap.torch_op import autocast, dispatch, flops
+
+__all__ = ["autocast", "dispatch", "flops"]

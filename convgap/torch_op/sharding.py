@@ -13,7 +13,7 @@ from typing import Any
 from torch.distributed.tensor import Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
-from convgap.torch_op.library import ops
+from convgap.torch_op.schemas import ops
 
 Way = tuple[list[Placement], list[Placement | None]]
 """Placements of the output, and of every argument (None for what is not a tensor)."""
@@ -29,28 +29,23 @@ def _way(out: Placement, tensors: Sequence[tuple[Any, Placement]], others: int) 
 
 
 @register_sharding(ops.chain.default)
-def _chain(
-    x: Any, weight: Any, bias: Any, multiplier: Any, scale: Any, geometry: Sequence[int], backend: Any
-) -> list[Way]:
-    return _products(x, weight, bias, multiplier, geometry, 3)
+def _chain(x: Any, weight: Any, bias: Any, multiplier: Any, scale: Any, *rest: Any) -> list[Way]:
+    return _products(x, weight, bias, multiplier, rest[-2], 7)
 
 
 @register_sharding(ops.contract.default)
 def _contract(
-    sums: Any, weight: Any, bias: Any, multiplier: Any, scale: Any, size: Any, geometry: Sequence[int],
-    backend: Any,
-) -> list[Way]:  # fmt: skip
-    return _products(sums, weight, bias, multiplier, geometry, 4)
-
-
-def _products(
-    x: Any, weight: Any, bias: Any, multiplier: Any, geometry: Sequence[int], others: int
+    sums: Any, weight: Any, bias: Any, multiplier: Any, scale: Any, size: Any, *rest: Any
 ) -> list[Way]:
+    return _products(sums, weight, bias, multiplier, rest[-2], 8)
+
+
+def _products(x: Any, weight: Any, bias: Any, multiplier: Any, groups: int, others: int) -> list[Way]:
     def way(out: Placement, *placements: Placement) -> Way:
         return _way(out, list(zip((x, weight, bias, multiplier), placements, strict=True)), others)
 
     ways = [way(_ALL, _ALL, _ALL, _ALL, _ALL), way(_N, _N, _ALL, _ALL, _N)]
-    if geometry[8] == 1:
+    if groups == 1:
         ways.append(way(_C, _ALL, Shard(1), Shard(0), _C))
         # Each rank adds its share of the bias.
         ways.append(way(_SUM, _C, Shard(0), _SUM, _ALL))
@@ -58,24 +53,20 @@ def _products(
 
 
 @register_sharding(ops.expand.default)
-def _expand(
-    grad: Any, weight: Any, scale: Any, size: Any, geometry: Sequence[int], backend: Any
-) -> list[Way]:
-    ways = [_way(_ALL, ((grad, _ALL), (weight, _ALL)), 4), _way(_N, ((grad, _N), (weight, _ALL)), 4)]
-    if geometry[8] == 1:
-        ways.append(_way(_SUM, ((grad, _C), (weight, Shard(1))), 4))
-        ways.append(_way(_C, ((grad, _ALL), (weight, Shard(0))), 4))
+def _expand(grad: Any, weight: Any, scale: Any, size: Any, *rest: Any) -> list[Way]:
+    ways = [_way(_ALL, ((grad, _ALL), (weight, _ALL)), 8), _way(_N, ((grad, _N), (weight, _ALL)), 8)]
+    if rest[-2] == 1:  # groups
+        ways.append(_way(_SUM, ((grad, _C), (weight, Shard(1))), 8))
+        ways.append(_way(_C, ((grad, _ALL), (weight, Shard(0))), 8))
     return ways
 
 
 @register_sharding(ops.weight_grad.default)
-def _weight_grad(
-    grad: Any, sums: Any, scale: Any, size: Any, geometry: Sequence[int], dtype: Any, backend: Any
-) -> list[Way]:
-    ways = [_way(_ALL, ((grad, _ALL), (sums, _ALL)), 5), _way(_SUM, ((grad, _N), (sums, _N)), 5)]
-    if geometry[8] == 1:
-        ways.append(_way(Shard(1), ((grad, _C), (sums, _ALL)), 5))
-        ways.append(_way(Shard(0), ((grad, _ALL), (sums, _C)), 5))
+def _weight_grad(grad: Any, sums: Any, scale: Any, size: Any, kernel: Any, *rest: Any) -> list[Way]:
+    ways = [_way(_ALL, ((grad, _ALL), (sums, _ALL)), 10), _way(_SUM, ((grad, _N), (sums, _N)), 10)]
+    if rest[-3] == 1:  # groups
+        ways.append(_way(Shard(1), ((grad, _C), (sums, _ALL)), 10))
+        ways.append(_way(Shard(0), ((grad, _ALL), (sums, _C)), 10))
     return ways
 
 
@@ -95,5 +86,5 @@ def _by_plane(others: int) -> Any:
 
 
 register_sharding(ops.plane_sums.default)(_by_plane(1))
-register_sharding(ops.band_sums.default)(_by_plane(3))
-register_sharding(ops.band_fill.default)(_by_plane(5))
+register_sharding(ops.band_sums.default)(_by_plane(6))
+register_sharding(ops.band_fill.default)(_by_plane(9))

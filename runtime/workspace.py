@@ -1,6 +1,6 @@
-"""Zeroed counters for launches whose last block finishes the work and leaves the counters at zero.
+"""Memory that a launch works in: partial sums, and counters by which the last block knows that it is the last.
 
-A launch may share counters only with launches that the stream orders before or after it. Eager
+Counters are zero before a launch and after it. A launch may share counters only with launches that the stream orders before or after it. Eager
 calls therefore keep some per (device, stream). A captured call is replayed on any stream at any
 time, so it gets counters of its own, for good. Both come from a slab, zeroed once per device by the
 first eager call: memory that is kept may not come from the pool of a graph that is being warmed up
@@ -13,7 +13,7 @@ from threading import Lock
 
 import torch
 
-from runtime.prepared import CPU
+from runtime.prepared import CPU, Prepared, accumulator
 
 SLAB = 1 << 20
 """Counters on each device: 4 MiB."""
@@ -24,6 +24,16 @@ LEAST = 4096
 _lock = Lock()
 _kept: dict[tuple[int, int], torch.Tensor] = {}
 _slabs: dict[int, tuple[torch.Tensor, int]] = {}
+
+
+def of(made: Prepared, output: torch.Tensor, stream: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(partials, counters) of a launch that writes `output`, which stands for what the launch does not need."""
+    if not made.counters and not made.partials:
+        return output, output
+    partials = output
+    if made.partials:
+        partials = torch.empty(made.partials, dtype=accumulator(output.dtype), device=output.device)
+    return partials, take(made.counters, output.device, stream) if made.counters else output
 
 
 def take(count: int, device: torch.device, stream: int) -> torch.Tensor:

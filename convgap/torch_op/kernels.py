@@ -1,0 +1,192 @@
+"""What the operators do, on tensors of a CPU or of a CUDA device: choose a backend, and call its step.
+
+`problem` holds all sizes of a call; of band sums and their transpose, which know nothing of outputs and groups, it has
+one output channel and one group.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgap.selection import serve
+from convgap.torch_op.schemas import ONE_BAND, Sizes, empty_dx
+from reference.problem import Chain
+from runtime import call
+from runtime.private import current_stream
+from torch_impl import steps
+
+
+@lru_cache(maxsize=4096)
+def problem_of(
+    x_shape: tuple[int, ...], kernel: tuple[int, ...], c_out: int, bias: bool, stride: Any, padding: Any,
+    output_padding: Any, dilation: Any, groups: int,
+) -> Chain:  # fmt: skip
+    """The sizes of one call as the kernels take them."""
+    n, c_in, h, w = x_shape
+    return Chain(
+        n, c_in, c_out, h, w, (kernel[0], kernel[1]), tuple(stride), tuple(padding), tuple(output_padding),
+        tuple(dilation), groups, bias,
+    )  # fmt: skip
+
+
+def weighted_problem(shape: Sizes, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Chain:
+    """Of the operators that take the weight, from the [n, c_in, h, w] of x and the numbers of a Geometry."""
+    c_out = weight.shape[1] * geometry[4]
+    return problem_of(
+        tuple(shape), tuple(weight.shape[2:]), c_out, bias is not None, *map(tuple, geometry[:4]), geometry[4]
+    )
+
+
+def planes_problem(n: int, c: int, size: Sizes, kernel: Sizes, *bands: Sizes) -> Chain:
+    """Of the operators that do not, from the first four numbers of a Geometry."""
+    return problem_of((n, c, *size), tuple(kernel), 1, False, *map(tuple, bands), 1)
+
+
+def multiply_gap(y: Tensor, multiplier: Tensor | None, scale: float, backend: str) -> Tensor:
+    def run(kernels: Any) -> Tensor:
+        if kernels is None:
+            return steps.tail(y, scale, multiplier)
+        return call.tail(kernels, y, scale, multiplier, current_stream(y.device))
+
+    return serve(backend, y.device, run)
+
+
+def plane_sums(y: Tensor, backend: str) -> Tensor:
+    n, c, *size = y.shape
+    return band_sums(planes_problem(n, c, size, (1, 1), *ONE_BAND), y, backend)
+
+
+def chain(
+    problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float,
+    backend: str,
+) -> Tensor:  # fmt: skip
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+
+    def run(kernels: Any) -> Tensor:
+        if kernels is None:
+            return steps.chain(problem, x, weight, bias, scale, multiplier)
+        stream = current_stream(x.device)
+        return call.chain(kernels, problem, x, weight, bias, scale, multiplier, stream)
+
+    return serve(backend, x.device, run)
+
+
+def band_sums(problem: Chain, x: Tensor, backend: str) -> Tensor:
+    def run(kernels: Any) -> Tensor:
+        if kernels is None:
+            return steps.band_sums(problem, x)
+        return call.band_sums(kernels, problem, x, current_stream(x.device))
+
+    return serve(backend, x.device, run)
+
+
+def contract(
+    problem: Chain, sums: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float,
+    backend: str,
+) -> Tensor:  # fmt: skip
+    sums, weight = sums.contiguous(), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+
+    def run(kernels: Any) -> Tensor:
+        if kernels is None:
+            return steps.contract(problem, sums, weight, bias, scale, multiplier)
+        stream = current_stream(sums.device)
+        return call.contract(kernels, problem, sums, weight, bias, scale, multiplier, stream)
+
+    return serve(backend, sums.device, run)
+
+
+def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float, backend: str) -> Tensor:
+    weight = weight.contiguous()
+
+    def run(kernels: Any) -> Tensor:
+        if kernels is None:
+            return steps.expand(problem, grad, weight, scale)
+        return call.expand(kernels, problem, grad, weight, scale, current_stream(grad.device))
+
+    return serve(backend, grad.device, run)
+
+
+def weight_grad(
+    problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype, backend: str
+) -> Tensor:
+    sums = sums.contiguous()
+
+    def run(kernels: Any) -> Tensor:
+        if kernels is None:
+            return steps.weight_grad(problem, grad, sums, scale, dtype)
+        return call.weight_grad(kernels, problem, grad, sums, scale, dtype, current_stream(grad.device))
+
+    return serve(backend, grad.device, run)
+
+
+def band_fill(problem: Chain, d: Tensor, dtype: torch.dtype, channels_last: bool, backend: str) -> Tensor:
+    d = d.contiguous()
+
+    def run(kernels: Any) -> Tensor:
+        dx = empty_dx(d, (problem.h, problem.w), dtype, channels_last)
+        if kernels is None:
+            return steps.band_fill(problem, d, dx)
+        return call.band_fill(kernels, problem, d, dx, current_stream(d.device))
+
+    return serve(backend, d.device, run)
+
+
+# The same as torch.library calls them: the sizes are gathered from tensors and numbers.
+
+
+def _chain(x: Tensor, weight: Tensor, bias: Any, multiplier: Any, scale: float, *rest: Any) -> Tensor:
+    *geometry, backend = rest
+    return chain(
+        weighted_problem(x.shape, weight, bias, *geometry), x, weight, bias, multiplier, scale, backend
+    )
+
+
+def _band_sums(x: Tensor, kernel: Sizes, *rest: Any) -> Tensor:
+    *bands, backend = rest
+    n, c, *size = x.shape
+    return band_sums(planes_problem(n, c, size, kernel, *bands), x, backend)
+
+
+def _contract(
+    sums: Tensor, weight: Tensor, bias: Any, multiplier: Any, scale: float, size: Sizes, *rest: Any
+) -> Tensor:
+    *geometry, backend = rest
+    problem = weighted_problem((*sums.shape[:2], *size), weight, bias, *geometry)
+    return contract(problem, sums, weight, bias, multiplier, scale, backend)
+
+
+def _expand(grad: Tensor, weight: Tensor, scale: float, size: Sizes, *rest: Any) -> Tensor:
+    *geometry, backend = rest
+    problem = weighted_problem((grad.shape[0], weight.shape[0], *size), weight, None, *geometry)
+    return expand(problem, grad, weight, scale, backend)
+
+
+def _weight_grad(grad: Tensor, sums: Tensor, scale: float, size: Sizes, kernel: Sizes, *rest: Any) -> Tensor:
+    *bands, groups, dtype, backend = rest
+    shape = *sums.shape[:2], *size
+    problem = problem_of(shape, tuple(kernel), grad.shape[1], False, *map(tuple, bands), groups)
+    return weight_grad(problem, grad, sums, scale, dtype, backend)
+
+
+def _band_fill(d: Tensor, size: Sizes, kernel: Sizes, *rest: Any) -> Tensor:
+    *bands, dtype, channels_last, backend = rest
+    problem = planes_problem(d.shape[0], d.shape[1], size, kernel, *bands)
+    return band_fill(problem, d, dtype, channels_last, backend)
+
+
+KERNELS = {
+    "multiply_gap": multiply_gap,
+    "plane_sums": plane_sums,
+    "chain": _chain,
+    "band_sums": _band_sums,
+    "contract": _contract,
+    "expand": _expand,
+    "weight_grad": _weight_grad,
+    "band_fill": _band_fill,
+}
+"""Operator name -> its kernel for torch.library."""

@@ -1,0 +1,142 @@
+"""Every private name of torch that the project uses, with a safe answer where one is missing.
+
+They buy speed, and derivatives under nested transforms of torch.func. Torch may rename them in any release: nothing else
+depends on them, and importing this module never fails. `MISSING` says which are not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad
+import torch.autograd.function
+from torch import Tensor
+
+from runtime.prepared import CPU
+
+MISSING: list[str] = []
+"""Names that this torch does not have."""
+
+
+def _find(path: str) -> Any:
+    """What stands at `path` below the package torch, or None."""
+    try:
+        return reduce(getattr, path.split("."), torch)
+    except AttributeError:
+        MISSING.append(path)
+        return None
+
+
+# For `ordinary`: the keys by which torch's dispatcher goes.
+_KEY, _KEYS = _find("_C.DispatchKey"), _find("_C.DispatchKeySet")
+_keys_of = _find("_C._dispatch_keys")
+_included = _find("_C._dispatch_tls_local_include_set")
+_excluded = _find("_C._dispatch_tls_local_exclude_set")
+_profiling = _find("_C._autograd._profiler_enabled")
+_LEVEL = hasattr(torch.autograd.forward_ad, "_current_level")
+if not _LEVEL:
+    MISSING.append("autograd.forward_ad._current_level")
+
+# For derivatives: an autograd.Function below which operators are called, one level of torch.func at a time.
+below_autograd = _find("_C._AutoDispatchBelowAutograd")
+transforms = _find("_C._functorch.peek_interpreter_stack")
+single_level = _find("_functorch.utils.enable_single_level_autograd_function")
+forward_mode = _find("autograd.forward_ad._set_fwd_grad_enabled")
+_function = _find("autograd.function._SingleLevelFunction")
+
+NODES = None not in (below_autograd, transforms, single_level, forward_mode, _function)
+"""Whether derivatives may be nodes of our own; otherwise torch.library makes them."""
+
+Function: Any = _function or torch.autograd.Function
+"""The base of nodes that are applied outside torch.func's transforms."""
+
+# For launches.
+_raw_stream = _find("_C._cuda_getCurrentRawStream")
+_device = _find("_C._cuda_getDevice")
+empty_strided_cuda = _find("_C._dynamo.guards._empty_strided_cuda")
+"""(size, stride, dtype) -> fresh tensor on the current device, in a third of the time that torch.empty takes."""
+exchange = _find("Tensor.__dlpack_c_exchange_api__")
+"""The table of C functions by which DLPack passes tensors, as a capsule."""
+
+
+def current_stream(device: torch.device) -> int:
+    """Raw handle of the current stream of a CUDA device; 0 on the CPU."""
+    if device == CPU:
+        return 0
+    if _raw_stream is None:
+        return torch.cuda.current_stream(device).cuda_stream
+    return _raw_stream(device.index)
+
+
+def current_device() -> int:
+    """Number of the current CUDA device."""
+    return torch.cuda.current_device() if _device is None else _device()
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode derivatives may be asked of a call with these tensors."""
+    if _LEVEL:
+        return torch.autograd.forward_ad._current_level >= 0
+    unpack = torch.autograd.forward_ad.unpack_dual
+    return any(tensor is not None and unpack(tensor).tangent is not None for tensor in tensors)
+
+
+def _set(*names: str) -> int:
+    """The dispatcher's set of keys with these names, as a number with a bit for each."""
+    found = _KEYS(_KEY.Undefined)
+    for name in names:
+        found = found | _KEYS(getattr(_KEY, name))
+    return found.raw_repr()
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+def _make_ordinary() -> Callable[..., bool]:
+    """`ordinary`, or what always says no where one of its names is missing."""
+    if None in (_KEY, _KEYS, _keys_of, _included, _excluded, _profiling) or not _LEVEL:
+        return _never
+    try:
+        # Of tensors made in inference mode, and of all others.
+        usual = frozenset(
+            _set(device, f"Autocast{device}", *more)
+            for device in ("CPU", "CUDA")
+            for more in ((), ("ADInplaceOrView", f"Autograd{device}"))
+        )
+        # A thread adds these two to the keys of every call; in inference mode the second is missing.
+        added = _set("BackendSelect", "ADInplaceOrView")
+        # A thread takes these away for as long as it does not run under autocast.
+        cast = _set("AutocastCPU", "AutocastCUDA")
+    except AttributeError as error:
+        MISSING.append(str(error))
+        return _never
+    forward_ad, keys_of, included, excluded, profiling = (
+        torch.autograd.forward_ad, _keys_of, _included, _excluded, _profiling,
+    )  # fmt: skip
+
+    def ordinary(*tensors: Tensor | None) -> bool:
+        for tensor in tensors:
+            if tensor is not None and keys_of(tensor).raw_repr() not in usual:
+                return False
+        return (
+            not included().raw_repr() & ~added
+            and excluded().raw_repr() & cast == cast
+            and forward_ad._current_level < 0
+            and not profiling()
+        )
+
+    return ordinary
+
+
+ordinary = _make_ordinary()
+"""ordinary(*tensors): whether torch's dispatcher would find nothing to do for a call but derivatives.
+
+It goes by two sets of keys: those of the tensors (a subclass, a negation still to be done, ...) and those of the thread
+(modes, transforms, autocast, tracing, ...). If both are the ordinary ones, no forward-mode derivative is asked for and
+no profiler listens, it would end at the kernel or at its derivative, having taken about as long as all else that a call
+costs the host. None stands for a tensor that is not there.
+"""
