@@ -18,6 +18,7 @@ import convgap
 import convgap.selection
 from harness.cases.catalogue import Case
 from harness.cases.inputs import Inputs
+from harness.numerics.depth import depth as depth_of
 from reference import eager
 from reference.problem import Chain, Tail
 
@@ -109,7 +110,7 @@ def _product(backend: str) -> Callable[[Case, Inputs], Built]:
     def build(case: Case, inputs: Inputs) -> Built:
         how = require_usable(backend, inputs)
         x = inputs.x
-        depth = convgap.selection.depth(backend, case.problem, x.dtype, x.stride(), x.data_ptr())
+        depth = depth_of(backend, case.problem, x.dtype, x.stride(), x.data_ptr())
         what = f"{how}, bands" if case.op == "chain" else how
         return Built(lambda: inputs.call(convgap, backend=backend), what, depth)
 
@@ -122,7 +123,7 @@ def _fused_tail(backend: str) -> Callable[[Case, Inputs], Built]:
             raise Unavailable(f"the case is the tail alone: the row {backend} runs it")
         how = require_usable(backend, inputs)
         depth, stores = _convolution(case.problem)
-        depth += convgap.selection.depth(backend, _pooled(case), inputs.x.dtype)
+        depth += depth_of(backend, _pooled(case), inputs.x.dtype)
         call = lambda: inputs.call(convgap, backend=backend, strategy="tail")  # noqa: E731
         return _framework(
             case, inputs, call, f"torch's convolution, then the fused tail ({how})", depth, stores + 1

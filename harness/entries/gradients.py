@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import convgap
-import convgap.selection
 from harness.cases.catalogue import Case
 from harness.cases.inputs import Inputs
 from harness.entries.entry import (
@@ -24,6 +23,7 @@ from harness.entries.entry import (
     require_usable,
     tf32_convolution,
 )
+from harness.numerics.depth import depth as depth_of
 from harness.numerics.truth import Truth, truth_gradients
 from reference import eager
 from reference.problem import Chain, Problem
@@ -37,7 +37,7 @@ def output_gradient(problem: Problem, x: Tensor) -> Tensor:
 
 def depth(backend: str, problem: Problem, x: Tensor) -> int:
     """Longest chain of additions behind a gradient: those of the band sums, then over samples and outputs."""
-    forward = convgap.selection.depth(backend, problem, x.dtype, x.stride(), x.data_ptr())
+    forward = depth_of(backend, problem, x.dtype, x.stride(), x.data_ptr())
     taps = problem.kernel[0] * problem.kernel[1] if isinstance(problem, Chain) else 1
     return forward + problem.n + problem.out_shape[1] * (1 + taps)
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import convgap
-import convgap.selection
 from harness.cases.catalogue import Case, select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.mutants import catalogue as mutants
 from harness.mutants.catalogue import Mutant, NotApplicable
+from harness.numerics.depth import depth as depth_of
 from harness.numerics.examine import BATCH_INVARIANT, Call, Verdict, examine
 from harness.numerics.truth import Truth, truth
 from reference import eager
@@ -44,7 +44,7 @@ class Trial:
     def plan(self, backend: str) -> dict[str, Any]:
         """What the budget of a backend's answer needs to know."""
         x = self.inputs.x
-        depth = convgap.selection.depth(backend, self.case.problem, x.dtype, x.stride(), x.data_ptr())
+        depth = depth_of(backend, self.case.problem, x.dtype, x.stride(), x.data_ptr())
         return self.expected.plan(depth)
 
 

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 import convgap
-import convgap.selection
 from harness.cases.catalogue import LAYOUTS, Case, random_chain
 from harness.cases.inputs import Inputs, make_inputs
 from harness.cases.spelling import spell
 from harness.numerics.budget import budget, compare
+from harness.numerics.depth import depth as depth_of
 from harness.numerics.examine import BATCH_INVARIANT, examine, same_bits
 from harness.numerics.guards import surrounded
 from harness.numerics.truth import Truth, truth, truth_gradients
 from reference import eager
 from reference.problem import Chain, Tail
-from runtime import execute
+from runtime import call as calls
 from torch_impl import steps
 
 FINITE_VALUES = ("uniform", "normal", "huge_border", "huge", "subnormal", "cancelling")
@@ -126,7 +126,7 @@ def _answer(example: Example, inputs: Inputs, **options: Any) -> Tensor:
 
 
 def _depth(example: Example, x: Tensor) -> int:
-    return convgap.selection.depth(example.backend, example.case.problem, x.dtype, x.stride(), x.data_ptr())
+    return depth_of(example.backend, example.case.problem, x.dtype, x.stride(), x.data_ptr())
 
 
 def _plan(example: Example, expected: Truth, x: Tensor) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def _strategies(example: Example) -> None:
     inputs, expected = _inputs(example)
     with eager.ieee_float32():
         answer = _answer(example, inputs, strategy="tail")
-    pooled = convgap.selection.depth(example.backend, Tail(*problem.conv_shape), answer.dtype)
+    pooled = depth_of(example.backend, Tail(*problem.conv_shape), answer.dtype)
     convolution = problem.c_in // problem.groups * eager.taps(problem)
     _compare(
         example, answer, inputs.x, expected, depth=convolution + pooled, stores=eager.stores(problem) - 1
@@ -392,7 +392,7 @@ def _refused(example: Example) -> None:
     name, call = rng.choice(wrong)
     launched: list[str] = []
     with mock.patch.multiple(
-        execute,
+        calls,
         tail=lambda *_: launched.append("tail"),
         chain=lambda *_: launched.append("chain"),
     ), mock.patch.multiple(

@@ -1,0 +1,32 @@
+"""Longest chain of additions behind one output of a backend: what its error budget is made of (docs/numerics.md)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+
+from reference.problem import Problem, Tail
+from torch_impl import bands
+
+
+def depth(
+    backend: str,
+    problem: Problem,
+    dtype: torch.dtype,
+    stride: tuple[int, ...] | None = None,
+    address: int = 0,
+) -> int:
+    """Of "triton", "cupy" or "torch" for one call.
+
+    stride   of the input, in elements; contiguous if not given
+    address  of the input, in bytes; only its alignment matters
+    """
+    if backend == "torch":
+        return bands.depth(problem)
+    _, c, h, w = problem.in_shape
+    where = stride or (c * h * w, h * w, w, 1), dtype, address % 16
+    depths = import_module(f"{backend}_impl.depth")
+    if isinstance(problem, Tail):
+        return depths.tail_depth(problem, *where)
+    return depths.chain_depth(problem, *where)
