@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("convgap", "cupy_impl", "harness", "reference", "triton_impl")
+PACKAGES = ("convgap", "cupy_impl", "harness", "reference", "runtime", "torch_impl", "triton_impl")
 DATA = {
     "cupy_impl/kernels.cu",
     "cupy_impl/device.cuh",
