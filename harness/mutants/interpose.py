@@ -100,3 +100,9 @@ def with_arguments(change: Callable[[str, dict[str, Any]], None]) -> Run:
         launch(device, stream, *named.values())
 
     return run
+
+
+@cache
+def prepared_anew(kind: Callable[..., Any], special: Any, grid: tuple[int, int]) -> Any:
+    """A launch like those of the kernel sets, kept for the next call: it compiles at the first."""
+    return kind(special, grid)
