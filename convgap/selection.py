@@ -22,6 +22,7 @@ import torch
 
 from reference.problem import Chain, Problem, Tail
 from runtime import execute
+from runtime.names import importable
 from runtime.prepared import CPU
 from torch_impl import bands
 
@@ -171,17 +172,17 @@ def depth(
 @cache
 def kernel_set(name: str) -> ModuleType:
     """The launches of "triton" or "cupy", as runtime.execute takes them. ImportError where they cannot be loaded."""
-    return import_module(f"{name}_impl.launch")
+    return import_module(importable(f"{name}_impl.launch"))
 
 
 def _load(name: str, device: torch.device) -> ModuleType:
     if name == "cupy" and device.type == "cpu":
-        reason = import_module("cupy_impl.interpret").unavailable()
+        reason = import_module(importable("cupy_impl.interpret")).unavailable()
         if reason:
             raise RuntimeError(reason)
     elif name == "cupy":
         _import("cupy")
-    module = _import(f"{name}_impl.launch")
+    module = _import(importable(f"{name}_impl.launch"))
     if name == "triton":
         if device.type == "cpu" and not module.INTERPRETED:
             raise RuntimeError(

@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 
 from reference.problem import Chain
+from runtime.names import importable
 
 PREPARE = ("prepare_tail", "prepare_chain", "prepare_backward")
 """What runtime.execute asks of a kernel set (its Protocol there)."""
@@ -84,7 +85,7 @@ def interposed(run: Run, problem: Callable[[Chain], Chain] = lambda p: p) -> Ite
         return prepared
 
     with ExitStack() as stack:
-        for module in (sys.modules.get(f"{name}_impl.launch") for name in ("triton", "cupy")):
+        for module in (sys.modules.get(importable(f"{name}_impl.launch")) for name in ("triton", "cupy")):
             for name in PREPARE if module else ():
                 stack.enter_context(mock.patch.object(module, name, through(getattr(module, name))))
         yield
