@@ -10,12 +10,13 @@ import torch
 
 from reference.problem import Chain
 from runtime import call, private
+from runtime.names import importable
 from torch_impl import bands
 
 
 def kernel_set(name: str) -> ModuleType:
-    """What prepares the launches of "triton" or "cupy", as runtime.call takes it. ImportError where it cannot be loaded."""
-    return import_module(f"{name}_impl.prepare")
+    """What prepares the launches of "triton" or "cupy", as runtime.call takes it. ImportError where it does not load."""
+    return import_module(importable(f"{name}_impl.prepare"))
 
 
 def probe(name: str, device: torch.device) -> None:
@@ -29,12 +30,12 @@ def _load(name: str, device: torch.device) -> ModuleType:
     if device.type == "cuda":
         _check_device(device)
     if name == "cupy" and device.type == "cpu":
-        reason = import_module("cupy_impl.interpret").unavailable()
+        reason = import_module(importable("cupy_impl.interpret")).unavailable()
         if reason:
             raise RuntimeError(reason)
     elif name == "cupy":
         _import("cupy")
-    module = _import(f"{name}_impl.prepare")
+    module = _import(importable(f"{name}_impl.prepare"))
     if name == "triton":
         if device.type == "cpu" and not module.INTERPRETED:
             raise RuntimeError(

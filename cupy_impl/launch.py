@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.resources import files
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,12 +40,12 @@ _AXIS = {"planes": 1, "rows": 2, "columns": 3, "none": 3}
 @cache
 def kernel_source() -> str:
     """kernels.cu, which needs a device header before it: device.cuh, or the interpreter's own."""
-    return (files("cupy_impl") / "kernels.cu").read_text()
+    return Path(__file__).with_name("kernels.cu").read_text()
 
 
 @cache
 def _device_header() -> str:
-    return (files("cupy_impl") / "device.cuh").read_text()
+    return Path(__file__).with_name("device.cuh").read_text()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from harness.errors import UsageError
+from runtime.names import INSTALLED, importable
 
+PROGRAM = "convgap" if INSTALLED else "bench.py"
 DEFAULT = "compare"
 COMMANDS = {
     "compare": "harness.commands.compare",
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except UsageError as error:
-        print(f"bench.py {args.command}: {error}", file=sys.stderr)
+        print(f"{PROGRAM} {args.command}: {error}", file=sys.stderr)
         return 2
 
 
@@ -49,12 +51,12 @@ def _interpret_without_gpu() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bench.py",
+        prog=PROGRAM,
         description="Compare the backends of one operator: are they right, and how fast are they?",
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, module in COMMANDS.items():
-        command = import_module(module)
+        command = import_module(importable(module))
         sub = commands.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)

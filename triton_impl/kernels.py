@@ -2,20 +2,25 @@
 
     multiply_gap         out[n, c]  = multiplier / (H*W) * sum of y[n, c]
     multiply_gap_flat    the same, for small planes that lie one behind the other
-    band_sums            T[n, ci, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
+    band_sums            T[n, ci, rb, cb] = sum of x[n, ci] over row band rb and column band cb
     contract             out[n, co] = multiplier * (bias[co] + 1/(Hout*Wout) * sum of T * weight)
     band_sums_contract   both in one launch, for weights that are small beside the planes
-    expand               D[n, ci, kh, kw] = multiplier/(Hout*Wout) * sum over co of grad * weight
-    band_fill            dx[n, ci, h, w]  = sum of D[n, ci] over the taps whose band holds (h, w)
+    planes_contract      both in one launch, for planes so small that a program holds many: a matrix product
+    expand               d[n, ci, rb, cb] = multiplier/(Hout*Wout) * sum over co of grad * weight
+    band_fill            dx[n, ci, h, w]  = sum of d[n, ci] over the bands that hold (h, w)
     weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T
 
-A program works on tiles of BP planes x BR rows x BC columns and walks down the rows, so that every
-thread keeps its columns: bands of columns cost nothing in the stream. A plane larger than ROWS x BC
-is cut in parts. A group of the convolution is a run of CI planes in and CO planes out, and
-everything but `weight_grad` treats (sample, group) as one index. Planes stored column by column come with
-rows and columns SWAPPED, and only the taps of sums and weights keep their places. Offsets up to the first row of a
-part are 64-bit; inside a part, row and column numbers are 32-bit. All sizes and strides but those of
-the batch are constants, so that most of this is worked out by the compiler.
+Sizes and strides are run-time arguments. Compiled code depends on the dtype, on how many elements an access has and along
+which axis, on the tile, and on the bands: row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]), and is what the kernel rows
+[TAPS_H[rb], TAPS_H[rb + 1]) see; columns likewise. Taps of one band are added before they meet T (FOLD), or where the kernel
+is large, each meets T by itself.
+
+A program that reads planes has BP of them and walks down their rows in steps. A step is `step` whole rows of `cols` columns,
+one row behind the other, dealt out to R x L accesses of VEC elements; so a thread keeps its columns, and bands of columns
+cost nothing in the stream. Accesses past the last row of a step are idle. A plane of more than `rows` x `cols` elements is
+cut in parts. Planes stored column by column come with rows and columns SWAPPED, and only taps and bands keep their places.
+A group of the convolution is a run of CI planes in and CO planes out. Offsets up to the first row of a part are 64-bit; inside
+a part, row and column numbers are 32-bit. Divisors come as pairs: the number, and what `quotient` multiplies by.
 """
 
 import triton
@@ -23,11 +28,27 @@ import triton.language as tl
 
 
 @triton.jit
-def band(k, SIZE: tl.constexpr, OUT: tl.constexpr, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr):
-    """Input interval [lo, hi) that kernel index k sends inside [0, OUT); // only sees numbers >= 0."""
-    lo = (tl.maximum(P - k * D, 0) + S - 1) // S
-    hi = tl.minimum(SIZE, tl.maximum(OUT - 1 + P - k * D + S, 0) // S)
-    return lo, hi
+def quotient(i, by):
+    """i // d for 0 <= i < 2^31, of `by` = prepare.divisor(d): a multiplication, for a division is slow."""
+    return ((i.to(tl.int64) * (by & 0xFFFFFFFF)) >> (by >> 32)).to(tl.int32)
+
+
+@triton.jit
+def pick(TABLE: tl.constexpr, i):
+    """TABLE[i] for an i that is known only at run time."""
+    found = tl.full((), TABLE[0], tl.int64)
+    for k in tl.static_range(1, len(TABLE)):
+        found = tl.where(i >= k, TABLE[k], found)
+    return found
+
+
+@triton.jit
+def band_of(k, TAPS: tl.constexpr):
+    """The band of kernel index k."""
+    band = 0 * k
+    for b in tl.static_range(1, len(TAPS) - 1):
+        band += tl.where(k >= TAPS[b], 1, 0)
+    return band
 
 
 @triton.jit
@@ -50,112 +71,115 @@ def clip(lo, hi, start, length):
 
 
 @triton.jit
-def tap_at(kh, kw, KH: tl.constexpr, KW: tl.constexpr, SWAPPED: tl.constexpr):
-    """Place of tap (kh, kw) in the sums and the weights of a plane."""
-    return kw * KH + kh if SWAPPED else kh * KW + kw
+def locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by):
+    """Place of this program: parts run fastest, then blocks of planes, then samples (or pairs of sample and group)."""
+    tile = quotient(tl.program_id(0), parts_by)
+    part = tl.program_id(0) - tile * parts
+    n = quotient(tile, blocks_by)
+    across = quotient(part, cuts_by)
+    return tile, part, n, tile - n * blocks, part - across * cuts, across
 
 
 @triton.jit
-def lands(kh, kw, H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr, SH: tl.constexpr,
-          SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr):  # fmt: skip
-    """Whether the tap's band holds anything: a weight that never meets x must not turn 0 into NaN."""
-    row_lo, row_hi = band(kh, H, H_OUT, SH, PH, DH)
-    col_lo, col_hi = band(kw, W, W_OUT, SW, PW, DW)
-    return (row_lo < row_hi) & (col_lo < col_hi)
+def deal(R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, cols, cols_by):
+    """The accesses of a step: first position of each [1, R, L, 1], its row and its first column."""
+    access = (tl.arange(0, R)[:, None] * L + tl.arange(0, L)[None, :])[None, :, :, None]
+    row = quotient(access, cols_by)
+    return access * VEC, row, access * VEC - row * cols
 
 
 @triton.jit
-def locate(CI: tl.constexpr, H: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BP: tl.constexpr,
-           BC: tl.constexpr):  # fmt: skip
-    """Place of this program: parts run fastest, then blocks of BP planes, then (sample, group)."""
-    row_parts: tl.constexpr = (H + ROWS - 1) // ROWS
-    parts: tl.constexpr = row_parts * ((W + BC - 1) // BC)
-    part = tl.program_id(0) % parts
-    tile = tl.program_id(0) // parts
-    blocks: tl.constexpr = (CI + BP - 1) // BP
-    ng = tile // blocks
-    ci = tile % blocks * BP + tl.arange(0, BP)
-    r0 = (part % row_parts).to(tl.int64) * ROWS
-    col = (part // row_parts).to(tl.int64) * BC + tl.arange(0, BC)
-    rows = tl.minimum(H - r0, ROWS).to(tl.int32)
-    return tile, part, parts, ng, ci, r0, rows, col
+def stream(planes, position, row, col, e, live, lo, hi, cols, step, stride_h, stride_w, RUN: tl.constexpr,
+           FULL: tl.constexpr, ACC: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+    """Sum of rows [lo, hi), still spread over the accesses of a step. What idle ones hold means nothing.
+
+    FULL: no access is idle. Else masks, without a value for what is not loaded, which would cost a register each time.
+    """
+    if RUN:
+        ptrs = planes + position + e
+    else:
+        ptrs = planes + row.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
+    acc = tl.zeros(ptrs.shape, ACC)
+    busy = live & (position < step * cols)
+    advance = step * stride_h
+    ptrs += lo * stride_h
+    for _ in range(lo, hi - UNROLL * step + 1, UNROLL * step):
+        held = ()
+        for u in tl.static_range(UNROLL):
+            if FULL:
+                held += (tl.load(ptrs + u * advance, eviction_policy="evict_first"),)
+            else:
+                held += (tl.load(ptrs + u * advance, mask=busy, eviction_policy="evict_first"),)
+        for u in tl.static_range(UNROLL):
+            acc += held[u].to(ACC)
+        ptrs += UNROLL * advance
+        lo += UNROLL * step
+    if lo < hi:
+        held = ()
+        for u in tl.static_range(UNROLL):
+            left = busy & (position < (hi - lo - u * step) * cols)
+            held += (tl.load(ptrs + u * advance, mask=left, other=0, eviction_policy="evict_first"),)
+        for u in tl.static_range(UNROLL):
+            acc += held[u].to(ACC)
+    return acc
 
 
 @triton.jit
-def split_rows(r0, rows, H: tl.constexpr, H_OUT: tl.constexpr, KH: tl.constexpr, SH: tl.constexpr,
-               PH: tl.constexpr, DH: tl.constexpr):  # fmt: skip
+def split_rows(r0, rows, H, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr):
     """Rows of a part that bands hold, counted from r0: (core_lo, core_hi, rim_lo, top, rims).
 
-    Both ends of a band fall as kh grows, so [lo(0), hi(KH - 1)) is in every band: the core. The few
-    rows before and after it are in some: the rims, `top` of them before it. Where the core is
-    empty, the rims hold everything.
+    BEFORE_H falls and AFTER_H grows, so [BEFORE_H[0], H - AFTER_H[-1]) is in every band: the core. The few
+    rows before and after it are in some: the rims, `top` of them before it. Where the core is empty, the rims hold
+    everything.
     """
-    first_lo, first_hi = band(0, H, H_OUT, SH, PH, DH)
-    last_lo, last_hi = band(KH - 1, H, H_OUT, SH, PH, DH)
-    core_lo, core_hi = clip(first_lo, tl.maximum(first_lo, last_hi), r0, rows)
-    rim_lo, rim_hi = clip(last_lo, first_hi, r0, rows)
+    LAST: tl.constexpr = len(BEFORE_H) - 1
+    core_lo, core_hi = clip(BEFORE_H[0], tl.maximum(H - AFTER_H[LAST], BEFORE_H[0]), r0, rows)
+    rim_lo, rim_hi = clip(BEFORE_H[LAST], H - AFTER_H[0], r0, rows)
     top = core_lo - rim_lo
     return core_lo, core_hi, rim_lo, top, top + tl.maximum(rim_hi - core_hi, 0)
 
 
 @triton.jit
-def add_tile(acc, tile, mask, lo, hi, WHOLE: tl.constexpr, STRIDE_H: tl.constexpr, TR: tl.constexpr,
-             UNROLL: tl.constexpr):  # fmt: skip
-    """acc plus one step, of rows lo to hi. WHOLE ones go without a row mask: it would keep the compiler from wide loads."""
-    policy: tl.constexpr = "evict_first" if WHOLE else ""
-    rows = lo + tl.arange(0, TR)[None, :, None]
-    held = ()
-    for u in tl.static_range(UNROLL):
-        inside = mask if WHOLE else mask & (rows + u * TR < hi)
-        held += (tl.load(tile + u * TR * STRIDE_H, mask=inside, other=0, eviction_policy=policy),)
-    for u in tl.static_range(UNROLL):
-        acc += held[u].to(acc.dtype)
-    return acc
+def inside(position, band, BEFORE: tl.constexpr, AFTER: tl.constexpr, start, length, size):
+    """Which positions, counted from `start`, are in a band of an axis of `size`. Only the first `length` count."""
+    lo, hi = clip(pick(BEFORE, band), size - pick(AFTER, band), start, length)
+    return (position >= lo) & (position < hi)
 
 
 @triton.jit
-def stream_rows(ptrs, mask, lo, hi, STRIDE_H: tl.constexpr, ACC: tl.constexpr, BP: tl.constexpr,
-                BR: tl.constexpr, BC: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
-    """Sum of rows [lo, hi) of BP planes x BC columns, still spread over the threads' rows: [BP, TR, BC]."""
-    TR: tl.constexpr = BR // UNROLL
-    acc = tl.zeros((BP, TR, BC), ACC)
-    # Times 1, which the compiler does not know: a known number of tiles would be unrolled, out of registers.
-    hi *= tl.num_programs(1)
-    tile = ptrs + (lo + tl.arange(0, TR)[None, :, None]).to(tl.int64) * STRIDE_H
-    full = lo + (hi - lo) // BR * BR
-    for _ in range(lo, full, BR):
-        acc = add_tile(acc, tile, mask, lo, hi, True, STRIDE_H, TR, UNROLL)
-        tile += BR * STRIDE_H
-    if full < hi:
-        acc = add_tile(acc, tile, mask, full, hi, False, STRIDE_H, TR, UNROLL)
-    return acc
-
-
-@triton.jit
-def load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H: tl.constexpr):
-    """Rim rows j (a tensor), and which rows these are."""
+def load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h, stride_w, R: tl.constexpr,
+              L: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+    """R x L accesses of the rim rows, from access j0 on, and the row and first column of each."""
+    access = j0 + (tl.arange(0, R)[:, None] * L + tl.arange(0, L)[None, :])[None, :, :, None]
+    j = quotient(access, cols_by)
+    col = access * VEC - j * cols
     row = tl.where(j < top, rim_lo + j, core_hi + j - top)
-    at = ptrs + row[None, :, None].to(tl.int64) * STRIDE_H
-    return tl.load(at, mask=mask & (j < rims)[None, :, None], other=0), row
+    at = row.to(tl.int64) * stride_h + (col + tl.arange(0, VEC)[None, None, None, :]).to(tl.int64) * stride_w
+    return tl.load(planes + at, mask=live & (j < rims) & (col < width), other=0), row, col
 
 
 @triton.jit
-def tap_sums(core, rims, col, kw, W: tl.constexpr, W_OUT: tl.constexpr, SW: tl.constexpr, PW: tl.constexpr,
-             DW: tl.constexpr):  # fmt: skip
-    """Sums over the column band of kw: of the core's columns [BP, BC] and of rim rows [BP, RIMS, BC]."""
-    lo, hi = band(kw, W, W_OUT, SW, PW, DW)
-    inside = (col >= lo) & (col < hi)
-    core = tl.sum(tl.where(inside[None, :], core, 0), 1)
-    return core, tl.sum(tl.where(inside[None, None, :], rims, 0), 2)
+def core_columns(core, col, e, even, cb, c0, width, W, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr):
+    """Sums of the core's columns in band cb, still spread over the accesses of a row of the deal: [BP, L, VEC].
+
+    even: whether all rows of the deal have the same columns, so that they can be added first.
+    """
+    if even:
+        # The first row's columns, by a sum of one: Triton cannot take a row out of a tensor.
+        first = tl.sum(tl.where(tl.arange(0, col.shape[1])[None, :, None, None] == 0, col, 0), 1)
+        own = inside(first + tl.arange(0, core.shape[3])[None, None, :], cb, BEFORE_W, AFTER_W, c0, width, W)
+        columns = tl.where(own, tl.sum(core, 1), 0)
+    else:
+        columns = tl.sum(tl.where(inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W), core, 0), 1)
+    return columns
 
 
 @triton.jit
-def row_inside(row, kh, r0, rows, H: tl.constexpr, H_OUT: tl.constexpr, SH: tl.constexpr, PH: tl.constexpr,
-               DH: tl.constexpr):  # fmt: skip
-    """Which rim rows lie in the row band of kh: [1, RIMS]."""
-    lo, hi = band(kh, H, H_OUT, SH, PH, DH)
-    lo, hi = clip(lo, hi, r0, rows)
-    return ((row >= lo) & (row < hi))[None, :]
+def rim_columns(rim, row, col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
+                BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr):  # fmt: skip
+    """The same of rim rows, in row band rb and column band cb."""
+    own = inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H) & inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W)
+    return tl.sum(tl.where(own, rim, 0), 1)
 
 
 @triton.jit
@@ -179,7 +203,7 @@ def add_rows(partials, ROWS, WIDTH, col, mask, FR: tl.constexpr, ACC: tl.constex
     total = tl.zeros((FR, mask.shape[0]), ACC)
     r = tl.arange(0, FR)[:, None]
     for start in range(0, ROWS, FR):
-        ptrs = partials + (start + r) * WIDTH + col[None, :]
+        ptrs = partials + (start + r).to(tl.int64) * WIDTH + col[None, :]
         # Other multiprocessors wrote these rows: .cg reads them from L2, past a stale L1.
         total += tl.load(ptrs, mask=(start + r < ROWS) & mask[None, :], other=0, cache_modifier=".cg")
     return tl.sum(total, 0)
@@ -189,7 +213,7 @@ def add_rows(partials, ROWS, WIDTH, col, mask, FR: tl.constexpr, ACC: tl.constex
 def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, FR: tl.constexpr,
            ACC: tl.constexpr):  # fmt: skip
     """Store one row of partial outputs. The last program to come gets (True, the sum of all rows)."""
-    tl.store(partials + row * WIDTH + col, value, mask=mask)
+    tl.store(partials + row.to(tl.int64) * WIDTH + col, value, mask=mask)
     last = arrive(counter, ROWS)
     total = tl.zeros((WIDTH,), ACC)
     if last:
@@ -198,28 +222,118 @@ def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, 
 
 
 @triton.jit
-def multiply_gap(y, out, partials, counters, multiplier, stride_n, mult_n, mult_c, scale,
-                 C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, STRIDE_C: tl.constexpr,
-                 STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, ROWS: tl.constexpr,
-                 TENSOR: tl.constexpr, SINGLE: tl.constexpr, ACC: tl.constexpr, BP: tl.constexpr,
-                 BR: tl.constexpr, BC: tl.constexpr, UNROLL: tl.constexpr,
-                 FR: tl.constexpr):  # fmt: skip
+def finish_products(acc, partials, counter, split, slices, live, FR: tl.constexpr):
+    """Store one slice of a matrix of outputs. The last program to come gets (True, the sum of all slices, in order)."""
+    SIZE: tl.constexpr = acc.shape[0] * acc.shape[1]
+    last = slices == 1
+    if slices > 1:
+        at = tl.arange(0, acc.shape[0])[:, None] * acc.shape[1] + tl.arange(0, acc.shape[1])[None, :]
+        tl.store(partials + split.to(tl.int64) * SIZE + at, acc, mask=live)
+        last = arrive(counter, slices)
+        if last:
+            acc = tl.zeros(acc.shape, acc.dtype)
+            for first in range(0, slices, FR):
+                held = ()
+                for s in tl.static_range(FR):
+                    slice = partials + (first + s).to(tl.int64) * SIZE
+                    held += (tl.load(slice + at, mask=live & (first + s < slices), other=0, cache_modifier=".cg"),)
+                for s in tl.static_range(FR):
+                    acc += held[s]
+    return last, acc
+
+
+@triton.jit
+def any_wild(value):
+    """Whether some element is Inf or NaN, which is what every sum with an Inf or NaN in it is."""
+    wild = (value - value != 0).to(tl.int32)
+    return tl.max(tl.reshape(wild, (value.numel,)), 0) != 0
+
+
+@triton.jit
+def fold(ptrs, mask, KH: tl.constexpr, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+         ACC: tl.constexpr):  # fmt: skip
+    """Weights of each band, for a matrix of kernels whose first taps are at `ptrs`. All taps are loaded before any is
+    added, and rows of two, four or eight taps in one access each."""
+    ROW: tl.constexpr = KW == 2 or KW == 4 or KW == 8
+    kw = tl.arange(0, KW if ROW else 1)[None, None, :]
+    taps = ()
+    for kh in tl.static_range(KH):
+        if ROW:
+            taps += (tl.load(ptrs[:, :, None] + (kh * KW + kw), mask=mask[:, :, None], other=0).to(ACC),)
+        else:
+            for k in tl.static_range(KW):
+                taps += (tl.load(ptrs + (kh * KW + k), mask=mask, other=0).to(ACC),)
+    folded = ()
+    for rb in tl.static_range(len(TAPS_H) - 1):
+        for cb in tl.static_range(len(TAPS_W) - 1):
+            total = tl.zeros(ptrs.shape, ACC)
+            for kh in tl.static_range(KH):
+                if kh >= TAPS_H[rb] and kh < TAPS_H[rb + 1]:
+                    if ROW:
+                        own = (kw >= TAPS_W[cb]) & (kw < TAPS_W[cb + 1])
+                        total += tl.sum(tl.where(own, taps[kh], 0), 2)
+                    else:
+                        for k in tl.static_range(KW):
+                            if k >= TAPS_W[cb] and k < TAPS_W[cb + 1]:
+                                total += taps[kh * KW + k]
+            folded += (total,)
+    return folded
+
+
+@triton.jit
+def lands(rb, cb, H, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
+          AFTER_W: tl.constexpr):  # fmt: skip
+    """Whether the bands hold anything: a weight that never meets x must not turn 0 into NaN."""
+    rows = pick(BEFORE_H, rb) + pick(AFTER_H, rb) < H
+    return rows & (pick(BEFORE_W, cb) + pick(AFTER_W, cb) < W)
+
+
+@triton.jit
+def scale_and_store(total, out, bias, multiplier, n, co, live, G, g, CO, mult_n, mult_c, scale, bias_scale,
+                    BIAS: tl.constexpr, TENSOR: tl.constexpr):  # fmt: skip
+    """Steps 6 and 7 of outputs co of group g, of samples n."""
+    c = g * CO + co
+    # 6 scale and bias
+    total = (total * scale).to(total.dtype)
+    if BIAS:
+        b = tl.load(bias + c, mask=co < CO, other=0)
+        total += (bias_scale * b.to(total.dtype)).to(total.dtype)
+    if TENSOR:
+        total *= tl.load(multiplier + n * mult_n + c * mult_c, mask=live, other=0).to(total.dtype)
+    # 7 store
+    tl.store(out + n * (G * CO) + c, narrow(total, out.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
+                 C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
+                 parts, parts_by, cuts, cuts_by,
+                 TENSOR: tl.constexpr, ACC: tl.constexpr, RUN: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
+                 L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
-    tile, part, parts, n, c, r0, rows, col = locate(C, H, W, ROWS, BP, BC)
+    tile, part, n, block, down, across = locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by)
     n = n.to(tl.int64)
+    c = block * BP + tl.arange(0, BP)
+    r0 = down.to(tl.int64) * rows
+    c0 = across.to(tl.int64) * cols
+    rows = tl.minimum(H - r0, rows).to(tl.int32)
     # 2 addresses
-    planes = y + n * stride_n + c.to(tl.int64) * STRIDE_C
-    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
-    mask = (c < C)[:, None, None] & (col < W)[None, None, :]
+    position, row, col = deal(R, L, VEC, cols, cols_by)
+    e = tl.arange(0, VEC)[None, None, None, :]
+    planes = y + n * stride_n + c.to(tl.int64)[:, None, None, None] * stride_c + r0 * stride_h + c0 * stride_w
+    # A run is read in rows as long as an access, so that no access of a step is idle.
+    live = (c < C)[:, None, None, None] if RUN else (c < C)[:, None, None, None] & (col < W - c0)
     # 3 masked load, 4 accumulate
-    acc = stream_rows(ptrs, mask, 0, rows, STRIDE_H, ACC, BP, BR, BC, UNROLL)
-    # 5 reduce: one axis at a time, for Triton before 3.7 adds the wrong lanes of an axis that was reshaped
-    total = tl.sum(tl.sum(acc, 1), 1)
-    last = True
-    if not SINGLE:
+    acc = stream(planes, position, row, col, e, live, 0, rows, cols, step, stride_h, stride_w, RUN,
+                 RUN and BP == 1, ACC, UNROLL)  # fmt: skip
+    # 5 reduce
+    if not RUN:
+        acc = tl.where(live & (position < step * cols), acc, 0)
+    total = tl.sum(tl.sum(tl.sum(acc, 3), 1), 1)
+    last = parts == 1
+    if parts > 1:
         partials += tile.to(tl.int64) * parts * BP
-        last, total = finish(partials, counters + tile, part, parts, tl.arange(0, BP), c < C, total,
-                             BP, FR, ACC)  # fmt: skip
+        last, total = finish(partials, counters + tile, part, parts, tl.arange(0, BP), c < C, total, BP, FR, ACC)
     if last:
         # 6 scale
         total = (total * scale).to(ACC)
@@ -230,23 +344,24 @@ def multiply_gap(y, out, partials, counters, multiplier, stride_n, mult_n, mult_
 
 
 @triton.jit
-def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C: tl.constexpr,
-                      PLANE: tl.constexpr, TENSOR: tl.constexpr, ACC: tl.constexpr, GROUP: tl.constexpr,
-                      GROUPS: tl.constexpr, PIECES: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+def multiply_gap_flat(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
+                      C, plane, stride_n, blocks, blocks_by,
+                      TENSOR: tl.constexpr, ACC: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
+                      PIECES: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
     # 1 who am I: small planes that lie one behind the other, in groups that are whole accesses long
-    blocks: tl.constexpr = (C + GROUP * GROUPS - 1) // (GROUP * GROUPS)
-    n = (tl.program_id(0) // blocks).to(tl.int64)
-    c = (tl.program_id(0) % blocks * GROUPS + tl.arange(0, GROUPS)) * GROUP
+    n = quotient(tl.program_id(0), blocks_by)
+    c = ((tl.program_id(0) - n * blocks) * GROUPS + tl.arange(0, GROUPS)) * GROUP
+    n = n.to(tl.int64)
     # 2 addresses: one run of memory, whatever the size of a plane
     piece = tl.arange(0, PIECES)[None, :, None]
     i = piece * VEC + tl.arange(0, VEC)[None, None, :]
-    ptrs = y + n * stride_n + c[:, None, None] * PLANE + i
+    ptrs = y + n * stride_n + c.to(tl.int64)[:, None, None] * plane + i
     # 3 masked load
-    mask = (c < C)[:, None, None] & (piece < GROUP * PLANE // VEC)
+    mask = (c < C)[:, None, None] & (piece * VEC < GROUP * plane)
     run = tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first").to(ACC)
     for q in tl.static_range(GROUP):
         # 4 accumulate, 5 reduce: the q-th plane of each group
-        own = run if GROUP == 1 else tl.where(i // PLANE == q, run, 0)
+        own = run if GROUP == 1 else tl.where((i >= q * plane) & (i < (q + 1) * plane), run, 0)
         total = tl.sum(tl.sum(own, 2), 1)
         # 6 scale
         total = (total * scale).to(ACC)
@@ -258,295 +373,489 @@ def multiply_gap_flat(y, out, multiplier, stride_n, mult_n, mult_c, scale, C: tl
 
 
 @triton.jit
-def band_sums(x, sums, partials, counters, stride_n, G: tl.constexpr, CI: tl.constexpr, H: tl.constexpr,
-              W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr, STRIDE_C: tl.constexpr,
-              STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
-              KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
-              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, SWAPPED: tl.constexpr,
-              RIMS: tl.constexpr, MORE: tl.constexpr, SINGLE: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr,
-              BC: tl.constexpr, UNROLL: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+def band_sums(x, sums, partials, counters,
+              C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
+              parts, parts_by, cuts, cuts_by, even,
+              ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, WHOLE: tl.constexpr,
+              BP: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
+              RIMS: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
-    tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
+    tile, part, n, block, down, across = locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by)
     n = n.to(tl.int64)
+    c = block * BP + tl.arange(0, BP)
+    r0 = down.to(tl.int64) * rows
+    c0 = across.to(tl.int64) * cols
+    rows = tl.minimum(H - r0, rows).to(tl.int32)
+    width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    planes = x + n * stride_n + c.to(tl.int64) * STRIDE_C
-    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
-    mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
+    position, row, col = deal(R, L, VEC, cols, cols_by)
+    e = tl.arange(0, VEC)[None, None, None, :]
+    planes = x + n * stride_n + c.to(tl.int64)[:, None, None, None] * stride_c + r0 * stride_h + c0 * stride_w
+    live = (c < C)[:, None, None, None]
     # From here on a block's first plane is number 0, in sums and in partials alike.
-    c0 = tile % ((G * CI + BP - 1) // BP) * BP
-    sums += (n * (G * CI) + c0) * (KH * KW)
-    partials += tile.to(tl.int64) * parts * (BP * KH * KW)
-    to = sums if SINGLE else partials + part * (BP * KH * KW)
-    to += tl.arange(0, BP) * (KH * KW)
-    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
-    # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
-    j = tl.arange(0, RIMS)
-    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H)
-    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, BP, BR, BC, UNROLL), 1)
-    first = first.to(ACC)
-    for kw in range(KW):
-        # 5 reduce
-        core_sum, first_sums = tap_sums(core, first, col, kw, W, W_OUT, SW, PW, DW)
-        for kh in range(KH):
-            inside = row_inside(first_row, kh, r0, rows, H, H_OUT, SH, PH, DH)
-            total = core_sum + tl.sum(tl.where(inside, first_sums, 0), 1)
-            for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
-                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, STRIDE_H)
-                _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
-                inside = row_inside(row, kh, r0, rows, H, H_OUT, SH, PH, DH)
-                total += tl.sum(tl.where(inside, more_sums, 0), 1)
-            # 7 store
-            tl.store(to + tap_at(kh, kw, KH, KW, SWAPPED), total, mask=c < G * CI)
-    if not SINGLE:
+    sums += (n * C + block * BP) * (RB * CB)
+    partials += tile.to(tl.int64) * parts * (BP * RB * CB)
+    to = sums if parts == 1 else partials + part * (BP * RB * CB)
+    to += tl.arange(0, BP) * (RB * CB)
+    if WHOLE:
+        # 3 masked load: all of a plane in one step
+        if RUN:
+            ptrs = planes + position + e
+        else:
+            ptrs = planes + row.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
+        plane = tl.load(ptrs, mask=live & (row < rows), other=0, eviction_policy="evict_first").to(ACC)
+        for rb in range(RB):
+            for cb in range(CB):
+                # 4 accumulate, 5 reduce
+                total = rim_columns(plane, row, col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H, AFTER_H,
+                                    BEFORE_W, AFTER_W)  # fmt: skip
+                # 7 store
+                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(tl.sum(total, 2), 1), mask=c < C)
+    else:
+        # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
+        core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
+        first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by,
+                                                stride_h, stride_w, RIMS, L, VEC)  # fmt: skip
+        core = stream(planes, position, row, col, e, live & (col < width), core_lo, core_hi, cols, step, stride_h,
+                      stride_w, RUN, False, ACC, UNROLL)  # fmt: skip
+        first = first.to(ACC)
+        # Idle accesses are in no band.
+        col = tl.where(position < step * cols, col, -VEC)
+        for cb in range(CB):
+            # 5 reduce
+            columns = core_columns(core, col, e, even, cb, c0, width, W, BEFORE_W, AFTER_W)
+            for rb in range(RB):
+                total = columns + rim_columns(first, first_row, first_col, e, rb, cb, r0, rows, H, c0, width, W,
+                                              BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
+                for j0 in range(RIMS * L, rims * (cols // VEC), RIMS * L):
+                    rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols,
+                                                      cols_by, stride_h, stride_w, RIMS, L, VEC)  # fmt: skip
+                    total += rim_columns(rim.to(ACC), rim_row, rim_col, e, rb, cb, r0, rows, H, c0, width, W,
+                                         BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
+                # 7 store
+                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(tl.sum(total, 2), 1), mask=c < C)
+    if parts > 1:
         if arrive(counters + tile, parts):
-            # As many sums at a time as one step of add_rows holds: one wait for L2, not one per tap.
-            for i0 in range(0, BP * KH * KW, WIDTH):
+            # As many sums at a time as one step of add_rows holds: one wait for L2, not one per band.
+            for i0 in range(0, BP * RB * CB, WIDTH):
                 i = i0 + tl.arange(0, WIDTH)
-                live = (i < BP * KH * KW) & (i < (G * CI - c0) * (KH * KW))
-                total = add_rows(partials, parts, BP * KH * KW, i, live, FR, ACC)
-                tl.store(sums + i, total, mask=live)
+                own = (i < BP * RB * CB) & (i < (C - block * BP) * (RB * CB))
+                total = add_rows(partials, parts, BP * RB * CB, i, own, FR, ACC)
+                tl.store(sums + i, total, mask=own)
 
 
 @triton.jit
-def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale, N,
-             G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-             H_OUT: tl.constexpr, W_OUT: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
-             EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-             SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
-             DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, TILES: tl.constexpr, BK: tl.constexpr,
-             STEPS: tl.constexpr, SLICE: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
-    # 1 who am I: slice of the products of an output, block of outputs of one group, block of samples
-    LENGTH: tl.constexpr = CI * KH * KW
-    OUTS: tl.constexpr = TILES * BCO
-    splits: tl.constexpr = (LENGTH + SLICE - 1) // SLICE
-    blocks: tl.constexpr = (CO + OUTS - 1) // OUTS
-    split = tl.program_id(1) % splits
-    block = tl.program_id(1) // splits
-    g = (block // blocks).to(tl.int64)
-    n0 = tl.program_id(0).to(tl.int64) * BN
-    co = block % blocks * OUTS + tl.arange(0, BCO)
-    # WIDTH outputs at a time in the end: all of the block's, of some samples.
-    at = tl.arange(0, WIDTH)
-    own = block % blocks * OUTS + at % OUTS
-    # 2 addresses: k runs over (ci, tap)
-    weight += g * CI * CO * (KH * KW) + co[:, None].to(tl.int64) * (KH * KW)
-    sums += (n0 * G + g) * LENGTH
-    tile = tl.program_id(0).to(tl.int64) * (tl.num_programs(1) // splits) + block
-    partials += tile * splits * (BN * OUTS)
-    if BIAS:
-        b = tl.load(bias + g * CO + own, mask=own < CO, other=0)
-    # A tensor for each sample, so that a thread loads a sum once for all its outputs, and of one shape whatever there
-    # are of them: in what order Triton adds a tensor up depends on its shape.
-    acc = ()
-    for _ in tl.static_range(BN * TILES):
-        acc += (tl.zeros((BCO, BK), ACC),)
-    for k0 in range(split * SLICE, tl.minimum(split * SLICE + SLICE, LENGTH), STEPS * BK):
-        # 3 masked load: the weights of all steps come first, for they are farther away
-        w = ()
-        for i in tl.static_range(STEPS):
-            k = k0 + i * BK + tl.arange(0, BK)[None, :]
-            tap = k % (KH * KW)
-            live = k < LENGTH
-            if EMPTY:
-                live &= lands(tap // KW, tap % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
-            ci = (k // (KH * KW)).to(tl.int64)
-            for q in tl.static_range(TILES):
-                w_ptrs = weight + q * BCO * (KH * KW) + ci * (CO * KH * KW) + tap
-                w += (tl.load(w_ptrs, mask=live & (co + q * BCO < CO)[:, None], other=0),)
-        for i in tl.static_range(STEPS):
-            k = k0 + i * BK + tl.arange(0, BK)[None, :]
-            # 4 accumulate
-            more = ()
-            for s in tl.static_range(BN):
-                length = tl.where(n0 + s < N, LENGTH, 0)
-                t = tl.load(sums + s * (G * LENGTH) + k, mask=k < length, other=0)
-                for q in tl.static_range(TILES):
-                    more += (acc[s * TILES + q] + t * w[i * TILES + q].to(ACC),)
-            acc = more
-    # 5 reduce
-    row = partials + split * (BN * OUTS) + tl.arange(0, BCO)
-    for j in tl.static_range(BN * TILES):
-        tl.store(row + j * BCO, tl.sum(acc[j], 1))
-    if arrive(counters + tile, splits):
-        for s0 in range(0, BN, WIDTH // OUTS):
-            n = n0 + s0 + at // OUTS
-            inside = (n < N) & (own < CO)
-            total = add_rows(partials + s0 * OUTS, splits, BN * OUTS, at, inside, FR, ACC)
-            # 6 scale and bias
-            total = (total * scale).to(ACC)
-            if BIAS:
-                total += (bias_scale * b.to(ACC)).to(ACC)
-            if TENSOR:
-                m = multiplier + n * mult_n + (g * CO + own) * mult_c
-                total *= tl.load(m, mask=inside, other=0).to(ACC)
-            # 7 store
-            tl.store(out + n * (G * CO) + g * CO + own, narrow(total, out.dtype.element_ty), mask=inside)
+def locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by):
+    """Place of this program: blocks of samples run fastest, then slices of the products of an output, then blocks of the
+    outputs of a group, then groups."""
+    rest = quotient(tl.program_id(0), n_blocks_by)
+    tile = quotient(rest, slices_by)
+    g = quotient(tile, blocks_by)
+    n_block = tl.program_id(0) - rest * n_blocks
+    return n_block, rest - tile * slices, tile - g * blocks, g, tile * n_blocks + n_block
 
 
 @triton.jit
-def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, stride_n, mult_n, mult_c, scale,
-                       bias_scale, G: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
-                       H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr, W_OUT: tl.constexpr,
-                       STRIDE_C: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
-                       ROWS: tl.constexpr, TENSOR: tl.constexpr, BIAS: tl.constexpr,
-                       EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-                       SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-                       DH: tl.constexpr, DW: tl.constexpr, SWAPPED: tl.constexpr,
-                       RIMS: tl.constexpr, MORE: tl.constexpr,
-                       BR: tl.constexpr, BC: tl.constexpr, UNROLL: tl.constexpr, BCO: tl.constexpr,
-                       FR: tl.constexpr):  # fmt: skip
-    # 1 who am I: a part of one plane
-    tile, part, parts, ng, ci, r0, rows, col = locate(CI, H, W, ROWS, 1, BC)
-    n = (ng // G).to(tl.int64)
-    g = (ng % G).to(tl.int64)
-    # 2 addresses
-    planes = x + n * stride_n + (g * CI + ci) * STRIDE_C
-    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
-    mask = (col < W)[None, None, :]
-    co = tl.arange(0, BCO)
-    w_ptrs = weight + ((g * CI + tile % CI) * CO + co) * (KH * KW)
-    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
-    # 3 masked load, 4 accumulate. Weights, bias and multiplier come first: they arrive while the
-    # plane streams.
-    c = g * CO + co
-    w = ()
-    for tap in tl.static_range(KH * KW):
-        live = co < CO
-        if EMPTY:
-            # A tensor, if of one element: Triton's interpreter makes integers of a scalar mask.
-            at = tl.full((1,), tap, tl.int32)
-            live &= lands(at // KW, at % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
-        w += (tl.load(w_ptrs + tap_at(tap // KW, tap % KW, KH, KW, SWAPPED), mask=live, other=0),)
-    if BIAS:
-        b = tl.load(bias + c, mask=co < CO, other=0)
-    if TENSOR:
-        m = tl.load(multiplier + n * mult_n + c * mult_c, mask=co < CO, other=0)
-    j = tl.arange(0, RIMS)
-    first, first_row = load_rims(ptrs, mask, j, core_hi, rim_lo, top, rims, STRIDE_H)
-    core = tl.sum(stream_rows(ptrs, mask, core_lo, core_hi, STRIDE_H, ACC, 1, BR, BC, UNROLL), 1)
-    first = first.to(ACC)
-    # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
-    inside = ()
-    for kh in tl.static_range(KH):
-        inside += (row_inside(first_row, kh, r0, rows, H, H_OUT, SH, PH, DH),)
-    partial = tl.zeros((BCO,), ACC)
-    for kw in tl.static_range(KW):
-        core_sum, first_sums = tap_sums(core, first, col, kw, W, W_OUT, SW, PW, DW)
-        for kh in tl.static_range(KH):
-            total = core_sum + tl.sum(tl.where(inside[kh], first_sums, 0), 1)
-            for j0 in range(RIMS, rims if MORE else RIMS, RIMS):
-                more, row = load_rims(ptrs, mask, j0 + j, core_hi, rim_lo, top, rims, STRIDE_H)
-                _, more_sums = tap_sums(core, more.to(ACC), col, kw, W, W_OUT, SW, PW, DW)
-                more_inside = row_inside(row, kh, r0, rows, H, H_OUT, SH, PH, DH)
-                total += tl.sum(tl.where(more_inside, more_sums, 0), 1)
-            partial += tl.sum(total, 0) * w[kh * KW + kw].to(ACC)
-    partials += ng.to(tl.int64) * CI * parts * BCO
-    last, total = finish(partials, counters + ng, tile % CI * parts + part, CI * parts, co, co < CO, partial,
-                         BCO, FR, ACC)  # fmt: skip
-    if last:
-        # 6 scale and bias
-        total = (total * scale).to(ACC)
-        if BIAS:
-            total += (bias_scale * b.to(ACC)).to(ACC)
-        if TENSOR:
-            total *= m
-        # 7 store
-        tl.store(out + n * (G * CO) + c, narrow(total, out.dtype.element_ty), mask=co < CO)
-
-
-@triton.jit
-def expand(grad, weight, d, grad_n, grad_c, scale, N, G: tl.constexpr, CI: tl.constexpr,
-           CO: tl.constexpr, ACC: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr,
-           BCO: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    # 1 who am I: block of (ci, tap) of one group, block of samples
-    blocks = tl.cdiv(CI * KK, BK)
-    g = (tl.program_id(1) // blocks).to(tl.int64)
-    k = tl.program_id(1) % blocks * BK + tl.arange(0, BK)
-    n = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
-    # 2 addresses
-    ci = k // KK
-    weight += ((g * CI + ci) * CO * KK + k % KK)[None, :]
-    acc = tl.zeros((BN, BK), ACC)
-    for co0 in range(0, CO, BCO):
-        co = co0 + tl.arange(0, BCO)
-        c = (g * CO + co)[None, :]
-        mask = (n < N)[:, None] & (co < CO)[None, :]
+def tap_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH: tl.constexpr, KW: tl.constexpr,
+                 BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
+                 AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+    """acc plus the products of channels [first, last), each tap by itself. k runs over (ci, tap)."""
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
+    for k0 in range(first * (KH * KW), last * (KH * KW), BK):
         # 3 masked load
-        v = tl.load(grad + n[:, None] * grad_n + c * grad_c, mask=mask, other=0)
-        w_mask = (co < CO)[:, None] & (ci < CI)[None, :]
-        w = tl.load(weight + co[:, None].to(tl.int64) * KK, mask=w_mask, other=0).to(ACC)
-        # 4 accumulate, 5 reduce
-        acc += tl.sum(v[:, :, None] * w[None, :, :], 1)
-    # 6 scale, 7 store
-    to = d + (n[:, None] * G + g) * (CI * KK) + k[None, :]
-    tl.store(to, (acc * scale).to(ACC), mask=(n < N)[:, None] & (ci < CI)[None, :])
+        k = k0 + tl.arange(0, BK)
+        ci = (k // (KH * KW)).to(tl.int64)
+        tap = k % (KH * KW)
+        rb = band_of(tap // KW, TAPS_H)
+        cb = band_of(tap % KW, TAPS_W)
+        live = (k < last * (KH * KW)) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+        w_ptrs = weights + (ci * CO * (KH * KW) + tap)[:, None] + co.to(tl.int64)[None, :] * (KH * KW)
+        w = tl.load(w_ptrs, mask=live[:, None] & (co < CO)[None, :], other=0).to(acc.dtype)
+        t_ptrs = sums + (n * G * CI)[:, None] * (RB * CB) + (ci * (RB * CB) + rb * CB + cb)[None, :]
+        t = tl.load(t_ptrs, mask=(n < N)[:, None] & live[None, :], other=0)
+        # 4 accumulate
+        acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=acc.dtype)
+    return acc
 
 
 @triton.jit
-def band_fill(d, dx, stride_n, G: tl.constexpr, CI: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-              H_OUT: tl.constexpr, W_OUT: tl.constexpr, STRIDE_C: tl.constexpr, STRIDE_H: tl.constexpr,
-              STRIDE_W: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
-              KW: tl.constexpr, KHP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr,
-              PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, SWAPPED: tl.constexpr, BP: tl.constexpr,
-              BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
+             N, G, CI, CO, H, W, share, n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by,
+             TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+             BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
+             AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, FOLD: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr,
+             BCI: tl.constexpr, BK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
-    tile, part, parts, n, c, r0, rows, col = locate(G * CI, H, W, ROWS, BP, BC)
-    n = n.to(tl.int64)
+    n_block, split, block, g, tile = locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
+    n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
+    co = block * BCO + tl.arange(0, BCO)
+    first = split * share
+    last = tl.minimum(first + share, CI)
     # 2 addresses
-    planes = dx + n * stride_n + c.to(tl.int64) * STRIDE_C
-    ptrs = planes[:, None, None] + r0 * STRIDE_H + col[None, None, :] * STRIDE_W
-    mask = (c < G * CI)[:, None, None] & (col < W)[None, None, :]
-    kh = tl.arange(0, KHP)[None, :, None]
-    d += (n * (G * CI) + c)[:, None, None] * (KH * KW)
-    columns = tl.zeros((BP, KHP, BC), ACC)
-    for kw in range(KW):
-        # 3 masked load, 4 accumulate
-        lo, hi = band(kw, W, W_OUT, SW, PW, DW)
-        inside = ((col >= lo) & (col < hi))[None, None, :]
-        taps = d + tap_at(kh, kw, KH, KW, SWAPPED)
-        columns += tl.where(inside, tl.load(taps, mask=(c < G * CI)[:, None, None] & (kh < KH), other=0), 0)
-    # 7 store: every row of the core has the same values, the rows around it have fewer taps
-    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, H_OUT, KH, SH, PH, DH)
-    core = narrow(tl.sum(columns, 1)[:, None, :], dx.dtype.element_ty)
-    row = tl.arange(0, BR)[None, :, None]
-    for r in range(core_lo, core_hi, BR):
-        tile_ptrs = ptrs + (r + row).to(tl.int64) * STRIDE_H
-        tl.store(tile_ptrs, tl.broadcast_to(core, (BP, BR, BC)), mask=mask & (r + row < core_hi))
-    lo, hi = band(kh, H, H_OUT, SH, PH, DH)
-    lo, hi = clip(lo, hi, r0, rows)
-    for i in range(rows - (core_hi - core_lo)):
-        r = tl.where(i < core_lo, i, i + (core_hi - core_lo))
-        rim = tl.sum(tl.where((r >= lo) & (r < hi), columns, 0), 1)[:, None, :]
-        tl.store(ptrs + r.to(tl.int64) * STRIDE_H, narrow(rim, dx.dtype.element_ty), mask=mask)
+    weight += g.to(tl.int64) * CI * CO * (KH * KW)
+    sums += g.to(tl.int64) * CI * (RB * CB)
+    acc = tl.zeros((BN, BCO), ACC)
+    if FOLD:
+        for ci0 in range(first, last, BCI):
+            # 3 masked load: the weights come first, for they are farther away
+            ci = ci0 + tl.arange(0, BCI)
+            w_ptrs = weight + ci.to(tl.int64)[:, None] * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
+            w = fold(w_ptrs, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+            t_ptrs = sums + (n * G * CI)[:, None] * (RB * CB) + ci[None, :] * (RB * CB)
+            mask = (n < N)[:, None] & (ci < last)[None, :]
+            for band in tl.static_range(RB * CB):
+                t = tl.load(t_ptrs + band, mask=mask, other=0)
+                # 4 accumulate
+                live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                acc = tl.dot(t, tl.where(live, w[band], 0), acc, input_precision="ieee", out_dtype=ACC)
+        if any_wild(acc):
+            # Inf * w1 + Inf * w2 is not Inf * (w1 + w2), and w1 + w2 may overflow. Samples without any keep their bits.
+            by_tap = tap_products(tl.zeros((BN, BCO), ACC), sums, weight, n, co, first, last, N, G, CI, CO, H, W, KH, KW,
+                                  BEFORE_H, AFTER_H, TAPS_H, BEFORE_W, AFTER_W, TAPS_W, BK)  # fmt: skip
+            acc = tl.where(acc - acc == 0, acc, by_tap)
+    else:
+        acc = tap_products(acc, sums, weight, n, co, first, last, N, G, CI, CO, H, W, KH, KW, BEFORE_H, AFTER_H, TAPS_H,
+                           BEFORE_W, AFTER_W, TAPS_W, BK)  # fmt: skip
+    # 5 reduce
+    live = (n < N)[:, None] & (co < CO)[None, :]
+    done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCO), counters + tile, split,
+                                  slices, live, FR)  # fmt: skip
+    if done:
+        scale_and_store(total, out, bias, multiplier, n[:, None], co[None, :], live, G, g.to(tl.int64), CO, mult_n,
+                        mult_c, scale, bias_scale, BIAS, TENSOR)  # fmt: skip
 
 
 @triton.jit
-def weight_grad(grad, sums, dw, grad_n, grad_c, scale, N, G: tl.constexpr, CI: tl.constexpr,
-                CO: tl.constexpr, H: tl.constexpr, W: tl.constexpr, H_OUT: tl.constexpr,
-                W_OUT: tl.constexpr, EMPTY: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr,
-                KW: tl.constexpr, KKP: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-                DH: tl.constexpr, DW: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr):  # fmt: skip
-    # 1 who am I: input plane, block of the outputs of its group
-    ci = tl.program_id(0).to(tl.int64)
-    g = ci // CI
-    co = tl.program_id(1) * BCO + tl.arange(0, BCO)
+def fold_many(ptrs, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+              ACC: tl.constexpr):  # fmt: skip
+    """What `fold` gives, without code for each tap: for a row of kernels [1, n], KK >= KH * KW."""
+    tap = tl.arange(0, KK)[None, None, :]
+    taps = tl.load(ptrs[:, :, None] + tap, mask=mask[:, :, None] & (tap < KH * KW), other=0).to(ACC)
+    folded = ()
+    for rb in tl.static_range(len(TAPS_H) - 1):
+        for cb in tl.static_range(len(TAPS_W) - 1):
+            own = (band_of(tap // KW, TAPS_H) == rb) & (band_of(tap % KW, TAPS_W) == cb)
+            folded += (tl.sum(tl.where(own, taps, 0), 2),)
+    return folded
+
+
+@triton.jit
+def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
+                       G, G_by, CI, CI_by, CO, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step,
+                       parts, parts_by, cuts, cuts_by, even,
+                       TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+                       BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
+                       AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr,
+                       FOLD: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
+                       RIMS: tl.constexpr, BCO: tl.constexpr, KK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
+    # 1 who am I: a part of one plane
+    tile, part, ng, ci, down, across = locate(CI, CI_by, parts, parts_by, cuts, cuts_by)
+    n = quotient(ng, G_by)
+    g = (ng - n * G).to(tl.int64)
+    n = n.to(tl.int64)
+    r0 = down.to(tl.int64) * rows
+    c0 = across.to(tl.int64) * cols
+    rows = tl.minimum(H - r0, rows).to(tl.int32)
+    width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    c = (g * CO + co)[None, :]
-    tap = tl.arange(0, KKP)[None, :]
-    live = tap < KH * KW
-    if EMPTY:
-        live &= lands(tap // KW, tap % KW, H, W, H_OUT, W_OUT, SH, SW, PH, PW, DH, DW)
-    acc = tl.zeros((BCO, KKP), ACC)
-    for n0 in range(0, N, BN):
-        n = (n0 + tl.arange(0, BN)).to(tl.int64)[:, None]
-        mask = (n < N) & (co < CO)[None, :]
+    position, row, col = deal(R, L, VEC, cols, cols_by)
+    e = tl.arange(0, VEC)[None, None, None, :]
+    planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w
+    co = tl.arange(0, BCO)
+    w_ptrs = weight + (g * CI + ci) * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
+    # 3 masked load, 4 accumulate. Weights come first: they arrive while the plane streams.
+    if FOLD:
+        w = fold(w_ptrs, (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+    else:
+        w = fold_many(w_ptrs, (co < CO)[None, :], KH, KW, KK, TAPS_H, TAPS_W, ACC)
+    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
+    live = col < width
+    first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h,
+                                            stride_w, RIMS, L, VEC)  # fmt: skip
+    core = stream(planes, position, row, col, e, live, core_lo, core_hi, cols, step, stride_h, stride_w, RUN, False, ACC,
+                  UNROLL)  # fmt: skip
+    first = first.to(ACC)
+    # Idle accesses are in no band.
+    col = tl.where(position < step * cols, col, -VEC)
+    # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
+    totals = ()
+    partial = tl.zeros((1, BCO), ACC)
+    for cb in tl.static_range(CB):
+        columns = core_columns(core, col, e, even, cb, c0, width, W, BEFORE_W, AFTER_W)
+        for rb in tl.static_range(RB):
+            total = columns + rim_columns(first, first_row, first_col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
+                                          AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
+            for j0 in range(RIMS * L, rims * (cols // VEC), RIMS * L):
+                rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by,
+                                                  stride_h, stride_w, RIMS, L, VEC)  # fmt: skip
+                total += rim_columns(rim.to(ACC), rim_row, rim_col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
+                                     AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
+            total = tl.sum(tl.sum(tl.sum(total, 2), 1), 0)
+            lives = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+            partial += total * tl.where(lives, w[cb * RB + rb if SWAPPED else rb * CB + cb], 0)
+            totals += (total,)
+    if any_wild(partial):
+        # Tap by tap, as in `contract`.
+        partial = tl.zeros((1, BCO), ACC)
+        for cb in tl.static_range(CB):
+            for rb in tl.static_range(RB):
+                lives = (co < CO)[None, :] & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                h: tl.constexpr = cb if SWAPPED else rb
+                w_: tl.constexpr = rb if SWAPPED else cb
+                for kh in range(TAPS_H[h], TAPS_H[h + 1]):
+                    for kw in range(TAPS_W[w_], TAPS_W[w_ + 1]):
+                        tap = tl.load(w_ptrs + (kh * KW + kw), mask=lives, other=0).to(ACC)
+                        partial += totals[cb * RB + rb] * tap
+    partials += ng.to(tl.int64) * CI * parts * BCO
+    last, total = finish(partials, counters + ng, ci * parts + part, CI * parts, co, co < CO, tl.sum(partial, 0), BCO, FR,
+                         ACC)  # fmt: skip
+    if last:
+        scale_and_store(total, out, bias, multiplier, n, co, co < CO, G, g, CO, mult_n, mult_c, scale, bias_scale, BIAS,
+                        TENSOR)  # fmt: skip
+
+
+@triton.jit
+def load_planes(x, n, ci, g, first_free, N, CI, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN: tl.constexpr,
+                L: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+    """Whole planes ci of group g of samples n, in L accesses of VEC elements each: [BN, BCI, L, VEC], and where these are."""
+    access = tl.arange(0, L)[None, None, :, None]
+    e = tl.arange(0, VEC)[None, None, None, :]
+    row = quotient(access, cols_by)
+    col = access * VEC - row * W.to(tl.int32) + e
+    planes = x + (n * stride_n)[:, None, None, None] + ((g * CI + ci) * stride_c)[None, :, None, None]
+    if RUN:
+        ptrs = planes + access * VEC + e
+    else:
+        ptrs = planes + row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
+    mask = (n < N)[:, None, None, None] & (ci < first_free)[None, :, None, None] & (row < H)
+    return tl.load(ptrs, mask=mask, other=0), row, col
+
+
+@triton.jit
+def plane_sums(planes, row, col, rb, cb, H, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
+               AFTER_W: tl.constexpr):  # fmt: skip
+    """Sums of whole planes over row band rb and column band cb."""
+    own = inside(row, rb, BEFORE_H, AFTER_H, 0, H, H) & inside(col, cb, BEFORE_W, AFTER_W, 0, W, W)
+    return tl.sum(tl.sum(tl.where(own, planes, 0), 3), 2)
+
+
+@triton.jit
+def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
+                    N, G, CI, CO, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, share, n_blocks, n_blocks_by,
+                    slices, slices_by, blocks, blocks_by,
+                    TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+                    BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
+                    AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr,
+                    L: tl.constexpr, VEC: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
+                    FR: tl.constexpr):  # fmt: skip
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
+    # 1 who am I
+    n_block, split, block, g, tile = locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
+    g = g.to(tl.int64)
+    n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
+    co = block * BCO + tl.arange(0, BCO)
+    start = split * share
+    last = tl.minimum(start + share, CI)
+    # 2 addresses
+    weight += g * CI * CO * (KH * KW)
+    acc = tl.zeros((BN, BCO), ACC)
+    for ci0 in range(start, last, BCI):
         # 3 masked load
-        v = tl.load(grad + n * grad_n + c * grad_c, mask=mask, other=0)
-        t_ptrs = sums + (n * (G * CI) + ci) * (KH * KW) + tap
-        t = tl.load(t_ptrs, mask=(n < N) & live, other=0)
+        ci = ci0 + tl.arange(0, BCI)
+        planes, row, col = load_planes(x, n, ci, g, last, N, CI, H, W, stride_n, stride_c, stride_h, stride_w, cols_by,
+                                       RUN, L, VEC)  # fmt: skip
+        w_ptrs = weight + ci.to(tl.int64)[:, None] * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
+        w = fold(w_ptrs, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+        planes = planes.to(ACC)
+        for rb in tl.static_range(RB):
+            for cb in tl.static_range(CB):
+                # 4 accumulate, 5 reduce: band sums, then products
+                t = plane_sums(planes, row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                own = tl.where(live, w[cb * RB + rb if SWAPPED else rb * CB + cb], 0)
+                acc = tl.dot(t, own, acc, input_precision="ieee", out_dtype=ACC)
+    if any_wild(acc):
+        # Tap by tap, as in `contract`.
+        by_tap = tl.zeros((BN, BCO), ACC)
+        for ci0 in range(start, last, BCI):
+            ci = ci0 + tl.arange(0, BCI)
+            planes, row, col = load_planes(x, n, ci, g, last, N, CI, H, W, stride_n, stride_c, stride_h, stride_w,
+                                           cols_by, RUN, L, VEC)  # fmt: skip
+            w_ptrs = weight + ci.to(tl.int64)[:, None] * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
+            for tap in range(KH * KW):
+                h = band_of(tap // KW, TAPS_H)
+                v = band_of(tap % KW, TAPS_W)
+                rb = v if SWAPPED else h
+                cb = h if SWAPPED else v
+                t = plane_sums(planes.to(ACC), row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                live = (ci < last)[:, None] & (co < CO)[None, :] & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W,
+                                                                         AFTER_W)  # fmt: skip
+                own = tl.load(w_ptrs + tap, mask=live, other=0).to(ACC)
+                by_tap = tl.dot(t, own, by_tap, input_precision="ieee", out_dtype=ACC)
+        acc = tl.where(acc - acc == 0, acc, by_tap)
+    live = (n < N)[:, None] & (co < CO)[None, :]
+    done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCO), counters + tile, split,
+                                  slices, live, FR)  # fmt: skip
+    if done:
+        scale_and_store(total, out, bias, multiplier, n[:, None], co[None, :], live, G, g, CO, mult_n, mult_c, scale,
+                        bias_scale, BIAS, TENSOR)  # fmt: skip
+
+
+@triton.jit
+def expand(grad, weight, d, grad_n, grad_c, scale,
+           N, G, CI, CO, H, W, n_blocks, n_blocks_by, blocks, blocks_by,
+           ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
+           TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr,
+           BANDS_BY: tl.constexpr, BN: tl.constexpr, BCI: tl.constexpr, BCO: tl.constexpr, BT: tl.constexpr):  # fmt: skip
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
+    # 1 who am I: block of samples, band, block of input planes of one group
+    n_block, band, block, g, _ = locate_products(n_blocks, n_blocks_by, RB * CB, BANDS_BY, blocks, blocks_by)
+    g = g.to(tl.int64)
+    n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
+    ci = block * BCI + tl.arange(0, BCI)
+    rb = band // CB
+    cb = band % CB
+    top = pick(TAPS_H, rb).to(tl.int32)
+    left = pick(TAPS_W, cb).to(tl.int32)
+    across = pick(TAPS_W, cb + 1).to(tl.int32) - left
+    taps = (pick(TAPS_H, rb + 1).to(tl.int32) - top) * across
+    # 2 addresses
+    w_planes = weight + (g * CI + ci)[None, :] * CO * (KH * KW)
+    acc = tl.zeros((BN, BCI), ACC)
+    for co0 in range(0, CO, BCO):
+        # 3 masked load
+        co = co0 + tl.arange(0, BCO)
+        v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
+                    mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
+        mask = (co < CO)[:, None] & (ci < CI)[None, :]
+        w_ptrs = w_planes + co.to(tl.int64)[:, None] * (KH * KW)
+        w = tl.zeros((BCO, BCI), ACC)
+        for t0 in range(0, taps, BT):
+            t = t0 + tl.arange(0, BT)
+            tap = (top + t // across) * KW + left + t % across
+            more = tl.load(w_ptrs[:, :, None] + tap[None, None, :], mask=mask[:, :, None] & (t < taps)[None, None, :],
+                           other=0)  # fmt: skip
+            w += tl.sum(more.to(ACC), 2)
+        # 4 accumulate
+        acc = tl.dot(v, w, acc, input_precision="ieee", out_dtype=ACC)
+    if any_wild(acc):
+        # Tap by tap, as in `contract`.
+        by_tap = tl.zeros((BN, BCI), ACC)
+        for co0 in range(0, CO, BCO):
+            co = co0 + tl.arange(0, BCO)
+            v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
+                        mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
+            mask = (co < CO)[:, None] & (ci < CI)[None, :]
+            w_ptrs = w_planes + co.to(tl.int64)[:, None] * (KH * KW)
+            for t in range(taps):
+                w = tl.load(w_ptrs + ((top + t // across) * KW + left + t % across), mask=mask, other=0).to(ACC)
+                by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
+        acc = tl.where(acc - acc == 0, acc, by_tap)
+    # 6 scale, 7 store
+    live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+    to = d + (n[:, None] * G * CI + (g * CI + ci)[None, :]) * (RB * CB) + band
+    tl.store(to, tl.where(live, (acc * scale).to(ACC), 0), mask=(n < N)[:, None] & (ci < CI)[None, :])
+
+
+@triton.jit
+def band_fill(d, dx,
+              C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
+              parts, parts_by, cuts, cuts_by,
+              ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
+              L: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
+    # 1 who am I
+    tile, part, n, block, down, across = locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by)
+    n = n.to(tl.int64)
+    c = block * BP + tl.arange(0, BP)
+    r0 = down.to(tl.int64) * rows
+    c0 = across.to(tl.int64) * cols
+    rows = tl.minimum(H - r0, rows).to(tl.int32)
+    width = tl.minimum(W - c0, cols).to(tl.int32)
+    # 2 addresses
+    position, row, col = deal(R, L, VEC, cols, cols_by)
+    e = tl.arange(0, VEC)[None, None, None, :]
+    planes = dx + n * stride_n + c.to(tl.int64)[:, None, None, None] * stride_c + r0 * stride_h + c0 * stride_w
+    d += (n * C + c)[:, None, None, None] * (RB * CB)
+    mask = (c < C)[:, None, None, None]
+    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
+    # 3 masked load, 4 accumulate: the core's rows are in every row band
+    core = tl.zeros((BP, R, L, VEC), ACC)
+    for cb in range(CB):
+        total = tl.zeros((BP, 1, 1, 1), ACC)
+        for rb in range(RB):
+            total += tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
+        core += tl.where(inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
+    core = narrow(core, dx.dtype.element_ty)
+    # 7 store
+    if RUN:
+        ptrs = planes + position + e
+    else:
+        ptrs = planes + row.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
+    ptrs += core_lo * stride_h
+    for r in range(core_lo, core_hi, step):
+        live = mask & (col < width) & (position < tl.minimum(core_hi - r, step) * cols)
+        tl.store(ptrs, core, mask=live)
+        ptrs += step * stride_h
+    # The same of the other rows, each with its own bands.
+    others = rows - (core_hi - core_lo)
+    for j0 in range(0, others, step):
+        at = j0 + row
+        at = tl.where(at < core_lo, at, at + (core_hi - core_lo))
+        value = tl.zeros((BP, R, L, VEC), ACC)
+        for rb in range(RB):
+            for cb in range(CB):
+                own = inside(at, rb, BEFORE_H, AFTER_H, r0, rows, H)
+                own &= inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W)
+                band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
+                value += tl.where(own, band, 0)
+        live = mask & (col < width) & (row < tl.minimum(others - j0, step))
+        to = planes + at.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
+        tl.store(to, narrow(value, dx.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
+                N, G, CI, CO, H, W, k_blocks, k_blocks_by, blocks, blocks_by,
+                ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
+                TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr,
+                BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
+    # 1 who am I: block of (ci, tap), block of outputs of one group
+    rest = quotient(tl.program_id(0), k_blocks_by)
+    g = quotient(rest, blocks_by).to(tl.int64)
+    k = (tl.program_id(0) - rest * k_blocks).to(tl.int64) * BK + tl.arange(0, BK)
+    co = (rest - g * blocks) * BCO + tl.arange(0, BCO)
+    # 2 addresses
+    ci = k // (KH * KW)
+    tap = (k % (KH * KW)).to(tl.int32)
+    rb = band_of(tap // KW, TAPS_H)
+    cb = band_of(tap % KW, TAPS_W)
+    live = (ci < CI) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+    t_ptrs = sums + ((g * CI + ci) * (RB * CB) + rb * CB + cb)[None, :]
+    acc = tl.zeros((BCO, BK), ACC)
+    for n0 in range(0, N, BN):
+        # 3 masked load
+        n = (n0 + tl.arange(0, BN)).to(tl.int64)
+        v = tl.load(grad + ((g * CO + co) * grad_c)[:, None] + (n * grad_n)[None, :],
+                    mask=(co < CO)[:, None] & (n < N)[None, :], other=0)  # fmt: skip
+        t = tl.load(t_ptrs + (n * G * CI)[:, None] * (RB * CB), mask=(n < N)[:, None] & live[None, :], other=0)
         # 4 accumulate, 5 reduce
-        acc += tl.sum(v[:, :, None] * t[:, None, :], 0)
+        acc = tl.dot(v, t, acc, input_precision="ieee", out_dtype=ACC)
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
-    to = dw + (ci * CO + co[:, None]) * (KH * KW) + tap
-    acc = tl.where(live, (acc * scale).to(ACC), 0)
-    tl.store(to, narrow(acc, dw.dtype.element_ty), mask=(co < CO)[:, None] & (tap < KH * KW))
+    to = dw + (g * CI + ci)[None, :] * CO * (KH * KW) + co[:, None] * (KH * KW) + tap[None, :]
+    acc = tl.where(live[None, :], (acc * scale).to(ACC), 0)
+    tl.store(to, narrow(acc, dw.dtype.element_ty), mask=(co < CO)[:, None] & (ci < CI)[None, :])

@@ -313,7 +313,7 @@ class _Rewriter(ast.NodeTransformer):
 
 
 def _ours(function: FunctionType) -> bool:
-    return function.__module__.split(".")[0] in ("convgap", "reference", "triton_impl", "harness")
+    return function.__module__.split(".")[0] in ("convgap", "reference", "runtime", "triton_impl", "harness")
 
 
 def _stores(node: ast.Name) -> bool:

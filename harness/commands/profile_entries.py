@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -28,6 +27,7 @@ from harness.errors import UsageError
 from harness.files import add_outputs, check_outputs, write_outputs
 from harness.options import add_case_options, chosen_cases
 from harness.show import tables
+from runtime.names import ROOT, importable
 
 SUMMARY = "Nsight Compute's figures for each row, with a reading in words; needs ncu and a GPU"
 ROWS = ("triton", "cupy", "triton-tail", "cupy-tail", "inductor", "baseline")
@@ -147,7 +147,7 @@ def command(ncu: str, case: Case, row: str) -> list[str]:
         *(
             sys.executable,
             "-m",
-            "harness.machine.profile_target",
+            importable("harness.machine.profile_target"),
             spell(case.problem),
             case.dtype,
             case.layout,
@@ -158,10 +158,9 @@ def command(ncu: str, case: Case, row: str) -> list[str]:
 
 def profile(ncu: str, case: Case, row: str) -> list[Profile]:
     """Kernels of one call of a row, in order. ProfileError with ncu's own words if there are none."""
-    root = Path(__file__).parents[2]
     try:
         done = subprocess.run(
-            command(ncu, case, row), cwd=root, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            command(ncu, case, row), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise ProfileError(f"no answer in {LIMIT_S} s") from None

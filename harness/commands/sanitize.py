@@ -27,6 +27,7 @@ from harness.cases.inputs import make_inputs
 from harness.errors import UsageError
 from harness.mutants.interpose import interposed, kernel_name, kernels
 from harness.options import words
+from runtime.names import ROOT, importable
 
 SUMMARY = "run compute-sanitizer over every kernel of both sets; any finding fails"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -57,7 +58,7 @@ def command(tool: str, sanitizer: str, backends: list[str]) -> list[str]:
     return [
         sanitizer, "--tool", tool, "--error-exitcode", str(FOUND), "--print-limit", "20",
         *(["--leak-check", "no"] if tool == "memcheck" else []),
-        sys.executable, "-m", "harness.commands.sanitize", "--drive", "--backends", ",".join(backends),
+        sys.executable, "-m", importable("harness.commands.sanitize"), "--drive", "--backends", ",".join(backends),
     ]  # fmt: skip
 
 
@@ -157,15 +158,22 @@ def run(args: argparse.Namespace) -> int:
     sanitizer = find()
     assert sanitizer
     # First without: what is compiled now is read from the compilers' caches by the four runs that follow.
-    driver = [sys.executable, "-m", "harness.commands.sanitize", "--drive", "--backends", ",".join(backends)]
-    subprocess.run(driver, check=True, env=environment(), cwd=_root())
+    driver = [
+        sys.executable,
+        "-m",
+        importable("harness.commands.sanitize"),
+        "--drive",
+        "--backends",
+        ",".join(backends),
+    ]
+    subprocess.run(driver, check=True, env=environment(), cwd=ROOT)
     return max(_one(tool, command(tool, sanitizer, backends), args.logs) for tool in tools)
 
 
 def _one(tool: str, words: list[str], logs: Path | None) -> int:
     started = time.monotonic()
     done = subprocess.run(
-        words, check=False, env=environment(), cwd=_root(), text=True,
+        words, check=False, env=environment(), cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     if logs:
@@ -180,13 +188,9 @@ def _one(tool: str, words: list[str], logs: Path | None) -> int:
     return 1
 
 
-def _root() -> Path:
-    return Path(__file__).parents[2]
-
-
 def main() -> int:
     """`python3 -m harness.commands.sanitize`: what the sanitizers run, and the same command without bench.py."""
-    parser = argparse.ArgumentParser(prog="harness.commands.sanitize", description=SUMMARY)
+    parser = argparse.ArgumentParser(prog=importable("harness.commands.sanitize"), description=SUMMARY)
     add_arguments(parser)
     try:
         return run(parser.parse_args())

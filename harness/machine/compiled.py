@@ -25,6 +25,7 @@ import torch
 from harness.cases.catalogue import Case, select
 from harness.errors import UsageError, last_line
 from reference.problem import Tail
+from runtime.names import ROOT, importable
 from runtime.prepared import accumulator
 
 CASES = (
@@ -492,11 +493,10 @@ def buffer_accesses(binary: Binary) -> dict[str, Accesses]:
 def collect_elsewhere(arch: int) -> list[Compiled]:
     """`collect` in a process in which Triton compiles. UsageError if that process fails."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "harness.machine.compiled", str(arch)],
+        [sys.executable, "-m", importable("harness.machine.compiled"), str(arch)],
         env=environment,
-        cwd=root,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -18,9 +18,14 @@ from unittest import mock
 import torch
 
 from reference.problem import Chain
+from runtime.names import importable
+from runtime.prepared import Launch, Prepared
 
-PREPARE = ("prepare_tail", "prepare_chain", "prepare_backward")
-"""What runtime.execute asks of a kernel set (its Protocol there)."""
+PREPARE = (
+    "prepare_multiply_gap", "prepare_band_sums", "prepare_contract", "prepare_band_sums_contract", "prepare_expand",
+    "prepare_band_fill", "prepare_weight_grad",
+)  # fmt: skip
+"""What runtime.call asks of a kernel set (its Protocol there)."""
 
 
 @cache
@@ -44,24 +49,36 @@ def parameters(kernel: str) -> tuple[str, ...]:
     return _signatures()[kernel]
 
 
-def kernel_name(launch: Any) -> str:
-    """Name of the kernel behind a prepared launch of either kernel set."""
-    kernel = launch.special.kernel
-    return kernel if isinstance(kernel, str) else kernel.__name__
-
-
 Run = Callable[..., None]
 """run(launch, device, stream, *arguments) in place of launch(device, stream, *arguments)."""
 
 
 @dataclass(frozen=True)
 class _Interposed:
-    inner: Any
+    inner: Launch
     run: Run
+
+    @property
+    def kernel(self) -> str:
+        return self.inner.kernel
+
+    @property
+    def kind(self) -> Hashable:
+        return self.inner.kind
 
     @property
     def grid(self) -> tuple[int, int]:
         return self.inner.grid
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.inner.sizes
+
+    def load(self, device: torch.device) -> None:
+        self.inner.load(device)
+
+    def handle(self, device: torch.device) -> tuple[int, int, int]:
+        raise RuntimeError("a launch with something in between has no handle")
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         self.run(self.inner, device, stream, *arguments)
@@ -75,16 +92,14 @@ def interposed(run: Run, problem: Callable[[Chain], Chain] = lambda p: p) -> Ite
     """
 
     def through(prepare: Callable[..., Any]) -> Callable[..., Any]:
-        def prepared(first: Any, *arguments: Any) -> Any:
-            call = prepare(problem(first) if isinstance(first, Chain) else first, *arguments)
-            values = {f.name: getattr(call, f.name) for f in fields(call)}
-            launches = {name: v for name, v in values.items() if hasattr(v, "special")}
-            return replace(call, **{name: _Interposed(v, run) for name, v in launches.items()})
+        def prepared(first: Any, *arguments: Any) -> Prepared | None:
+            made = prepare(problem(first) if isinstance(first, Chain) else first, *arguments)
+            return made and replace(made, launch=_Interposed(made.launch, run))
 
         return prepared
 
     with ExitStack() as stack:
-        for module in (sys.modules.get(f"{name}_impl.launch") for name in ("triton", "cupy")):
+        for module in (sys.modules.get(importable(f"{name}_impl.prepare")) for name in ("triton", "cupy")):
             for name in PREPARE if module else ():
                 stack.enter_context(mock.patch.object(module, name, through(getattr(module, name))))
         yield
@@ -94,9 +109,15 @@ def with_arguments(change: Callable[[str, dict[str, Any]], None]) -> Run:
     """Run the launch with arguments by name, changed in place by change(kernel, arguments)."""
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        name = kernel_name(launch)
+        name = launch.kernel
         named = dict(zip(parameters(name), arguments, strict=True))
         change(name, named)
         launch(device, stream, *named.values())
 
     return run
+
+
+@cache
+def prepared_anew(kind: Callable[..., Any], special: Any, grid: tuple[int, int]) -> Any:
+    """A launch like those of the kernel sets, kept for the next call: it compiles at the first."""
+    return kind(special, grid)

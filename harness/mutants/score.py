@@ -16,7 +16,7 @@ import convgap
 from harness.cases.catalogue import Case, select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.mutants import catalogue as mutants
-from harness.mutants.catalogue import Mutant, NotApplicable
+from harness.mutants.mutant import Mutant, NotApplicable
 from harness.numerics.depth import depth as depth_of
 from harness.numerics.examine import BATCH_INVARIANT, Call, Verdict, examine
 from harness.numerics.truth import Truth, truth

@@ -7,6 +7,7 @@ from importlib import import_module
 import torch
 
 from reference.problem import Problem, Tail
+from runtime.names import importable
 from torch_impl import bands
 
 
@@ -26,7 +27,7 @@ def depth(
         return bands.depth(problem)
     _, c, h, w = problem.in_shape
     where = stride or (c * h * w, h * w, w, 1), dtype, address % 16
-    depths = import_module(f"{backend}_impl.depth")
+    depths = import_module(importable(f"{backend}_impl.depth"))
     if isinstance(problem, Tail):
         return depths.tail_depth(problem, *where)
     return depths.chain_depth(problem, *where)

@@ -19,6 +19,7 @@ from pathlib import Path
 from harness.cases.catalogue import Case
 from harness.cases.spelling import parse, spell
 from harness.errors import last_line
+from runtime.names import ROOT, importable
 
 CACHES = ("TRITON_CACHE_DIR", "CUPY_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
 LIMIT_S = 300  # max-autotune may take minutes; what takes longer is not waited for
@@ -30,11 +31,10 @@ class FirstCallError(RuntimeError):
 
 def measure(case: Case, backend: str) -> dict[str, float]:
     """Seconds of the first call with empty caches, then with warm ones. FirstCallError if a process fails."""
-    root = Path(__file__).parents[2]
     command = [
         sys.executable,
         "-m",
-        "harness.timing.first_call",
+        importable("harness.timing.first_call"),
         spell(case.problem),
         case.dtype,
         case.layout,
@@ -42,13 +42,13 @@ def measure(case: Case, backend: str) -> dict[str, float]:
     ]
     with tempfile.TemporaryDirectory() as caches:
         env = os.environ | {name: str(Path(caches) / name) for name in CACHES}
-        return {state: _seconds(command, env, root) for state in ("empty cache", "warm cache")}
+        return {state: _seconds(command, env) for state in ("empty cache", "warm cache")}
 
 
-def _seconds(command: list[str], env: dict[str, str], root: Path) -> float:
+def _seconds(command: list[str], env: dict[str, str]) -> float:
     try:
         done = subprocess.run(
-            command, env=env, cwd=root, capture_output=True, text=True, timeout=LIMIT_S, check=True
+            command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=True
         )
         return float(done.stdout.split()[-1])
     except subprocess.TimeoutExpired:
@@ -65,7 +65,7 @@ def main() -> None:
     from harness.cases.inputs import make_inputs
     from harness.entries.entry import PEERS
 
-    for name in ("triton_impl.launch", "cupy"):
+    for name in (importable("triton_impl.launch"), "cupy"):
         with suppress(ImportError):
             import_module(name)
     parser = argparse.ArgumentParser()

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from harness.mutants import catalogue, score
-from harness.mutants.catalogue import MUTANTS, Mutant, Source
+from harness.mutants.catalogue import MUTANTS
 from harness.mutants.interpose import kernels, parameters
+from harness.mutants.mutant import Mutant
+from harness.mutants.source import Source
 from tests.usable import require
 
 BACKENDS = ("torch", "triton", "cupy")

@@ -1,0 +1,78 @@
+"""What is wrong between a plan and its launches: other bands, other arguments of a kernel, another grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from harness.mutants.interpose import Run, parameters, prepared_anew, with_arguments
+from reference.problem import Band, Chain
+
+
+def crop_forgotten(axis: int, side: int) -> Mapping[str, Any]:
+    """One side's bands reach to the edge of the plane. side 0: top or left, 1: bottom or right."""
+
+    def bands(problem: Chain, a: int, found: tuple[Band, ...]) -> tuple[Band, ...]:
+        if a != axis:
+            return found
+        return tuple((0, hi) if side == 0 else (lo, (problem.h, problem.w)[axis]) for lo, hi in found)
+
+    return {"bands": bands, "problem": lambda right: _uncropped(right, axis, side)}
+
+
+def _uncropped(right: Chain, axis: int, side: int) -> Chain:
+    padding, more = list(right.padding), list(right.output_padding)
+    if side == 0:
+        # Without padding nothing lands before the output; its end must stay where it was.
+        more[axis] -= padding[axis]
+        padding[axis] = 0
+    else:
+        # So large that nothing lands beyond it.
+        more[axis] += 1_000_000 + 100 * (right.h, right.w)[axis]
+    return replace(right, padding=(padding[0], padding[1]), output_padding=(more[0], more[1]))
+
+
+def no_crop() -> Mapping[str, Any]:
+    def problem(right: Chain) -> Chain:
+        for axis in (0, 1):
+            for side in (0, 1):
+                right = _uncropped(right, axis, side)
+        return right
+
+    return {
+        "bands": lambda p, axis, found: ((0, (p.h, p.w)[axis]),) * len(found),
+        "problem": problem,
+    }
+
+
+def argument(name: str, change: Callable[[dict[str, Any]], Any], *kernels: str) -> Run:
+    """Another value for one argument of those kernels that have it (or of the kernels given)."""
+
+    def arguments(kernel: str, named: dict[str, Any]) -> None:
+        if name in named and (not kernels or kernel in kernels):
+            named[name] = change(named)
+
+    return with_arguments(arguments)
+
+
+def multiplier_strides_swapped(kernel: str, named: dict[str, Any]) -> None:
+    if "mult_n" in named:
+        named["mult_n"], named["mult_c"] = named["mult_c"], named["mult_n"]
+
+
+def last_block_missing(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+    x, y = launch.grid
+    if x > 1:
+        prepared_anew(type(launch), launch.special, (x - 1, y))(device, stream, *arguments)
+
+
+def finished_early(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+    """The counters start at 1, so that the last block but one takes itself for the last."""
+    named = dict(zip(parameters(launch.kernel), arguments, strict=True))
+    # Where one block does all, the place of the counters holds something else.
+    if "counters" in named and named["counters"].dtype == torch.int32:
+        named["counters"] += 1
+    launch(device, stream, *arguments)

@@ -1,0 +1,98 @@
+"""A known-wrong implementation: the real one with one thing changed, in one of three places.
+
+* around it: other arguments, or another answer (harness/mutants/around.py; every backend);
+* between its plan and its launches: other arguments of a kernel, another grid, other bands
+  (harness/mutants/launches.py; the kernel sets, and `bands` for plain torch);
+* in the text of the kernels (harness/mutants/source.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import convgap
+from harness.cases.inputs import Inputs
+from harness.mutants.interpose import Run, interposed
+from harness.mutants.source import Source, run_of
+from harness.numerics.examine import Call
+from reference.problem import Band, Chain
+
+Outside = Callable[[Call, Inputs], Tensor]
+Bands = Callable[[Chain, int, tuple[Band, ...]], tuple[Band, ...]]
+
+
+class NotApplicable(Exception):
+    """The mutant has nothing to change in this call."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One wrong implementation; `wrong` says in a few words what it does instead."""
+
+    name: str
+    wrong: str
+    outside: Outside | None = None
+    launch: Run | None = None
+    problem: Callable[[Chain], Chain] | None = None
+    bands: Bands | None = None
+    source: Mapping[str, Source] = field(default_factory=dict)
+    only: tuple[str, ...] = convgap.BACKENDS
+    """The backends that promise what an `outside` mutant breaks."""
+
+    def backends(self) -> tuple[str, ...]:
+        """The backends that have such a mutant."""
+        if self.outside:
+            return self.only
+        inside = ("triton", "cupy") if self.launch or self.problem else tuple(self.source)
+        return (*inside, "torch") if self.bands else inside
+
+    def call(self, backend: str) -> Call:
+        """The mutant as an implementation. It raises NotApplicable where there is nothing to change."""
+
+        def right(inputs: Inputs) -> Tensor:
+            return inputs.call(convgap, backend=backend)
+
+        def call(inputs: Inputs) -> Tensor:
+            # Before anything is changed: a backend is probed once, and must not be found broken.
+            convgap.status(inputs.x.device)
+            if self.outside:
+                return self.outside(right, inputs)
+            with self._inside(backend):
+                return right(inputs)
+
+        return call
+
+    @contextmanager
+    def _inside(self, backend: str) -> Iterator[None]:
+        if backend == "torch":
+            bands, wrong = Chain.bands, self.bands
+            assert wrong
+            with mock.patch.object(Chain, "bands", lambda p, axis: wrong(p, axis, bands(p, axis))):
+                yield
+            return
+        run = run_of(backend, self.source[backend]) if backend in self.source else self.launch
+        with interposed(_then_reset(run or _as_it_is), self.problem or (lambda p: p)):
+            yield
+
+
+def _as_it_is(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+    launch(device, stream, *arguments)
+
+
+def _then_reset(run: Run) -> Run:
+    """A mutant may leave the launch counters, which later launches share, at something other than 0."""
+
+    def then_reset(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+        run(launch, device, stream, *arguments)
+        for value in arguments:
+            if isinstance(value, Tensor) and value.dtype == torch.int32:
+                value.zero_()
+
+    return then_reset

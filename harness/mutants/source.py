@@ -1,0 +1,98 @@
+"""What is wrong in the text of the kernels: a pattern is replaced, and the changed kernel runs in their place."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from harness.mutants.interpose import Run, kernel_name, prepared_anew
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text to change in one kernel file; it must be found exactly `count` times."""
+
+    pattern: str
+    replacement: str
+    count: int = 1
+
+    def apply(self, text: str) -> str:
+        """The changed text. Raises ValueError unless the pattern is found as often as expected."""
+        changed, count = re.subn(self.pattern, self.replacement, text)
+        if count != self.count:
+            raise ValueError(f"pattern {self.pattern!r}: expected {self.count} matches, found {count}")
+        return changed
+
+
+def run_of(backend: str, change: Source) -> Run:
+    return _triton_run(change) if backend == "triton" else _cupy_run(change)
+
+
+@cache
+def _triton_run(change: Source) -> Run:
+    from triton_impl import kernels
+
+    assert kernels.__file__
+    text = change.apply(Path(kernels.__file__).read_text())
+    name = f"convgap_mutant_{crc32(text.encode()):x}"
+    # A file, for Triton reads a kernel's text from where it was defined.
+    file = Path(_folder().name, f"{name}.py")
+    file.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+    def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+        mutated = getattr(module, kernel_name(launch))
+        special = replace(launch.special, kernel=mutated)
+        prepared_anew(type(launch), special, launch.grid)(device, stream, *arguments)
+
+    return run
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="convgap-mutants-")
+
+
+@cache
+def _cupy_run(change: Source) -> Run:
+    from cupy_impl.launch import OPTIONS, device_source, interpreted, kernel_source
+
+    text = change.apply(kernel_source())
+
+    @cache
+    def compiled(special: Any) -> Any:
+        import cupy
+
+        return cupy.RawKernel(device_source(special, text), special.kernel, options=OPTIONS)
+
+    def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
+        special = launch.special
+        pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
+        if device.type == "cpu":
+            interpreted(special, text)(launch.grid, special.threads, pointers)
+            return
+        with torch.cuda.device(device):
+            compiled(special)(launch.grid, (special.threads,), pointers, stream=SimpleNamespace(ptr=stream))
+
+    return run
+
+
+def both(triton: tuple[str, str, int], cupy: tuple[str, str, int]) -> Mapping[str, Source]:
+    return {"triton": Source(*triton), "cupy": Source(*cupy)}
