@@ -109,8 +109,11 @@ def _make_ordinary() -> Callable[..., bool]:
         )
         # A thread adds these two to the keys of every call; in inference mode the second is missing.
         added = _set("BackendSelect", "ADInplaceOrView")
+        inplace = _set("ADInplaceOrView")
         # A thread takes these away for as long as it does not run under autocast.
         cast = _set("AutocastCPU", "AutocastCUDA")
+        # And this in inference mode, where it is right, or below a derivative that somebody else makes.
+        autograd = _set("AutogradCPU") & ~_set("CPU")
     except AttributeError as error:
         MISSING.append(str(error))
         return _never
@@ -122,9 +125,11 @@ def _make_ordinary() -> Callable[..., bool]:
         for tensor in tensors:
             if tensor is not None and keys_of(tensor).raw_repr() not in usual:
                 return False
+        adds, takes = included().raw_repr(), excluded().raw_repr()
         return (
-            not included().raw_repr() & ~added
-            and excluded().raw_repr() & cast == cast
+            not adds & ~added
+            and takes & cast == cast
+            and not (takes & autograd and adds & inplace)
             and forward_ad._current_level < 0
             and not profiling()
         )

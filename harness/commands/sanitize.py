@@ -25,7 +25,7 @@ import convgap
 from harness.cases.catalogue import Case, select
 from harness.cases.inputs import make_inputs
 from harness.errors import UsageError
-from harness.mutants.interpose import interposed, kernel_name, kernels
+from harness.mutants.interpose import interposed, kernels
 from harness.options import words
 from runtime.names import ROOT, importable
 
@@ -100,7 +100,7 @@ def drive(backends: list[str], device: str) -> set[str]:
     launched: set[str] = set()
 
     def note(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        launched.add(kernel_name(launch))
+        launched.add(launch.kernel)
         launch(device, stream, *arguments)
 
     convgap.status(device)

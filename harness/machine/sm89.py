@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.mutants.interpose import interposed, kernel_name
+from harness.mutants.interpose import interposed
 
 CAPABILITY = (8, 9)
 
@@ -115,7 +115,7 @@ def _run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> Non
             launch.grid, (made.threads,), everything,
             shared_mem=made.shared_bytes, stream=SimpleNamespace(ptr=stream),
         )  # fmt: skip
-    ran.append(kernel_name(launch))
+    ran.append(launch.kernel)
 
 
 ran: list[str] = []

@@ -17,7 +17,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from harness.mutants.interpose import Run, kernel_name, prepared_anew
+from harness.mutants.interpose import Run, prepared_anew
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _triton_run(change: Source) -> Run:
     spec.loader.exec_module(module)
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        mutated = getattr(module, kernel_name(launch))
+        mutated = getattr(module, launch.kernel)
         special = replace(launch.special, kernel=mutated)
         prepared_anew(type(launch), special, launch.grid)(device, stream, *arguments)
 

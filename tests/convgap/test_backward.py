@@ -16,7 +16,7 @@ from harness.cases.inputs import make_inputs
 from harness.entries.gradients import depth, output_gradient
 from harness.numerics.budget import compare
 from harness.numerics.truth import truth_gradients
-from runtime import execute
+from runtime import call as calls
 from tests.usable import require
 
 GPU = torch.cuda.is_available()
@@ -191,7 +191,7 @@ def test_only_what_is_wanted_is_computed(
     ran: set[str] = set()
 
     def spy(name: str) -> Any:
-        real = getattr(execute, name)
+        real = getattr(calls, name)
 
         def step(*arguments: Any) -> Any:
             ran.add(name)
@@ -200,7 +200,7 @@ def test_only_what_is_wanted_is_computed(
         return step
 
     for name in ("expand", "band_fill", "weight_grad"):
-        monkeypatch.setattr(execute, name, spy(name))
+        monkeypatch.setattr(calls, name, spy(name))
     out = inputs.call(convgap, backend=backend)
     assert out.requires_grad == bool(wanted)
     if wanted:

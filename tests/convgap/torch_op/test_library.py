@@ -24,7 +24,10 @@ from reference import eager
 ops = torch.ops.convgap
 N, CI, CO, H, W, KH, KW = 2, 3, 2, 5, 4, 3, 2
 # Unequal along the two axes, so that a swap shows.
-GEOMETRY = [2, 1, 1, 0, 1, 0, 1, 1, 1]
+BANDS = [2, 1], [1, 0], [1, 0], [1, 1]
+"""Stride, padding, output padding, dilation."""
+RB, CB = 2, 1
+"""Distinct bands: the first row of the kernel is cropped, the other two are not, nor are its columns."""
 OPTIONS: dict[str, Any] = {"stride": (2, 1), "padding": (1, 0), "output_padding": (1, 0)}
 
 LAYOUTS = {
@@ -46,20 +49,20 @@ def calls(layout: str, backend: str, device: torch.device, grad: bool = False) -
     x = LAYOUTS[layout](random(N, CI, H, W).detach()).requires_grad_(grad)
     n = x.shape[0]
     weight, bias, multiplier = random(CI, CO, KH, KW), random(CO), random(n, CO, 1, 1)
-    sums, gradient = random(n, CI, KH, KW), random(n, CO, 1, 1)
-    fixed = 0.5, (H, W), GEOMETRY
+    sums, gradient = random(n, CI, RB, CB), random(n, CO, 1, 1)
+    fixed = 0.5, (H, W)
     return {
-        "chain": (x, weight, bias, multiplier, 0.5, GEOMETRY, backend),
-        "chain without bias": (x, weight, None, None, 0.5, GEOMETRY, backend),
+        "chain": (x, weight, bias, multiplier, 0.5, *BANDS, 1, backend),
+        "chain without bias": (x, weight, None, None, 0.5, *BANDS, 1, backend),
         "multiply_gap": (x, None, 0.5, backend),
         "multiply_gap by a tensor": (x, random(n, CI, 1, 1), 0.5, backend),
         "plane_sums": (x, backend),
-        "band_sums": (x, (KH, KW), GEOMETRY, backend),
-        "contract": (sums, weight, bias, multiplier, *fixed, backend),
-        "expand": (gradient, weight, *fixed, backend),
-        "weight_grad": (gradient, sums, *fixed, torch.float32, backend),
-        "band_fill": (sums, (H, W), GEOMETRY, torch.float32, False, backend),
-        "band_fill channels_last": (sums, (H, W), GEOMETRY, torch.float32, True, backend),
+        "band_sums": (x, (KH, KW), *BANDS, backend),
+        "contract": (sums, weight, bias, multiplier, *fixed, *BANDS, 1, backend),
+        "expand": (gradient, weight, *fixed, *BANDS, 1, backend),
+        "weight_grad": (gradient, sums, *fixed, (KH, KW), *BANDS, 1, torch.float32, backend),
+        "band_fill": (sums, (H, W), (KH, KW), *BANDS, torch.float32, False, backend),
+        "band_fill channels_last": (sums, (H, W), (KH, KW), *BANDS, torch.float32, True, backend),
     }
 
 
@@ -153,7 +156,8 @@ def test_forward_mode_derivatives_are_refused(data: tuple[Tensor, Tensor], grad_
 
 def test_flop_counter_counts_what_is_done() -> None:
     x, weight = torch.rand(N, CI, H, W), torch.rand(CI, CO, KH, KW)
-    products, reads = 2 * N * CI * CO * KH * KW, N * CI * H * W
+    # Weights of taps with equal bands are added first.
+    products, reads = 2 * N * CI * CO * RB * CB, N * CI * H * W
     with FlopCounterMode(display=False) as counter:
         convgap.conv_transpose2d_multiply_gap(x, weight, **OPTIONS)
     assert counter.get_total_flops() == reads + products

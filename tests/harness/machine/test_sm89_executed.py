@@ -14,7 +14,7 @@ import convgap
 from harness.cases.catalogue import Case, select
 from harness.cases.inputs import make_inputs
 from harness.machine import sm89
-from harness.mutants.interpose import interposed, kernel_name
+from harness.mutants.interpose import interposed
 from harness.mutants.score import Trial, trial
 from harness.numerics.examine import examine
 
@@ -85,7 +85,7 @@ def test_cuda_ptx_is_for_sm_89() -> None:
     seen = {}
 
     def note(launch, device, stream, *arguments):
-        seen[kernel_name(launch)] = launch.special, len(arguments)
+        seen[launch.kernel] = launch.special, len(arguments)
         launch(device, stream, *arguments)
 
     if not next(s for s in convgap.status(device) if s.name == "cupy").usable:
@@ -106,7 +106,7 @@ TRITON = """
 from dataclasses import fields
 import torch
 from harness.machine import sm89
-from harness.mutants.interpose import kernel_name, parameters
+from harness.mutants.interpose import parameters
 from reference.problem import Chain
 from triton_impl import launch
 
@@ -120,7 +120,7 @@ for call in (
     for field in fields(call):
         found = getattr(call, field.name)
         if hasattr(found, "special"):
-            made = sm89.code(found.special, len(parameters(kernel_name(found))))
+            made = sm89.code(found.special, len(parameters(found.kernel)))
             print(made.entry, made.hidden, ".target sm_89" in made.ptx)
 """
 
