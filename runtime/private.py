@@ -7,6 +7,7 @@ depends on them, and importing this module never fails. `MISSING` says which are
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -32,10 +33,10 @@ def _find(path: str) -> Any:
 
 # For `ordinary`: the keys by which torch's dispatcher goes.
 _KEY, _KEYS = _find("_C.DispatchKey"), _find("_C.DispatchKeySet")
-_keys_of = _find("_C._dispatch_keys")
-_included = _find("_C._dispatch_tls_local_include_set")
-_excluded = _find("_C._dispatch_tls_local_exclude_set")
-_profiling = _find("_C._autograd._profiler_enabled")
+keys_of = _find("_C._dispatch_keys")
+included = _find("_C._dispatch_tls_local_include_set")
+excluded = _find("_C._dispatch_tls_local_exclude_set")
+profiling = _find("_C._autograd._profiler_enabled")
 _LEVEL = hasattr(torch.autograd.forward_ad, "_current_level")
 if not _LEVEL:
     MISSING.append("autograd.forward_ad._current_level")
@@ -96,30 +97,52 @@ def _never(*_: Any) -> bool:
     return False
 
 
-def _make_ordinary() -> Callable[..., bool]:
-    """`ordinary`, or what always says no where one of its names is missing."""
-    if None in (_KEY, _KEYS, _keys_of, _included, _excluded, _profiling) or not _LEVEL:
-        return _never
+@dataclass(frozen=True)
+class Keys:
+    """Sets of the dispatcher's keys, each a number with a bit for each key."""
+
+    usual: frozenset[int]
+    """Of tensors made in inference mode, and of all others."""
+    added: int
+    """What a thread may add to the keys of every call; in inference mode `inplace` is missing."""
+    inplace: int
+    cast: int
+    """What a thread takes away for as long as it does not run under autocast."""
+    autograd: int
+    """What it takes away in inference mode, where that is right, or below a derivative that somebody else makes."""
+
+
+def _make_keys() -> Keys | None:
+    if None in (_KEY, _KEYS, keys_of, included, excluded, profiling) or not _LEVEL:
+        return None
     try:
-        # Of tensors made in inference mode, and of all others.
         usual = frozenset(
             _set(device, f"Autocast{device}", *more)
             for device in ("CPU", "CUDA")
             for more in ((), ("ADInplaceOrView", f"Autograd{device}"))
         )
-        # A thread adds these two to the keys of every call; in inference mode the second is missing.
-        added = _set("BackendSelect", "ADInplaceOrView")
-        inplace = _set("ADInplaceOrView")
-        # A thread takes these away for as long as it does not run under autocast.
-        cast = _set("AutocastCPU", "AutocastCUDA")
-        # And this in inference mode, where it is right, or below a derivative that somebody else makes.
-        autograd = _set("AutogradCPU") & ~_set("CPU")
+        return Keys(
+            usual,
+            _set("BackendSelect", "ADInplaceOrView"),
+            _set("ADInplaceOrView"),
+            _set("AutocastCPU", "AutocastCUDA"),
+            _set("AutogradCPU") & ~_set("CPU"),
+        )
     except AttributeError as error:
         MISSING.append(str(error))
+        return None
+
+
+KEYS = _make_keys()
+"""None where a name is missing by which `ordinary` goes."""
+
+
+def _make_ordinary() -> Callable[..., bool]:
+    """`ordinary`, or what always says no where one of its names is missing."""
+    if KEYS is None:
         return _never
-    forward_ad, keys_of, included, excluded, profiling = (
-        torch.autograd.forward_ad, _keys_of, _included, _excluded, _profiling,
-    )  # fmt: skip
+    usual, added, inplace, cast, autograd = KEYS.usual, KEYS.added, KEYS.inplace, KEYS.cast, KEYS.autograd
+    forward_ad = torch.autograd.forward_ad
 
     def ordinary(*tensors: Tensor | None) -> bool:
         for tensor in tensors:
