@@ -1,25 +1,17 @@
-"""The public functions: validation, then one operator call."""
+"""The public functions: the native path where it serves the call, else validation and one operator call."""
 
 from __future__ import annotations
-
-from functools import lru_cache
-from numbers import Real
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from convgap import fast
+from convgap.arguments import Size, check_chain, check_tail
 from convgap.selection import check_name
 from convgap.torch_op import dispatch, schemas
 from reference.problem import Chain
-from runtime.prepared import accumulator
-
-Size = int | tuple[int, int]
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-STRATEGIES = ("collapsed", "tail")
 
 
 def multiply_gap(y: Tensor, multiplier: float | Tensor, *, backend: str = "auto") -> Tensor:
@@ -32,12 +24,14 @@ def multiply_gap(y: Tensor, multiplier: float | Tensor, *, backend: str = "auto"
     Sums in float32 (float64 for float64) and rounds once. Raises TypeError or ValueError for bad
     arguments and RuntimeError, with the reason, for a named backend that is not usable.
     """
+    if not torch.compiler.is_compiling():
+        out = fast.tail(y, multiplier, backend)
+        if out is not None:
+            return out
     if has_torch_function_variadic(y, multiplier):
         return handle_torch_function(multiply_gap, (y, multiplier), y, multiplier, backend=backend)
     check_name(backend)
-    _planes("y", y)
-    batched = y if y.dim() == 4 else y.unsqueeze(0)
-    scale, tensor = _multiplier(multiplier, batched, batched.shape[1], y.dim() == 4)
+    batched, scale, tensor = check_tail(y, multiplier)
     if torch.compiler.is_compiling():
         out = schemas.ops.multiply_gap(batched, tensor, scale, backend)
     else:
@@ -73,6 +67,12 @@ def conv_transpose2d_multiply_gap(
     Sums in float32 (float64 for float64) and rounds once. Raises TypeError or ValueError for bad
     arguments and RuntimeError, with the reason, for a named backend that is not usable.
     """
+    if not torch.compiler.is_compiling():
+        out = fast.chain(
+            x, weight, bias, multiplier, stride, padding, output_padding, dilation, groups, strategy, backend
+        )
+        if out is not None:
+            return out
     if has_torch_function_variadic(x, weight, bias, multiplier):
         return handle_torch_function(
             conv_transpose2d_multiply_gap, (x, weight, bias, multiplier), x, weight, bias,
@@ -80,176 +80,16 @@ def conv_transpose2d_multiply_gap(
             dilation=dilation, strategy=strategy, backend=backend,
         )  # fmt: skip
     check_name(backend)
-    _planes("x", x)
-    _like("weight", weight, x)
-    if bias is not None:
-        _like("bias", bias, x)
-    sizes = x.shape, weight.shape, None if bias is None else bias.shape
     options = stride, padding, output_padding, dilation, groups, strategy
-    batched = x if x.dim() == 4 else x.unsqueeze(0)
-    if torch.compiler.is_compiling():
-        problem, geometry = None, _geometry(*sizes, *options)
-    else:
-        try:
-            problem = _known_problem(*sizes, *options)
-        except TypeError:  # lists and symbolic sizes cannot be looked up; what is wrong raises again
-            problem = _problem(*sizes, *options)
-        geometry = problem
-    scale, tensor = _multiplier(multiplier, batched, weight.shape[1] * geometry.groups, x.dim() == 4)
-    if strategy == "collapsed":
-        if problem is None:
-            out = schemas.ops.chain(batched, weight, bias, tensor, scale, *geometry, backend)
-        else:
-            out = dispatch.chain(problem, batched, weight, bias, tensor, scale, backend)
-    else:
+    batched, problem, scale, tensor = check_chain(x, weight, bias, multiplier, *options)
+    if strategy == "tail":
         y = F.conv_transpose2d(
-            batched, weight, bias, geometry.stride, geometry.padding, geometry.output_padding, geometry.groups,
-            geometry.dilation,
+            batched, weight, bias, problem.stride, problem.padding, problem.output_padding, problem.groups,
+            problem.dilation,
         )  # fmt: skip
         out = multiply_gap(y, scale if tensor is None else tensor, backend=backend)
-    return out if x.dim() == 4 else out.squeeze(0)
-
-
-def _geometry(
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    bias_shape: tuple[int, ...] | None,
-    stride: Size,
-    padding: Size,
-    output_padding: Size,
-    dilation: Size,
-    groups: int,
-    strategy: str,
-) -> schemas.Geometry:
-    """The checked numbers as the operators take them."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
-    if len(weight_shape) != 4 or 0 in weight_shape[1:]:
-        raise ValueError(
-            f"weight: expected [Cin, Cout / groups, KH, KW] without zeros, got {tuple(weight_shape)}"
-        )
-    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
-    padding, output_padding = _pair("padding", padding, 0), _pair("output_padding", output_padding, 0)
-    _integer("groups", groups, 1)
-    c_in = x_shape[-3]
-    if weight_shape[0] != c_in:
-        raise ValueError(f"weight: expected {c_in} input channels (x's), got {weight_shape[0]}")
-    if c_in % groups:
-        raise ValueError(f"groups: expected a divisor of x's {c_in} channels, got {groups}")
-    c_out = weight_shape[1] * groups
-    for axis, name in enumerate(("height", "width")):
-        if output_padding[axis] >= max(stride[axis], dilation[axis]):
-            raise ValueError(
-                f"output_padding: expected less than stride or dilation, {max(stride[axis], dilation[axis])}"
-                f" along the {name}, got {output_padding[axis]}"
-            )
-        size = (
-            (x_shape[axis - 2] - 1) * stride[axis] - 2 * padding[axis]
-            + dilation[axis] * (weight_shape[2 + axis] - 1) + output_padding[axis] + 1
-        )  # fmt: skip
-        if size < 1:
-            raise ValueError(f"padding: expected an output {name} of at least 1, these sizes give {size}")
-    if bias_shape is not None and tuple(bias_shape) != (c_out,):
-        raise ValueError(f"bias: expected [{c_out}], got {tuple(bias_shape)}")
-    return schemas.Geometry(stride, padding, output_padding, dilation, groups)
-
-
-def _problem(
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    bias_shape: tuple[int, ...] | None,
-    *options: Any,
-) -> Chain:
-    """The checked sizes of one call; an unbatched x is a batch of one."""
-    geometry = _geometry(x_shape, weight_shape, bias_shape, *options)
-    n, c_in, h, w = x_shape if len(x_shape) == 4 else (1, *x_shape)
-    c_out, kernel = weight_shape[1] * geometry.groups, (weight_shape[2], weight_shape[3])
-    return Chain(n, c_in, c_out, h, w, kernel, *geometry, bias_shape is not None)
-
-
-# A model calls with the same few sizes over and over. Typed: True and 1.0 are equal to 1, and refused.
-_known_problem = lru_cache(maxsize=4096, typed=True)(_problem)
-
-
-def _planes(name: str, tensor: Tensor) -> None:
-    """Refuse what is not [N, C, H, W] or [C, H, W] of a dtype and layout that the kernels take."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected float32, float16, bfloat16 or float64, got {tensor.dtype}")
-    _dense(name, tensor)
-    shape = tensor.shape
-    if len(shape) not in (3, 4):
-        raise ValueError(f"{name}: expected [N, C, H, W] or [C, H, W], got {tuple(shape)}")
-    if shape[-3] == 0 or shape[-2] == 0 or shape[-1] == 0:
-        raise ValueError(f"{name}: expected at least one channel, row and column, got {tuple(shape)}")
-
-
-def _like(name: str, tensor: Tensor, x: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype != x.dtype and not _autocast_joins(tensor, x):
-        raise TypeError(f"{name}: expected x's dtype {x.dtype}, got {tensor.dtype}")
-    if tensor.device != x.device:
-        raise ValueError(f"{name}: expected x's device {x.device}, got {tensor.device}")
-    _dense(name, tensor)
-
-
-def _dense(name: str, tensor: Tensor) -> None:
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
-
-
-def _autocast_joins(tensor: Tensor, x: Tensor) -> bool:
-    """Whether autocast casts both to one dtype: it leaves float64 alone."""
-    narrow = DTYPES[:3]
-    return torch.is_autocast_enabled(x.device.type) and tensor.dtype in narrow and x.dtype in narrow
-
-
-def _multiplier(
-    multiplier: float | Tensor, x: Tensor, c_out: int, batched: bool
-) -> tuple[float, Tensor | None]:
-    """(number, None) or (1, tensor [N, Cout, 1, 1] in the accumulator's dtype)."""
-    if not isinstance(multiplier, Tensor):
-        if type(multiplier) is float:  # most are, and the next question takes a microsecond
-            return multiplier, None
-        if isinstance(multiplier, bool) or not isinstance(multiplier, Real):
-            raise TypeError(
-                f"multiplier: expected a number or a torch.Tensor, got {type(multiplier).__name__}"
-            )
-        return float(multiplier), None
-    if not multiplier.is_floating_point():
-        raise TypeError(f"multiplier: expected a floating-point tensor, got {multiplier.dtype}")
-    if multiplier.device != x.device:
-        raise ValueError(f"multiplier: expected x's device {x.device}, got {multiplier.device}")
-    _dense("multiplier", multiplier)
-    shape = (x.shape[0], c_out, 1, 1) if batched else (c_out, 1, 1)
-    fits = multiplier.dim() <= len(shape) and all(
-        have in (1, want) for have, want in zip(reversed(multiplier.shape), reversed(shape), strict=False)
-    )
-    if not fits:
-        raise ValueError(
-            f"multiplier: expected a shape that broadcasts to the output's {shape},"
-            f" got {tuple(multiplier.shape)}"
-        )
-    multiplier = multiplier.to(accumulator(x.dtype)).expand(shape)
-    return 1.0, multiplier if batched else multiplier.unsqueeze(0)
-
-
-def _integer(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
-
-
-def _pair(name: str, value: Size, least: int) -> tuple[int, int]:
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{name}: expected an int or two, got {len(value)} of them")
-        pair = value[0], value[1]
+    elif isinstance(problem, Chain):
+        out = dispatch.chain(problem, batched, weight, bias, tensor, scale, backend)
     else:
-        pair = value, value
-    for number in pair:
-        _integer(name, number, least)
-    return pair
+        out = schemas.ops.chain(batched, weight, bias, tensor, scale, *problem, backend)
+    return out if x.dim() == 4 else out.squeeze(0)

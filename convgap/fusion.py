@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import _copy_attr
 
-from convgap.functions import STRATEGIES, conv_transpose2d_multiply_gap
+from convgap.arguments import STRATEGIES
+from convgap.functions import conv_transpose2d_multiply_gap
 from convgap.selection import check_name
 
 _MULTIPLY = (operator.mul, torch.mul, torch.multiply, "mul", "multiply")

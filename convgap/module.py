@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convgap.functions import STRATEGIES, Size, conv_transpose2d_multiply_gap
+from convgap.arguments import STRATEGIES, Size
+from convgap.functions import conv_transpose2d_multiply_gap
 from convgap.selection import check_name
 
 

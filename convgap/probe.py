@@ -15,7 +15,8 @@ from torch_impl import bands
 
 
 def kernel_set(name: str) -> ModuleType:
-    """What prepares the launches of "triton" or "cupy", as runtime.call takes it. ImportError where it does not load."""
+    """What prepares the launches of "triton" or "cupy", as runtime.call takes it. ImportError where it does not
+    load."""
     return import_module(importable(f"{name}_impl.prepare"))
 
 

@@ -1,10 +1,10 @@
 """Which implementation serves a call: what is usable on a device, in which order, and why not.
 
-"auto" takes the first of triton, cupy and torch that passes its probe on the tensor's device (convgap/probe.py). A kernel
-set that fails its probe is skipped from there on, with one warning that says why. One that cannot compile or launch a
-call leaves calls of that kind to the next, with a warning too, and goes on to serve all others. A name never falls back:
-it raises with the reason. On the CPU both kernel sets run through interpreters, for checking and not for use, so "auto"
-is torch there.
+"auto" takes the first of triton, cupy and torch that passes its probe on the tensor's device (convgap/probe.py). A
+kernel set that fails its probe is skipped from there on, with one warning that says why. One that cannot compile or
+launch a call leaves calls of that kind to the next, with a warning too, and goes on to serve all others. A name
+never falls back: it raises with the reason. On the CPU both kernel sets run through interpreters, for checking and
+not for use, so "auto" is torch there.
 """
 
 from __future__ import annotations

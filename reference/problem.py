@@ -22,6 +22,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from math import prod
+from typing import NamedTuple
 
 Band = tuple[int, int]
 
@@ -81,6 +82,16 @@ def distinct_bands(kernel: int, stride: int, padding: int, output_padding: int, 
 
 def _swap(pair: tuple[int, int]) -> tuple[int, int]:
     return pair[1], pair[0]
+
+
+class Geometry(NamedTuple):
+    """The numbers of a transposed convolution that are not sizes; rows first."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    output_padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
 
 
 @dataclass(frozen=True)
@@ -188,6 +199,11 @@ class Chain:
             self.output_padding[axis],
             self.dilation[axis],
         )
+
+    @property
+    def geometry(self) -> Geometry:
+        """What is not a size."""
+        return Geometry(self.stride, self.padding, self.output_padding, self.dilation, self.groups)
 
     def swapped(self) -> Chain:
         """The same call with rows and columns in each other's place."""

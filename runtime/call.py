@@ -25,7 +25,8 @@ Stride = tuple[int, ...]
 
 class KernelSet(Protocol):
     """What triton_impl.prepare and cupy_impl.prepare both are. `alignment` is an address modulo 16, `tensor` says
-    whether there is a multiplier; all but `prepare_band_sums_contract` raise Unlaunchable for sizes beyond their grid."""
+    whether there is a multiplier; all but `prepare_band_sums_contract` raise Unlaunchable for sizes beyond their
+    grid."""
 
     def prepare_multiply_gap(
         self, problem: Tail, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool

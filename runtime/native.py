@@ -1,8 +1,9 @@
 """The native call path: builds and loads native.c, and says why there is none where there is none.
 
-It is compiled at the first call on a CUDA device, by the C compiler that is there, into the cache directory: a checkout
-has no build step, a wheel stays the same for every Python, and one library serves all of them (limited API). No call waits
-for the compiler: it runs beside, and until it is done the calls go through Python. `wait` waits.
+It is compiled at the first call on a CUDA device, by the C compiler that is there, into the cache directory: a
+checkout has no build step, a wheel stays the same for every Python, and one library serves all of them (limited
+API). No call waits for the compiler: it runs beside, and until it is done the calls go through Python. `wait`
+waits.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def command() -> tuple[str, ...]:
     found = compiler()
     if not found:
         named = os.environ.get("CC", "").strip()
-        raise Unavailable(f"CC={named!r} is not on PATH" if named else "no C compiler: neither cc, gcc nor clang")
+        raise Unavailable(
+            f"CC={named!r} is not on PATH" if named else "no C compiler: neither cc, gcc nor clang"
+        )
     include = sysconfig.get_path("include")
     if not Path(include, "Python.h").exists():
         raise Unavailable(f"no Python.h in {include}")
@@ -101,7 +104,10 @@ class Build:
             script = f"{shlex.join((*recipe, '-o', aside))} && mv {shlex.quote(aside)} {shlex.quote(str(self.target))}"
             script += f" || {{ rm -f {shlex.quote(aside)}; exit 1; }}"
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                ["/bin/sh", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
             )
 
     def done(self, wait: bool = False) -> bool:

@@ -1,7 +1,7 @@
 """Every private name of torch that the project uses, with a safe answer where one is missing.
 
-They buy speed, and derivatives under nested transforms of torch.func. Torch may rename them in any release: nothing else
-depends on them, and importing this module never fails. `MISSING` says which are not there.
+They buy speed, and derivatives under nested transforms of torch.func. Torch may rename them in any release: nothing
+else depends on them, and importing this module never fails. `MISSING` says which are not there.
 """
 
 from __future__ import annotations

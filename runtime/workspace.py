@@ -1,10 +1,10 @@
 """Memory that a launch works in: partial sums, and counters by which the last block knows that it is the last.
 
-Counters are zero before a launch and after it. A launch may share counters only with launches that the stream orders before or after it. Eager
-calls therefore keep some per (device, stream). A captured call is replayed on any stream at any
-time, so it gets counters of its own, for good. Both come from a slab, zeroed once per device by the
-first eager call: memory that is kept may not come from the pool of a graph that is being warmed up
-or captured. Only where there is no slab yet, or it is used up, does a call zero its own.
+Counters are zero before a launch and after it. A launch may share counters only with launches that the stream
+orders before or after it. Eager calls therefore keep some per (device, stream). A captured call is replayed on any
+stream at any time, so it gets counters of its own, for good. Both come from a slab, zeroed once per device by the
+first eager call: memory that is kept may not come from the pool of a graph that is being warmed up or captured.
+Only where there is no slab yet, or it is used up, does a call zero its own.
 """
 
 from __future__ import annotations

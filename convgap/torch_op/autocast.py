@@ -1,5 +1,5 @@
-"""Autocast: the chain casts as torch.nn.functional.conv_transpose2d does. multiply_gap, like the product and the mean that
-it stands for, does not. Importing this module registers it."""
+"""Autocast: the chain casts as torch.nn.functional.conv_transpose2d does. multiply_gap, like the product and the
+mean that it stands for, does not. Importing this module registers it."""
 
 from __future__ import annotations
 

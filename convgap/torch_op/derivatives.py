@@ -4,8 +4,8 @@ The chain has one node. Its forward makes the band sums and keeps them, not x; i
 place. The band sums are a second output of the node, which nobody sees: a derivative of the backward, which is asked
 for with create_graph only, then reaches x through them, by composition of operators that have derivatives themselves.
 
-`steps` is how the parts of a call are called: `Straight`, to the kernels, where torch's dispatcher would find nothing to
-do, or `Dispatched`, through torch.library's operators.
+`steps` is how the parts of a call are called: `Straight`, to the kernels, where torch's dispatcher would find
+nothing to do, or `Dispatched`, through torch.library's operators.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from convgap.torch_op import kernels
-from convgap.torch_op.schemas import Geometry, Sizes, ops
-from reference.problem import Chain
+from convgap.torch_op.schemas import Sizes, ops
+from reference.problem import Chain, Geometry
 from runtime import private
 from runtime.prepared import accumulator
 
@@ -65,13 +65,13 @@ class Straight:
     backend: str
 
     def chain(self, x: Tensor, *given: Any) -> Tensor:
-        return kernels.chain(self.problem, x, *given, self.backend)
+        return kernels.chain(self.problem, x, *given, backend=self.backend)
 
     def band_sums(self, x: Tensor) -> Tensor:
         return kernels.band_sums(self.problem, x, self.backend)
 
     def contract(self, sums: Tensor, *given: Any) -> Tensor:
-        return kernels.contract(self.problem, sums, *given, self.backend)
+        return kernels.contract(self.problem, sums, *given, backend=self.backend)
 
     def expand(self, grad: Tensor, weight: Tensor, scale: float) -> Tensor:
         return kernels.expand(self.problem, grad, weight, scale, self.backend)
@@ -84,8 +84,7 @@ class Straight:
 
     def dispatched(self) -> Dispatched:
         p = self.problem
-        geometry = Geometry(p.stride, p.padding, p.output_padding, p.dilation, p.groups)
-        return Dispatched(geometry, (p.h, p.w), p.kernel, self.backend)
+        return Dispatched(p.geometry, (p.h, p.w), p.kernel, self.backend)
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -170,7 +169,7 @@ def _plane_sums_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _keep_band_sums(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, kernel, *bands, backend = inputs
-    ctx.steps = Dispatched(Geometry(*bands, 1), x.shape[2:], kernel, backend)
+    ctx.steps = Dispatched(Geometry._make((*bands, 1)), x.shape[2:], kernel, backend)
     ctx.dtype, ctx.channels_last = x.dtype, _channels_last(x)
 
 
@@ -180,7 +179,7 @@ def _band_sums_grad(ctx: Any, d: Tensor) -> tuple[Any, ...]:
 
 def _keep_band_fill(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     d, size, kernel, *bands, _, _, backend = inputs
-    ctx.steps, ctx.dtype = Dispatched(Geometry(*bands, 1), size, kernel, backend), d.dtype
+    ctx.steps, ctx.dtype = Dispatched(Geometry._make((*bands, 1)), size, kernel, backend), d.dtype
 
 
 def _band_fill_grad(ctx: Any, dx: Tensor) -> tuple[Any, ...]:
@@ -189,7 +188,7 @@ def _band_fill_grad(ctx: Any, dx: Tensor) -> tuple[Any, ...]:
 
 def _keep_contract(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     sums, weight, bias, multiplier, ctx.scale, size, *geometry, backend = inputs
-    ctx.steps = Dispatched(Geometry(*geometry), size, weight.shape[2:], backend)
+    ctx.steps = Dispatched(Geometry._make(geometry), size, weight.shape[2:], backend)
     _, wants_weight, _, wants_multiplier = ctx.needs_input_grad[:4]
     sums = sums if wants_weight or wants_multiplier else None
     ctx.save_for_backward(sums, weight, bias if wants_multiplier else None, multiplier)
@@ -214,7 +213,7 @@ def _contract_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _keep_expand(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad, weight, ctx.scale, size, *geometry, backend = inputs
-    ctx.steps = Dispatched(Geometry(*geometry), size, weight.shape[2:], backend)
+    ctx.steps = Dispatched(Geometry._make(geometry), size, weight.shape[2:], backend)
     ctx.save_for_backward(grad, weight)
 
 
@@ -230,7 +229,7 @@ def _expand_grad(ctx: Any, d: Tensor) -> tuple[Any, ...]:
 
 def _keep_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad, sums, ctx.scale, size, kernel, *geometry, _, backend = inputs
-    ctx.steps = Dispatched(Geometry(*geometry), size, kernel, backend)
+    ctx.steps = Dispatched(Geometry._make(geometry), size, kernel, backend)
     ctx.save_for_backward(grad, sums)
 
 

@@ -22,8 +22,8 @@ from convgap.torch_op.derivatives import (
     keep_multiply_gap,
     multiply_gap_backward,
 )
-from convgap.torch_op.schemas import Geometry, library, ops
-from reference.problem import Chain
+from convgap.torch_op.schemas import library, ops
+from reference.problem import Chain, Geometry
 from runtime import private
 
 
@@ -31,10 +31,10 @@ def chain(
     problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float,
     backend: str,
 ) -> Tensor:  # fmt: skip
-    """The chain on checked tensors, [n, c_out, 1, 1]; the multiplier has the output's shape and the accumulator's dtype."""
+    """The chain on checked tensors, [n, c_out, 1, 1]; the multiplier has the output's shape and the accumulator's
+    dtype."""
     if not private.ordinary(x, weight, bias, multiplier):
-        geometry = problem.stride, problem.padding, problem.output_padding, problem.dilation, problem.groups
-        return ops.chain(x, weight, bias, multiplier, scale, *geometry, backend)
+        return ops.chain(x, weight, bias, multiplier, scale, *problem.geometry, backend)
     if torch.is_grad_enabled() and _differentiable(x, weight, bias, multiplier):
         return _StraightChain.apply(x, weight, bias, multiplier, scale, Straight(problem, backend))[0]
     return kernels.chain(problem, x, weight, bias, multiplier, scale, backend)
@@ -141,7 +141,7 @@ def _chain_by_parts(
 ) -> Tensor:
     """The chain of operators that have derivatives."""
     *geometry, backend = rest
-    steps = Dispatched(Geometry(*geometry), x.shape[2:], weight.shape[2:], backend)
+    steps = Dispatched(Geometry._make(geometry), x.shape[2:], weight.shape[2:], backend)
     return steps.contract(steps.band_sums(x), weight, bias, multiplier, scale)
 
 

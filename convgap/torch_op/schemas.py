@@ -1,9 +1,9 @@
 """The torch.library operators: their names, arguments, and shapes for tracing.
 
-Every operator is a product of some of three things: the band sums of x, the weight, and a gradient. Where a derivative
-is wanted the chain is two operators, `band_sums` and `contract`, so what is saved is the band sums and not an activation;
-`expand`, `weight_grad` and `band_fill` are the derivatives of these two and of each other, and higher derivatives follow
-by composition.
+Every operator is a product of some of three things: the band sums of x, the weight, and a gradient. Where a
+derivative is wanted the chain is two operators, `band_sums` and `contract`, so what is saved is the band sums and
+not an activation; `expand`, `weight_grad` and `band_fill` are the derivatives of these two and of each other, and
+higher derivatives follow by composition.
 
 Sizes are read off the tensors, so that an operator on a shard of its tensors is the operator on those sizes; what no
 tensor has is passed: `size`, the rows and columns of x, and `kernel`, those of the weight. A `multiplier` is
@@ -14,7 +14,7 @@ row band and column band, in the accumulator's dtype, as are the gradients that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,17 +23,6 @@ from reference.problem import distinct_bands
 from runtime.prepared import accumulator
 
 Sizes = Sequence[int]
-Pair = tuple[int, int]
-
-
-class Geometry(NamedTuple):
-    """The numbers of a transposed convolution that are not sizes; rows first."""
-
-    stride: Pair
-    padding: Pair
-    output_padding: Pair
-    dilation: Pair
-    groups: int
 
 
 ONE_BAND = (1, 1), (0, 0), (0, 0), (1, 1)
