@@ -14,7 +14,8 @@ from torch import Tensor
 
 import convgap
 import convgap.selection
-from harness.cases.catalogue import Case, select
+from harness.cases.case import Case
+from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.mutants import catalogue as mutants
 from harness.mutants.mutant import Mutant, NotApplicable
