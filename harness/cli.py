@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from harness.errors import UsageError
+from harness.errors import UsageError, one_line
 from runtime.names import INSTALLED, importable
 
 PROGRAM = "convgap" if INSTALLED else "bench.py"
 DEFAULT = "compare"
+CLOSED_PIPE = 141
 COMMANDS = {
     "compare": "harness.commands.compare",
     "check": "harness.commands.check",
@@ -22,23 +23,36 @@ COMMANDS = {
     "diff": "harness.commands.diff",
     "inspect": "harness.commands.inspect_kernels",
     "profile": "harness.commands.profile_entries",
-    "project": "harness.machine.projection",
+    "project": "harness.commands.project",
     "export": "harness.candidates.export",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; 2, after one line on standard error, for bad usage."""
+    """Run one command and return its exit code.
+
+    2, after one line on standard error, for bad usage and for what this machine lacks (a module, memory, a disk with
+    room); 141, as a shell says of a process that a closed pipe ended, when nobody reads on.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in ("-h", "--help")):
         arguments.insert(0, DEFAULT)
     _interpret_without_gpu()
     args = _parser().parse_args(arguments)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except UsageError as error:
-        print(f"{PROGRAM} {args.command}: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except (ImportError, OSError, MemoryError) as error:
+        message = one_line(error)
+    print(f"{PROGRAM} {args.command}: {message}", file=sys.stderr)
+    return 2
 
 
 def _interpret_without_gpu() -> None:

@@ -1,12 +1,30 @@
-"""Progress bar with the time left; only on a terminal."""
+"""Where a command prints: a console that leaves a closed pipe to the command line, and a progress bar."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+WIDTH = 100  # columns when the output is not a terminal
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process with 1, which is the code of a wrong answer."""
+        raise BrokenPipeError
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Console on `file` (standard output): colour on a terminal, bare text of 100 columns anywhere else."""
+    out = file or sys.stdout
+    terminal = out.isatty()
+    width = None if terminal else WIDTH
+    return _Console(file=out, width=width, force_terminal=terminal, highlight=False, markup=False)
 
 
 @contextmanager

@@ -8,3 +8,9 @@ class UsageError(ValueError):
 def last_line(text: str) -> str:
     """The last line of what a process wrote to stderr, where Python puts the exception."""
     return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line of at most 300 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:300]}..."

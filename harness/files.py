@@ -1,17 +1,23 @@
-"""What a command writes besides what it prints: files, and blocks of a document.
+"""What a command writes besides what it prints: files, whole or not at all, and blocks of a document.
 
-Of a document only what lies between two marks is replaced.
+Only a regular file, or a name that is free, is replaced. A symbolic link is followed, and what is neither (a device, a
+pipe) is written through. Of a document only what lies between two marks is replaced.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.records.record import check_writable, write_whole
+
+_OPEN_ALREADY = ("/dev/fd/", "/dev/std", "/proc/")
+"""What lies here names a file that somebody has open: it is never replaced."""
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +30,25 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(args: argparse.Namespace, name: str) -> None:
-    """UsageError now if a file or the block `name` could not be written later."""
-    for path in filter(None, (args.json, args.text)):
+    """UsageError now if a file of add_outputs or the block `name` could not be written later."""
+    require_writable(filter(None, (args.json, args.text, args.page)))
+    if args.page:
+        _parts(args.page, name)
+
+
+def require_writable(paths: Iterable[Path]) -> None:
+    """UsageError now if one of the files could not be written later, or if two of them are one."""
+    seen: dict[Path, Path] = {}
+    for path in paths:
         try:
             check_writable(path)
         except OSError as error:
             raise UsageError(str(error)) from None
-    if args.page:
-        check_block(args.page, name)
+        if not _replaced(path):
+            continue
+        other = seen.setdefault(path.resolve(), path)
+        if other is not path:
+            raise UsageError(f"{path}: expected a file of its own for each output, and {other} is the same")
 
 
 def write_outputs(
@@ -48,15 +65,6 @@ def write_outputs(
         replace_block(args.page, name, text if block is None else block)
     if args.json:
         write_whole(args.json, json.dumps(document, indent=1) + "\n")
-
-
-def check_block(path: Path, name: str) -> None:
-    """UsageError now if replace_block would fail later."""
-    _parts(path, name)
-    try:
-        check_writable(path)
-    except OSError as error:
-        raise UsageError(str(error)) from None
 
 
 def replace_block(path: Path, name: str, text: str) -> None:
@@ -77,3 +85,61 @@ def _parts(path: Path, name: str) -> tuple[str, str]:
     if not found or not found_end:
         raise UsageError(f"{path}: expected the marks {start} and {end}")
     return before + start, end + after
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a regular file whole or not at all: beside its place first, then moved over it. May raise OSError.
+
+    A file that was there keeps its permissions.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if not _replaced(path):
+        with path.open("wb") as file:
+            file.write(data)
+        return
+    target = path.resolve()
+    temporary = _beside(target)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError now, with a plain message, if write_whole(path) would fail later."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a directory, expected a file name")
+    if not _replaced(path):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path}: cannot be written (permission denied)")
+        return
+    try:
+        target = path.resolve()
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"{path}: no directory {path.parent}")
+        temporary = _beside(target)
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except (OSError, RuntimeError, ValueError) as error:  # a ring of links, a name with a zero in it
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OSError(f"{path}: cannot be written ({why})" if why else str(error)) from None
+
+
+def _replaced(path: Path) -> bool:
+    """Whether the file is replaced as a whole: it is regular, or there is none yet."""
+    if str(path.absolute()).startswith(_OPEN_ALREADY):
+        return False
+    try:
+        return path.is_file() or not path.exists()
+    except OSError:
+        return True
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,27 +1,52 @@
-"""Command-line options that several commands share: which cases, which rows."""
+"""Command-line options that several commands share: which cases, which entries."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from math import prod
 
 from harness.cases import spelling
-from harness.cases.catalogue import LAYOUTS, VALUES, Case, select
+from harness.cases.case import LAYOUTS, VALUES, Case
+from harness.cases.catalogue import select
+from harness.entries.entry import Entry, choose
 from harness.errors import UsageError
+from reference.problem import Chain
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 def words(text: str) -> list[str]:
-    """Words of a comma-separated option."""
-    return [word for word in (part.strip() for part in text.split(",")) if word]
+    """Words of a comma-separated option; a list without any asks for nothing, and is refused."""
+    found = [word for word in (part.strip() for part in text.split(",")) if word]
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected words separated by commas, got {text!r}")
+    return found
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    return _whole(text, 1, 1 << 62)
+
+
+def seed(text: str) -> int:
+    """A whole number that every generator takes as its seed."""
+    return _whole(text, 0, (1 << 32) - 1)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
+    return int(text)
 
 
 def add_case_options(parser: argparse.ArgumentParser) -> None:
-    """Options that choose cases and rows."""
-    group = parser.add_argument_group("cases and rows (lists are separated by commas)")
+    """Options that choose cases and entries."""
+    group = parser.add_argument_group("cases and entries (lists are separated by commas)")
     group.add_argument(
         "--cases",
         type=words,
@@ -48,10 +73,18 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="a number, or 'tensor' for one value a channel (default: the case's)",
     )
-    group.add_argument("--backends", type=words, metavar="LIST", help="only these rows")
+    group.add_argument("--backends", type=words, metavar="LIST", help="only these entries")
     group.add_argument(
-        "--seed", type=int, default=0, help="seed of the inputs and of the order of rows (default: 0)"
+        "--seed", type=seed, default=0, help="seed of the inputs and of the order of entries (default: 0)"
     )
+
+
+def chosen_entries(args: argparse.Namespace, *, gpu: bool) -> list[Entry]:
+    """Entries of the command line; without any, all that make sense here. UsageError for what does not exist."""
+    try:
+        return choose(args.backends, gpu=gpu)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool) -> list[Case]:
@@ -66,6 +99,8 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
         named = list(select(args.cases or default, op=args.op, gpu=gpu)) if args.cases or not own else []
     except ValueError as error:
         raise UsageError(str(error)) from None
+    for case in own:
+        _require_memory(case)
     cases = [*named, *(case for case in own if args.op in (None, case.op))]
     if not gpu:
         cases = [case.small() for case in cases]
@@ -73,16 +108,35 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
         _variant(case, dtype, layout)
         for case, dtype, layout in product(cases, args.dtype or [None], args.layout or [None])
     ]
+    cases = list({case.name: case for case in cases}.values())
     if not cases:
         raise UsageError(f"no case is left: --op {args.op} excludes all that were chosen")
     cases = [replace(case, seed=case.seed + args.seed) for case in cases]
-    if args.values:
+    if args.values is not None:
         if args.values not in VALUES:
             raise UsageError(f"--values: expected one of {', '.join(VALUES)}, got {args.values!r}")
         cases = [replace(case, values=args.values) for case in cases]
-    if args.multiplier:
+    if args.multiplier is not None:
         cases = [replace(case, multiplier=_multiplier(args.multiplier)) for case in cases]
     return cases
+
+
+def _require_memory(case: Case) -> None:
+    """UsageError if the float64 truth of a case of one's own cannot fit this machine."""
+    problem = case.problem
+    sizes = [
+        problem.in_shape,
+        problem.out_shape,
+        *([problem.weight_shape] if isinstance(problem, Chain) else []),
+    ]
+    # Each tensor, and the same in float64.
+    needed = 12 * sum(prod(size) for size in sizes)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UsageError(
+            f"--{case.name.replace('/', ' ', 1)}: needs {needed / 2**30:.3g} GiB to be checked, this machine has "
+            f"{there / 2**30:.3g}"
+        )
 
 
 def _multiplier(text: str) -> float | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.records.record import CardRecord, CaseRecord, CeilingRecord, Clocks, Environment, Row, Run
+from harness.records.record import CaseRecord, Environment, Result, Run
+from harness.timing.floors import Card, Ceiling
+from harness.timing.telemetry import Reading
 
 # Median us (cold) of a made-up card; the first number of each case is its floor.
 TIMES = {
@@ -27,14 +29,14 @@ def samples(median: float, *, rounds: int = 60, seed: int = 0, spread: float = 0
 
 
 def run(*, seed: int = 0, factor: float = 1.0, gpu: str = "Made-up GPU") -> Run:
-    """A finished run of two cases; `factor` slows every backend down."""
+    """A finished run of two cases; `factor` slows every entry down."""
     cases = []
     for name, (floor, times) in TIMES.items():
-        rows = [
-            Row(
-                backend=backend,
+        results = [
+            Result(
+                entry=entry,
                 status="timed",
-                what=f"{backend}, compiled",
+                what=f"{entry}, compiled",
                 error=0.1,
                 how="graph",
                 samples={
@@ -45,9 +47,9 @@ def run(*, seed: int = 0, factor: float = 1.0, gpu: str = "Made-up GPU") -> Run:
                 extra_bytes=8192,
                 first_call_s={"empty cache": 1.5, "warm cache": 0.1},
             )
-            for i, (backend, us) in enumerate(times.items())
+            for i, (entry, us) in enumerate(times.items())
         ]
-        rows.append(Row("cub", "unavailable", reason="CuPy's mean has no convolution to serve a chain"))
+        results.append(Result("cub", "unavailable", reason="CuPy's mean has no convolution to serve a chain"))
         cases.append(
             CaseRecord(
                 name=name,
@@ -56,13 +58,16 @@ def run(*, seed: int = 0, factor: float = 1.0, gpu: str = "Made-up GPU") -> Run:
                 dtype="float32",
                 layout="contiguous",
                 why="made up",
+                values="uniform",
+                multiplier="0.5",
+                seed=0,
                 compulsory_bytes=67_108_864 if name.startswith("chain") else 536_870_912,
                 reference="eager-ieee",
                 working_set_over_l2=1.1,
                 floor_us={"cold": floor, "warm": floor * 0.9},
                 datasheet_us=floor * 0.75,
                 rtx4090_us=66.6,
-                rows=rows,
+                results=results,
                 pairwise={
                     "triton": {"cupy": 0.2, "torch": 0.1},
                     "cupy": {"triton": 0.2},
@@ -70,8 +75,8 @@ def run(*, seed: int = 0, factor: float = 1.0, gpu: str = "Made-up GPU") -> Run:
                 },
                 marks={"cold": [[] for _ in range(60)], "warm": [[] for _ in range(60)]},
                 ended={"cold": "settled", "warm": "settled"},
-                before=Clocks(1980, 3201, 41, 120.0, []),
-                after=Clocks(1980, 3201, 45, 310.5, []),
+                before=Reading(1980, 3201, 41, 120.0, []),
+                after=Reading(1980, 3201, 45, 310.5, []),
             )
         )
     return Run(
@@ -88,10 +93,10 @@ def run(*, seed: int = 0, factor: float = 1.0, gpu: str = "Made-up GPU") -> Run:
             cuda="13.0",
         ),
         settings={"flush": "read"},
-        card=CardRecord(gpu, 4800.0, 60 << 20, 132, "datasheet"),
+        card=Card(gpu, 4800.0, 60 << 20, 132, "datasheet"),
         ceilings=[
-            CeilingRecord("read", 1 << 29, 118.6, 4527.0, "c"),
-            CeilingRecord("empty", 0, 3.2, 0.0, "c"),
+            Ceiling("read", 1 << 29, 118.6, "c", "cold"),
+            Ceiling("empty", 0, 3.2, "c", "cold"),
         ],
         cases=cases,
     )

@@ -16,6 +16,7 @@ from functools import cache
 from threading import RLock
 from typing import Any
 
+from ..signatures import signatures
 from .build import HERE, preprocess, shared_library, unavailable
 
 __all__ = ["Kernel", "Module", "unavailable"]
@@ -48,12 +49,9 @@ _lock = RLock()
 def _table(source: str, options: tuple[str, ...]) -> str:
     """C++ text of the table of kernels (KernelRow in device.h); parameter types are left to the compiler."""
     rows = []
-    for kernel in re.finditer(r"__global__([^;{]*?)(\w+)\s*\(([^()]*)\)\s*\{", preprocess(source, options)):
-        before, name, parameters = kernel.groups()
-        bounds = re.search(r"__launch_bounds__\s*(\(.*\))", before, re.DOTALL)
-        names = [
-            re.findall(r"\w+", p)[-1] for p in re.sub(r"<[^>]*>", "", parameters).split(",") if p.strip()
-        ]
+    for kernel in signatures(preprocess(source, options)):
+        name, names = kernel.name, kernel.names
+        bounds = re.search(r"__launch_bounds__\s*(\(.*\))", kernel.attributes, re.DOTALL)
         launch = f"convgap_interpret::Launch<{name}>"
         threads = f"convgap_interpret::bounds{bounds[1] if bounds else '()'}"
         rows.append(f'{{"{name}", "{",".join(names)}", {launch}::letters, {launch}::run, {threads}}},\n')

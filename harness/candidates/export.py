@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.records.record import check_writable, write_whole
+from harness.files import check_writable, write_whole
 
 SUMMARY = "write a single file with a ModelNew (KernelBench's form), or check one"
 STRATEGIES = ("collapsed", "tail")

@@ -14,7 +14,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from harness.cases.catalogue import Case
+from harness.cases.case import Case
 from reference.problem import Chain
 
 
@@ -26,7 +26,9 @@ class Inputs:
     weight: Tensor | None
     bias: Tensor | None
     multiplier: float | Tensor
-    sizes: dict[str, Any]  # stride, padding, output_padding, groups, dilation; empty for the tail
+    sizes: dict[
+        str, Any
+    ]  # stride, padding, output_padding, groups, dilation, as torch orders them; empty for the tail
 
     def tensors(self) -> dict[str, Tensor]:
         """The arguments that are tensors, by name."""
@@ -82,7 +84,7 @@ def make_inputs(
 def _values(
     kind: str, shape: tuple[int, ...], draw: torch.dtype, dtype: torch.dtype, generator: torch.Generator
 ) -> Tensor:
-    """x before rounding to dtype. See VALUES in harness/cases/catalogue.py for the kinds."""
+    """x before rounding to dtype. See VALUES in harness/cases/case.py for the kinds."""
     if kind == "normal":
         return torch.randn(shape, generator=generator, dtype=draw)
     x = torch.rand(shape, generator=generator, dtype=draw)
@@ -106,7 +108,7 @@ def _values(
         case "nonfinite_cropped":
             _border(x, [torch.inf, -torch.inf, torch.nan])
         case _:
-            raise ValueError(f"values: expected one of harness.cases.catalogue.VALUES, got {kind!r}")
+            raise ValueError(f"values: expected one of harness.cases.case.VALUES, got {kind!r}")
     return x
 
 
@@ -148,4 +150,4 @@ def _laid_out(x: Tensor, shape: tuple[int, ...], layout: str) -> Tensor:
             return hole(x.numel() + 1)[1:].view(shape).copy_(x)
         case "transposed":  # stored as [N, C, W, H]
             return x.transpose(-1, -2).contiguous().transpose(-1, -2)
-    raise ValueError(f"layout: expected one of harness.cases.catalogue.LAYOUTS, got {layout!r}")
+    raise ValueError(f"layout: expected one of harness.cases.case.LAYOUTS, got {layout!r}")

@@ -1,4 +1,4 @@
-"""Problems as one word of text, for the command line and for records.
+"""Problems as one word of text, for the command line and for records; cases as the command line of another process.
 
     tail:N,C,H,W
     chain:N,CIN,COUT,H,W[,kK][,sS][,pP][,opO][,dD][,gG][,nobias]
@@ -9,8 +9,14 @@ kernel 1, stride 1, padding 0, output_padding 0, dilation 1, groups 1, and a bia
 
 from __future__ import annotations
 
+import argparse
 import re
+from typing import Any
 
+import torch
+
+import convgap
+from harness.cases.case import Case
 from reference.problem import Chain, Problem, Tail
 
 USAGE = {
@@ -32,22 +38,16 @@ def parse(text: str) -> Problem:
     if len(sizes) < count or not all(re.fullmatch(r"\d+", word) for word in sizes):
         raise ValueError(f"shape {text!r}: expected {count} sizes first: {USAGE[op]}")
     numbers = [int(word) for word in sizes]
-    if min(numbers[1:]) < 1:
-        raise ValueError(
-            f"shape {text!r}: expected sizes of at least 1 after the batch, got {min(numbers[1:])}"
-        )
-    if op == "tail":
-        if words[count:]:
-            raise ValueError(f"shape {text!r}: {words[count]!r} is no part of {USAGE['tail']}")
-        return Tail(*numbers)
-    n, c_in, c_out, h, w = numbers
-    problem = Chain(n, c_in, c_out, h, w, **_options(text, words[count:]))
+    if op == "tail" and words[count:]:
+        raise ValueError(f"shape {text!r}: {words[count]!r} is no part of {USAGE['tail']}")
+    problem = _chain(text, numbers, words[count:]) if op == "chain" else Tail(*numbers)
     _check(text, problem)
     return problem
 
 
-def _options(text: str, words: list[str]) -> dict:
-    options: dict = {"kernel": (1, 1)}
+def _chain(text: str, sizes: list[int], words: list[str]) -> Chain:
+    n, c_in, c_out, h, w = sizes
+    options: dict[str, Any] = {"kernel": (1, 1)}
     seen = set()
     for word in words:
         if word == "nobias":
@@ -62,28 +62,25 @@ def _options(text: str, words: list[str]) -> dict:
             raise ValueError(f"shape {text!r}: {key} is given twice")
         seen.add(key)
         options[key] = value
-    return options
+    return Chain(n, c_in, c_out, h, w, **options)
 
 
-def _check(text: str, chain: Chain) -> None:
-    """ValueError for a call that torch would refuse."""
-    if chain.groups < 1 or chain.c_in % chain.groups or chain.c_out % chain.groups:
-        raise ValueError(
-            f"shape {text!r}: groups {chain.groups} do not divide {chain.c_in} and {chain.c_out} channels"
-        )
-    for axis in range(2):
-        stride, dilation, extra = chain.stride[axis], chain.dilation[axis], chain.output_padding[axis]
-        if min(chain.kernel[axis], stride, dilation) < 1:
-            raise ValueError(f"shape {text!r}: expected kernel, stride and dilation of at least 1")
-        if extra >= max(stride, dilation):
-            raise ValueError(
-                f"shape {text!r}: expected output_padding below max(stride, dilation) = "
-                f"{max(stride, dilation)}, got {extra}"
-            )
-        if chain.out_size(axis) < 1:
-            raise ValueError(
-                f"shape {text!r}: the convolution output would have {chain.out_size(axis)} rows or columns"
-            )
+def _check(text: str, problem: Problem) -> None:
+    """ValueError for a call that the operator refuses: it is asked, with tensors that have sizes and no memory."""
+    try:
+        if isinstance(problem, Tail):
+            convgap.multiply_gap(torch.empty(problem.in_shape, device="meta"), 1.0, backend="torch")
+            return
+        if problem.groups < 1 or problem.c_out % problem.groups:
+            raise ValueError(f"groups: expected a divisor of {problem.c_out} outputs, got {problem.groups}")
+        x, weight = (torch.empty(shape, device="meta") for shape in (problem.in_shape, problem.weight_shape))
+        bias = torch.empty(problem.c_out, device="meta") if problem.bias else None
+        convgap.conv_transpose2d_multiply_gap(
+            x, weight, bias, backend="torch", stride=problem.stride, padding=problem.padding,
+            output_padding=problem.output_padding, groups=problem.groups, dilation=problem.dilation,
+        )  # fmt: skip
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"shape {text!r}: {str(error).splitlines()[0]}") from None
 
 
 def spell(problem: Problem) -> str:
@@ -101,3 +98,28 @@ def spell(problem: Problem) -> str:
     if not problem.bias:
         words.append("nobias")
     return f"chain:{','.join(words)}"
+
+
+_FIELDS = ("name", "dtype", "layout", "multiplier", "values", "seed", "backward")
+"""What else makes a case, beside its problem."""
+
+
+def arguments(case: Case) -> list[str]:
+    """The case as words for another process, which case_of() turns back into it."""
+    named: dict[str, Any] = {"shape": spell(case.problem)} | {name: getattr(case, name) for name in _FIELDS}
+    return [f"--{name}={value}" for name, value in named.items()]
+
+
+def case_of(words: list[str]) -> tuple[Case, list[str]]:
+    """The case of arguments()'s words, and the words that are none of it. Its reason and twin are not passed on."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", type=parse, dest="problem")
+    for name in _FIELDS:
+        convert = {"seed": int, "multiplier": _number_or_none, "backward": "True".__eq__}.get(name, str)
+        parser.add_argument(f"--{name}", type=convert)
+    found, others = parser.parse_known_args(words)
+    return Case(reason="", **vars(found)), others
+
+
+def _number_or_none(text: str) -> float | None:
+    return None if text == "None" else float(text)

@@ -7,14 +7,16 @@ import argparse
 import torch
 
 import convgap
-from harness.console import progress
-from harness.entries.entry import choose
+from harness.console import Console, console, progress
 from harness.errors import UsageError
 from harness.mutants import score
-from harness.options import add_case_options, chosen_cases
+from harness.options import add_case_options, chosen_cases, chosen_entries
+from harness.records.environment import environment
 from harness.records.record import Run
-from harness.show import tables
-from harness.timing import measure
+from harness.runs.check import Lost
+from harness.runs.run import add_resume, begun, continue_elsewhere, run_cases
+from harness.show import cross_check, tables
+from harness.show.text import print_lines, section
 
 SUMMARY = "check every answer against float64 and against each other; no timing"
 INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check the check: known-wrong implementations, and who catches them",
     )
+    add_resume(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,16 +40,18 @@ def run(args: argparse.Namespace) -> int:
     if args.mutants:
         return _mutants(args.backends, device)
     cases = chosen_cases(args, ("headline", "grid", "edge"), gpu=gpu)
-    try:
-        peers = choose(args.backends, gpu=gpu)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    found = Run(environment=measure.environment(device, None), settings={"seed": str(args.seed)})
-    out = tables.console()
-    tables.print_lines(out, tables.environment_lines(found))
+    entries = chosen_entries(args, gpu=gpu)
+    found = begun(args.resume, environment(device, None), {"seed": str(args.seed)})
+    out = console()
+    if not args.resume:
+        print_lines(out, tables.environment_lines(found))
     with progress(out, len(cases)) as advance:
-        measure.run_cases(found, cases, peers, device, None, lambda case: advance(case.name))
-    tables.print_check(found, out)
+        try:
+            run_cases(found, cases, entries, device, None, lambda case: advance(case.name))
+        except Lost as lost:
+            announce(out, lost)
+            continue_elsewhere(found)
+    cross_check.print_check(found, out)
     tables.print_provenance(found, out)
     return finish(found, out, timed=False)
 
@@ -61,15 +66,23 @@ def _mutants(backends: list[str] | None, device: torch.device) -> int:
     return int(any(s.killed == (s.mutant is score.RIGHT) for s in found))
 
 
-def finish(found: Run, out: tables.Console, *, timed: bool) -> int:
+def announce(out: Console, lost: Lost) -> None:
+    """Say that the run goes on in a new process."""
+    whose = f"{lost.case}: {lost.entry or 'timing'}"
+    print_lines(out, [f"{whose}: the GPU was lost, and a new process goes on: {lost.reason}"])
+
+
+def finish(found: Run, out: Console, *, timed: bool) -> int:
     """Last line and exit code of a run; timed: whether every right answer should have been timed too."""
-    rows = [row for case in found.cases for row in case.rows]
-    good = sum(row.status in ("right", "timed") for row in rows)
+    results = [result for case in found.cases for result in case.results]
+    good = sum(result.status in ("right", "timed") for result in results)
     wrong = len(found.wrong())
-    untimed = sum(row.status == "right" for row in rows) if timed else 0
+    untimed = sum(result.status == "right" for result in results) if timed else 0
+    unmade = sum(bool(case.unmade) for case in found.cases)
     verdict = f"{len(found.cases)} cases: {good} answers inside their budget, {wrong} wrong"
-    tables.section(out, verdict + (f", {untimed} not timed" if untimed else ""))
+    verdict += f", {untimed} not timed" if untimed else ""
+    section(out, verdict + (f", {unmade} cases could not be made" if unmade else ""))
     if not found.finished:
-        tables.print_lines(out, ["interrupted: the cases above are complete, the rest did not run"])
+        print_lines(out, ["interrupted: the cases above are complete, the rest did not run"])
         return INTERRUPTED
-    return int(wrong > 0 or untimed > 0 or good == 0)
+    return int(wrong > 0 or untimed > 0 or unmade > 0 or good == 0)

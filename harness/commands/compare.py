@@ -1,25 +1,32 @@
-"""`bench.py compare`: check every row, time the right ones, report, and keep the record."""
+"""`bench.py compare`: check every entry, time the right ones, report, and keep the record."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import torch
 
-from harness.cases.catalogue import Case
-from harness.commands.check import finish
-from harness.console import progress
-from harness.entries.entry import choose
+from harness.cases.case import Case
+from harness.commands.check import announce, finish
+from harness.console import Console, console, progress
 from harness.errors import UsageError
-from harness.options import add_case_options, chosen_cases, words
-from harness.records.record import CaseRecord, Run, check_writable, to_csv, to_json, write_whole
-from harness.show import plots, tables
-from harness.timing import measure
+from harness.files import require_writable, write_whole
+from harness.options import add_case_options, chosen_cases, chosen_entries, words
+from harness.records.as_csv import to_csv
+from harness.records.as_json import to_json
+from harness.records.environment import environment
+from harness.records.record import CaseRecord, Run
+from harness.runs import timer as timing
+from harness.runs.check import Lost
+from harness.runs.run import add_resume, begun, continue_elsewhere, run_cases
+from harness.show import cross_check, plots, tables
+from harness.show.text import print_lines
 from harness.timing.session import FLUSHES, Stop
 
-SUMMARY = "check every row, then time the right ones (the default command)"
+SUMMARY = "check every entry, then time the right ones (the default command)"
 NAMES = {"read": "cold", "write": "dirty", "none": "unflushed"}  # mode that each flush makes
 DEFAULT_SECONDS = 4.0
 
@@ -64,10 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json", type=Path, metavar="FILE", help="write the whole record, raw samples included"
     )
-    group.add_argument("--csv", type=Path, metavar="FILE", help="write one line per case, row and mode")
+    group.add_argument("--csv", type=Path, metavar="FILE", help="write one line per case, entry and mode")
     group.add_argument(
         "--plot", metavar="PATH", help="draw plots: a directory, or a name with or without .png or .svg"
     )
+
+    add_resume(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,28 +86,24 @@ def run(args: argparse.Namespace) -> int:
     cases = chosen_cases(args, ("headline", "grid"), gpu=gpu)
     if args.backward:
         cases = _backward(cases)
-    try:
-        peers = choose(args.backends, gpu=gpu)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    entries = chosen_entries(args, gpu=gpu)
     settings = _settings(args)
-    timer = measure.timer_for(device, settings)
+    timer = timing.timer_for(device, settings)
     _require_outputs(args, timed=timer is not None)
 
-    out = tables.console()
-    found = Run(
-        environment=measure.environment(device, timer and timer.telemetry),
-        settings={
-            "flush": ",".join(args.flush),
-            "modes": ",".join(settings.modes),
-            "seed": str(args.seed),
-            "budget_seconds": str(args.budget_seconds),
-            "precision_percent": str(args.precision),
-        },
-    )
-    if timer:
+    out = console()
+    asked = {
+        "flush": ",".join(args.flush),
+        "modes": ",".join(settings.modes),
+        "seed": str(args.seed),
+        "budget_seconds": str(args.budget_seconds),
+        "precision_percent": str(args.precision),
+    }
+    found = begun(args.resume, environment(device, timer and timer.telemetry), asked)
+    if timer and not args.resume:
         timer.describe(found)
-    tables.print_lines(out, tables.environment_lines(found))
+    if not args.resume:
+        print_lines(out, tables.environment_lines(found))
 
     with progress(out, len(cases)) as advance:
 
@@ -109,14 +114,18 @@ def run(args: argparse.Namespace) -> int:
             if args.json:
                 write_whole(args.json, to_json(found))
 
-        measure.run_cases(found, cases, peers, device, timer, done)
+        try:
+            run_cases(found, cases, entries, device, timer, done)
+        except Lost as lost:
+            announce(out, lost)
+            continue_elsewhere(found)
     if timer:
         tables.print_summary(found, out)
-        tables.print_check(found, out)
+        cross_check.print_check(found, out)
     else:
-        tables.print_check(found, out)
+        cross_check.print_check(found, out)
         tables.print_provenance(found, out)
-        tables.print_lines(out, ["", "no GPU: answers are checked, timing needs a GPU"])
+        print_lines(out, ["", "no GPU: answers are checked, timing needs a GPU"])
     _write(args, found, out)
     return finish(found, out, timed=timer is not None)
 
@@ -129,18 +138,18 @@ def _backward(cases: list[Case]) -> list[Case]:
     return [replace(case, name=f"backward/{case.name}", backward=True) for case in chains]
 
 
-def _settings(args: argparse.Namespace) -> measure.Settings:
+def _settings(args: argparse.Namespace) -> timing.Settings:
     if unknown := [flush for flush in args.flush if flush not in FLUSHES]:
         raise UsageError(f"--flush: unknown flush {unknown[0]!r}, expected some of {', '.join(FLUSHES)}")
     if not args.budget_seconds > 0:
         raise UsageError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
-    if not args.precision > 0:
+    if not 0 < args.precision < inf:
         raise UsageError(f"--precision: expected a positive number of percent, got {args.precision}")
     modes = {} if args.warm else {NAMES[flush]: flush for flush in args.flush}
     if not args.cold:
         modes["warm"] = None
     stop = Stop(width=args.precision / 100, budget_s=args.budget_seconds)
-    return measure.Settings(modes, stop, args.seed, args.first_call)
+    return timing.Settings(modes, stop, args.seed, args.first_call)
 
 
 def _require_outputs(args: argparse.Namespace, *, timed: bool) -> None:
@@ -151,20 +160,16 @@ def _require_outputs(args: argparse.Namespace, *, timed: bool) -> None:
             raise UsageError("--plot: there is nothing to draw without times, and timing needs a GPU")
         plots.require_matplotlib()
         files += [path for _, path in plots.targets(args.plot)]
-    for path in files:
-        try:
-            check_writable(path)
-        except OSError as error:
-            raise UsageError(str(error)) from None
+    require_writable(files)
 
 
-def _write(args: argparse.Namespace, found: Run, out: tables.Console) -> None:
+def _write(args: argparse.Namespace, found: Run, out: Console) -> None:
     written = []
     for path, convert in ((args.json, to_json), (args.csv, to_csv)):
         if path:
             write_whole(path, convert(found))
             written.append(path)
-    if args.plot is not None and any(row.samples for case in found.cases for row in case.rows):
+    if args.plot is not None and any(result.samples for case in found.cases for result in case.results):
         written += plots.save(found, args.plot)
     if written:
-        tables.print_lines(out, ["", *(f"wrote {path}" for path in written)])
+        print_lines(out, ["", *(f"wrote {path}" for path in written)])

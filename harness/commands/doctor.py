@@ -11,8 +11,9 @@ from dataclasses import asdict
 import torch
 
 import convgap
-from harness.show import tables
-from harness.timing import measure
+from harness.console import console
+from harness.records.environment import environment as environment_of
+from harness.show.text import print_lines
 from harness.timing.telemetry import Telemetry
 
 SUMMARY = "environment, versions, and each backend usable or why not"
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what is here; 0 if triton or cupy is usable, 1 if neither is."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     telemetry = Telemetry(device) if device.type == "cuda" else None
-    environment = measure.environment(device, telemetry)
+    environment = environment_of(device, telemetry)
     backends = {status.name: status for status in convgap.status(device)}
     tools = {name: shutil.which(name) for name in ("c++", "g++", "clang++", "nvcc", "ncu")}
     variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(found, indent=1))
         return int(not usable)
-    out = tables.console()
+    out = console()
     lines = [
         f"gpu        {environment.gpu or 'none: ' + _why_no_gpu()}",
         f"driver     {environment.driver or '-'}, CUDA {environment.cuda or torch.version.cuda or '-'}",
@@ -71,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
         lines.append(
             f"{name:<10} {f'usable, {status.how}' if status.usable else f'not usable: {status.reason}'}"
         )
-    tables.print_lines(out, lines)
+    print_lines(out, lines)
     if not usable:
-        tables.print_lines(out, ["", "neither triton nor cupy is usable"])
+        print_lines(out, ["", "neither triton nor cupy is usable"])
     return int(not usable)
 
 

@@ -11,11 +11,12 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
+from harness.console import console
 from harness.files import add_outputs, check_outputs, write_outputs
 from harness.machine import audit
 from harness.machine.compiled import Compiled, collect_elsewhere
 from harness.machine.occupancy import ARCHITECTURES, Architecture, blocks_per_sm, occupancy
-from harness.show import tables
+from harness.show.text import new_table, number
 
 SUMMARY = "what the compilers make of both kernel sets for a given architecture; needs no GPU"
 BASELINE = "baseline"
@@ -83,7 +84,7 @@ def render(found: list[Compiled], arch: int) -> str:
     out = io.StringIO()
     card = ARCHITECTURES[arch]
     with redirect_stdout(out):
-        console = tables.console(out)
+        shown = console(out)
         for line in (
             f"Compiled for sm_{arch}, figures per multiprocessor of an {card.card} ({card.sms} of them).",
             "",
@@ -97,20 +98,20 @@ def render(found: list[Compiled], arch: int) -> str:
             "audit     ok, or the first letter of each broken rule (listed below)",
             "* the kernel that the case launches; the others are for training or other shapes",
         ):
-            console.print(line)
+            shown.print(line)
         for case in dict.fromkeys(item.case for item in found):
-            console.print()
-            console.print(case)
-            console.print(_table([item for item in found if item.case == case], arch))
-        console.print()
-        console.print("fusion audit: " + ", ".join(RULES))
-        console.print()
+            shown.print()
+            shown.print(case)
+            shown.print(_table([item for item in found if item.case == case], arch))
+        shown.print()
+        shown.print("fusion audit: " + ", ".join(RULES))
+        shown.print()
         broken = [(item, line) for item in found for line in audit.violations(item)]
         for item, line in broken:
-            console.print(Text(f"{item.backend} {item.case} {item.kernel}: {line}"), soft_wrap=True)
+            shown.print(Text(f"{item.backend} {item.case} {item.kernel}: {line}"), soft_wrap=True)
         sets = [item for item in found if item.backend != BASELINE]
         bad = sum(bool(audit.violations(item)) for item in sets)
-        console.print(f"{len(sets)} kernels of the two sets, {bad} break a rule")
+        shown.print(f"{len(sets)} kernels of the two sets, {bad} break a rule")
     return out.getvalue()
 
 
@@ -120,13 +121,11 @@ _LETTERS = {"one store": "o", "no y": "y", "no reload": "r", "no spill": "s"}
 
 def _table(items: list[Compiled], arch: int) -> Table:
     architecture = ARCHITECTURES[arch]
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     headers = (
         *("kernel", "backend", "regs", "spill", "stack", "smem", "CTAs", "occ", "waves", "flight"),
         *("bits", "ld", "st", "stmt", "audit"),
     )
-    for at, header in enumerate(headers):
-        table.add_column(header, justify="left" if at < 2 else "right", no_wrap=True)
+    table = new_table(headers, 2)
     order = list(dict.fromkeys(item.kernel for item in items))
     for item in sorted(items, key=lambda item: order.index(item.kernel)):
         broken = "".join(dict.fromkeys(_LETTERS[line.split(":")[0]] for line in audit.violations(item)))
@@ -137,8 +136,8 @@ def _table(items: list[Compiled], arch: int) -> Table:
             *(str(value) for value in (item.registers, item.spills, item.stack, item.shared)),
             str(resident(item, architecture)),
             f"{share:.0%}",
-            tables.number(waves(item, architecture), 2),
-            tables.number(in_flight_per_sm(item, architecture) / 1024),
+            number(waves(item, architecture), 2),
+            number(in_flight_per_sm(item, architecture) / 1024),
             str(item.width),
             str(sum(item.loads.values())),
             str(sum(item.stores.values())),

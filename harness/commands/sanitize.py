@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 import convgap
-from harness.cases.catalogue import Case, select
+from harness.cases.case import Case
+from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
 from harness.errors import UsageError
 from harness.mutants.interpose import interposed, kernels

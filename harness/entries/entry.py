@@ -1,6 +1,6 @@
-"""The rows of the bench: how each is built for a case, what it is, and what its arithmetic may cost.
+"""The entries of the bench: how each is built for a case, what it is, and what its arithmetic may cost.
 
-A row either gives a `Built`, or raises `Unavailable` with the reason why it has nothing to do with the case.
+An entry either gives a `Built`, or raises `Unavailable` with the reason why it has nothing to do with the case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 import convgap
 import convgap.selection
-from harness.cases.catalogue import Case
+from harness.cases.case import Case
 from harness.cases.inputs import Inputs
 from harness.numerics.depth import depth as depth_of
 from reference import eager
@@ -27,12 +27,12 @@ TF32_OPERAND = 2.0**-10
 
 
 class Unavailable(Exception):
-    """The row cannot run this case here; the message says why."""
+    """The entry cannot run this case here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """One row, ready to be called on one case.
+    """One entry, ready to be called on one case.
 
     call: computes the answer, an output or a tuple of gradients. what: what actually runs.
     depth, stores: for harness.numerics.budget.budget.
@@ -49,8 +49,8 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A row: `build` makes it for a case.
+class Entry:
+    """What the bench compares: `build` makes it for a case.
 
     product: one of the project's own backends, whose failure is a defect.
     graph: whether it may be captured in a CUDA graph; if not, `why_not` is shown with its times.
@@ -84,13 +84,13 @@ def _uses_tf32(case: Case, inputs: Inputs) -> bool:
 def require_tf32(case: Case, inputs: Inputs) -> None:
     """Unavailable unless torch's default precision for the case's convolution is TF32."""
     if not _uses_tf32(case, inputs):
-        raise Unavailable("no float32 convolution on a GPU, so no TF32: the row eager-ieee says it all")
+        raise Unavailable("no float32 convolution on a GPU, so no TF32: the entry eager-ieee says it all")
 
 
 def _framework(
     case: Case, inputs: Inputs, call: Callable[[], Tensor], what: str, depth: int, stores: int
 ) -> Built:
-    """Row on top of torch's own convolution, which runs in torch's default precision."""
+    """Entry on top of torch's own convolution, which runs in torch's default precision."""
     if not _uses_tf32(case, inputs):
         return Built(call, what, depth, stores)
     return Built(call, f"{what}; convolution in TF32", depth, stores, TF32_OPERAND, tf32_convolution)
@@ -120,7 +120,7 @@ def _product(backend: str) -> Callable[[Case, Inputs], Built]:
 def _fused_tail(backend: str) -> Callable[[Case, Inputs], Built]:
     def build(case: Case, inputs: Inputs) -> Built:
         if not isinstance(case.problem, Chain):
-            raise Unavailable(f"the case is the tail alone: the row {backend} runs it")
+            raise Unavailable(f"the case is the tail alone: the entry {backend} runs it")
         how = require_usable(backend, inputs)
         depth, stores = _convolution(case.problem)
         depth += depth_of(backend, _pooled(case), inputs.x.dtype)
@@ -188,13 +188,11 @@ def _baseline(case: Case, inputs: Inputs) -> Built:
     depth = baseline.depth(pooled.h, pooled.w)
     if not isinstance(case.problem, Chain):
         return Built(lambda: baseline.multiply_gap(inputs.x, multiplier), "baseline schedule (Triton)", depth)
-    sizes = inputs.sizes
-    arguments = [sizes[name] for name in ("stride", "padding", "output_padding", "groups", "dilation")]
     weight, bias = inputs.weight, inputs.bias
     assert weight is not None
 
     def call() -> Tensor:
-        y = torch.nn.functional.conv_transpose2d(inputs.x, weight, bias, *arguments)
+        y = torch.nn.functional.conv_transpose2d(inputs.x, weight, bias, *inputs.sizes.values())
         return baseline.multiply_gap(y, multiplier)
 
     more, stores = _convolution(case.problem)
@@ -214,7 +212,7 @@ def _cub(case: Case, inputs: Inputs) -> Built:
     if not inputs.x.is_cuda:
         raise Unavailable("CuPy's mean needs a GPU")
     if isinstance(inputs.multiplier, Tensor):
-        raise Unavailable("the row takes a number as multiplier, no tensor")
+        raise Unavailable("the entry takes a number as multiplier, no tensor")
     if case.dtype == "bfloat16":
         raise Unavailable("CuPy has no bfloat16 mean")
     try:
@@ -238,20 +236,20 @@ def _cub(case: Case, inputs: Inputs) -> Built:
 
 _STREAM = "CuPy allocates from its own pool, which a capture forbids"
 
-PEERS: Mapping[str, Peer] = {
-    peer.name: peer
-    for peer in (
-        Peer("triton", _product("triton"), product=True, cpu=True),
-        Peer("cupy", _product("cupy"), product=True, cpu=True),
-        Peer("torch", _product("torch"), product=True, cpu=True),
-        Peer("triton-tail", _fused_tail("triton"), product=True),
-        Peer("cupy-tail", _fused_tail("cupy"), product=True),
-        Peer("eager-ieee", _eager_ieee, cpu=True),
-        Peer("eager-tf32", _eager_tf32),
-        Peer("inductor", _inductor("default")),
-        Peer("inductor-max", _inductor("max-autotune-no-cudagraphs")),
-        Peer("baseline", _baseline),
-        Peer("cub", _cub, graph=False, why_not=_STREAM),
+ENTRIES: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("triton", _product("triton"), product=True, cpu=True),
+        Entry("cupy", _product("cupy"), product=True, cpu=True),
+        Entry("torch", _product("torch"), product=True, cpu=True),
+        Entry("triton-tail", _fused_tail("triton"), product=True),
+        Entry("cupy-tail", _fused_tail("cupy"), product=True),
+        Entry("eager-ieee", _eager_ieee, cpu=True),
+        Entry("eager-tf32", _eager_tf32),
+        Entry("inductor", _inductor("default")),
+        Entry("inductor-max", _inductor("max-autotune-no-cudagraphs")),
+        Entry("baseline", _baseline),
+        Entry("cub", _cub, graph=False, why_not=_STREAM),
     )
 }
 
@@ -259,17 +257,17 @@ PEERS: Mapping[str, Peer] = {
 REFERENCES = ("eager-tf32", "eager-ieee")
 
 
-def choose(names: list[str] | None, *, gpu: bool) -> list[Peer]:
-    """Peers by name, in the table's order; without names all that make sense here.
+def choose(names: list[str] | None, *, gpu: bool) -> list[Entry]:
+    """Entries by name, in the table's order; without names all that make sense here.
 
     Raises ValueError for an unknown name.
     """
     if names is None:
-        return [peer for peer in PEERS.values() if gpu or peer.cpu]
-    unknown = [name for name in names if name not in PEERS]
+        return [entry for entry in ENTRIES.values() if gpu or entry.cpu]
+    unknown = [name for name in names if name not in ENTRIES]
     if unknown:
-        raise ValueError(f"backends: no row is named {unknown[0]!r}; expected some of {', '.join(PEERS)}")
-    return [peer for peer in PEERS.values() if peer.name in names]
+        raise ValueError(f"backends: no entry is named {unknown[0]!r}; expected some of {', '.join(ENTRIES)}")
+    return [entry for entry in ENTRIES.values() if entry.name in names]
 
 
 def release() -> None:

@@ -1,4 +1,4 @@
-"""Gradients as rows of the bench: what `bench.py compare --backward` checks and times in place of outputs."""
+"""Gradients as entries of the bench: what `bench.py compare --backward` checks and times in place of outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import convgap
-from harness.cases.catalogue import Case
+from harness.cases.case import Case
 from harness.cases.inputs import Inputs
 from harness.entries.entry import (
     TF32_OPERAND,
@@ -43,7 +43,7 @@ def depth(backend: str, problem: Problem, x: Tensor) -> int:
 
 
 def joined(answer: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The numbers of a row's answer as one tensor: an output as it is, gradients one after the other."""
+    """The numbers of an entry's answer as one tensor: an output as it is, gradients one after the other."""
     return answer if isinstance(answer, Tensor) else torch.cat([part.reshape(-1) for part in answer])
 
 
@@ -104,7 +104,7 @@ def _eager(
     )
 
 
-_ROWS: Mapping[str, Callable[[Case, Inputs, Tensor], Built]] = {
+_ENTRIES: Mapping[str, Callable[[Case, Inputs, Tensor], Built]] = {
     "triton": partial(_product, "triton"),
     "cupy": partial(_product, "cupy"),
     "torch": partial(_product, "torch"),
@@ -113,8 +113,8 @@ _ROWS: Mapping[str, Callable[[Case, Inputs, Tensor], Built]] = {
 }
 
 
-def build(row: str, case: Case, inputs: Inputs) -> Built:
-    """The row for the gradients of a case. Raises Unavailable where it has nothing to do with them."""
-    if row not in _ROWS:
-        raise Unavailable("the row is for outputs, not for gradients")
-    return _ROWS[row](case, inputs, output_gradient(case.problem, inputs.x))
+def build(name: str, case: Case, inputs: Inputs) -> Built:
+    """The entry for the gradients of a case. Raises Unavailable where it has nothing to do with them."""
+    if name not in _ENTRIES:
+        raise Unavailable("the entry is for outputs, not for gradients")
+    return _ENTRIES[name](case, inputs, output_gradient(case.problem, inputs.x))

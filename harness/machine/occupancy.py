@@ -20,7 +20,7 @@ SHARED_SYSTEM = 1024
 class Architecture:
     """Limits of one multiprocessor: resident warps and blocks, bytes of shared memory; and a card that has it.
 
-    sms: multiprocessors of that card. bandwidth: GB/s by its datasheet. l2_bytes: its L2. clock: GHz, boost.
+    sms: multiprocessors of that card.
     """
 
     warps: int
@@ -28,16 +28,13 @@ class Architecture:
     shared: int
     card: str
     sms: int
-    bandwidth: float
-    l2_bytes: int
-    clock: float
 
 
 ARCHITECTURES = {
-    80: Architecture(64, 32, 164 << 10, "A100 80GB", 108, 2039.0, 40 << 20, 1.41),
-    86: Architecture(48, 16, 100 << 10, "RTX 3090", 82, 936.0, 6 << 20, 1.70),
-    89: Architecture(48, 24, 100 << 10, "RTX 4090", 128, 1008.0, 72 << 20, 2.52),
-    90: Architecture(64, 32, 228 << 10, "H200", 132, 4800.0, 50 << 20, 1.98),
+    80: Architecture(64, 32, 164 << 10, "A100 80GB", 108),
+    86: Architecture(48, 16, 100 << 10, "RTX 3090", 82),
+    89: Architecture(48, 24, 100 << 10, "RTX 4090", 128),
+    90: Architecture(64, 32, 228 << 10, "H200", 132),
 }
 
 

@@ -1,30 +1,36 @@
-"""What Nsight Compute looks at: one call of one row on one case, between two marks of the CUDA profiler.
+"""What Nsight Compute looks at: one call of one entry on one case, between two marks of the CUDA profiler.
 
-`python -m harness.machine.profile_target SHAPE DTYPE LAYOUT BACKEND`. Everything is compiled and warmed up before the
-first mark, so what is profiled is the call alone; ncu itself empties the caches before each pass over a kernel.
+`python -m harness.machine.profile_target` takes harness.cases.spelling.arguments of a case and --entry. Everything is
+compiled and warmed up before the first mark, so what is profiled is the call alone; ncu itself empties the caches
+before each pass over a kernel.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 
-from harness.cases.catalogue import Case
 from harness.cases.inputs import make_inputs
-from harness.cases.spelling import parse
-from harness.entries.entry import PEERS
+from harness.cases.spelling import case_of
+from harness.entries.entry import ENTRIES, Unavailable
+
+REFUSED = "unavailable: "
+"""What it prints, with the reason, where the entry has nothing to do with the case."""
 
 
 def main() -> None:
     """Profile one call."""
+    case, others = case_of(sys.argv[1:])
     parser = argparse.ArgumentParser()
-    for name in ("shape", "dtype", "layout", "backend"):
-        parser.add_argument(name)
-    args = parser.parse_args()
-    case = Case("profile", parse(args.shape), "one profiled call", dtype=args.dtype, layout=args.layout)
-    device = torch.device("cuda")
-    built = PEERS[args.backend].build(case, make_inputs(case, device))
+    parser.add_argument("--entry", required=True, choices=ENTRIES)
+    entry = ENTRIES[parser.parse_args(others).entry]
+    try:
+        built = entry.build(case, make_inputs(case, torch.device("cuda")))
+    except Unavailable as reason:
+        print(f"{REFUSED}{reason}")
+        return
     with built.context():
         for _ in range(3):
             built.call()

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.machine.compilers import compile_cuda
 from harness.mutants.interpose import interposed
 
 CAPABILITY = (8, 9)
@@ -69,22 +70,7 @@ def _triton(special: Any, arguments: int) -> Code:
 
 
 def _cuda(special: Any) -> Code:
-    import cupy
-
-    from cupy_impl.launch import OPTIONS, device_source
-
-    nvrtc: Any = cupy.cuda.nvrtc  # made at run time: type checkers do not see its functions
-    program = nvrtc.createProgram(device_source(special), "kernels.cu", [], [])
-    # As CuPy compiles for the GPU at hand, apart from the architecture.
-    options = (*OPTIONS, "-ftz=true", "-arch=compute_89")
-    try:
-        nvrtc.compileProgram(program, options)
-    except nvrtc.NVRTCError as error:
-        raise RuntimeError(f"{special.kernel}: {nvrtc.getProgramLog(program)}") from error
-    ptx = nvrtc.getPTX(program)
-    nvrtc.destroyProgram(program)
-    text = ptx.decode() if isinstance(ptx, bytes) else ptx
-    return Code(text.rstrip("\0"), special.kernel, special.threads, 0, 0)
+    return Code(compile_cuda(special, 89).ptx, special.kernel, special.threads, 0, 0)
 
 
 @cache

@@ -195,7 +195,7 @@ def accumulated_in(dtype: torch.dtype) -> Outside:
     def outside(call: Call, i: Inputs) -> Tensor:
         y, multiplier = i.x, i.multiplier
         if i.weight is not None:
-            y = F.conv_transpose2d(y, i.weight, i.bias, *(i.sizes[n] for n in _CONVOLUTION))
+            y = F.conv_transpose2d(y, i.weight, i.bias, *i.sizes.values())
         total = torch.zeros_like(y[:, :, 0], dtype=dtype)
         for row in y.unbind(2):
             total += row.to(dtype)
@@ -203,9 +203,6 @@ def accumulated_in(dtype: torch.dtype) -> Outside:
         return (mean * multiplier).to(i.x.dtype)
 
     return outside
-
-
-_CONVOLUTION = ("stride", "padding", "output_padding", "groups", "dilation")
 
 
 def border_subtracted(call: Call, i: Inputs) -> Tensor:

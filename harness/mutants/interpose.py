@@ -6,7 +6,6 @@ serves either; the names are read off kernels.cu.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from unittest import mock
 
 import torch
 
+from cupy_impl.signatures import signatures
 from reference.problem import Chain
 from runtime.names import importable
 from runtime.prepared import Launch, Prepared
@@ -32,11 +32,7 @@ PREPARE = (
 def _signatures() -> Mapping[str, tuple[str, ...]]:
     from cupy_impl.launch import kernel_source
 
-    found = re.finditer(r'extern "C" __global__[^{;]*?(\w+)\(\s*(const[^{;]*?)\)\s*\{', kernel_source())
-    return {
-        kernel[1]: tuple(re.findall(r"\w+", parameter)[-1] for parameter in kernel[2].split(","))
-        for kernel in found
-    }
+    return {kernel.name: kernel.names for kernel in signatures(kernel_source())}
 
 
 def kernels() -> tuple[str, ...]:

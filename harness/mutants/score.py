@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import convgap
-from harness.cases.catalogue import Case, select
+from harness.cases.case import Case
+from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.mutants import catalogue as mutants
 from harness.mutants.mutant import Mutant, NotApplicable

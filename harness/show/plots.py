@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.records.record import CaseRecord, Row, Run, write_whole
-from harness.show.tables import label
+from harness.files import write_whole
+from harness.records.record import CaseRecord, Result, Run
+from harness.show.text import label
 from harness.timing.intervals import Summary
 
 FORMATS = (".png", ".svg")
 DPI = 150
-LOG_FROM = 5  # slowest over floor from which a linear axis would squeeze the fast rows together
+LOG_FROM = 5  # slowest over floor from which a linear axis would squeeze the fast entries together
 EXTRA = "plots need matplotlib: install the extra 'plot', e.g. uv run --extra plot bench.py ..."
 
-# One colour per backend in every plot, from Paul Tol's "muted" scheme: told apart by colour-blind readers.
+# One colour per entry in every plot, from Paul Tol's "muted" scheme: told apart by colour-blind readers.
 COLOURS = {
     "triton": "#332288",
     "cupy": "#117733",
@@ -60,12 +61,12 @@ def require_matplotlib() -> None:
 
 
 def save(run: Run, prefix: str) -> list[Path]:
-    """Draw every plot of the run; returns the files written. PlotError without matplotlib or timed rows."""
+    """Draw every plot of the run; returns the files written. PlotError without matplotlib or timed entries."""
     require_matplotlib()
     from matplotlib import rc_context
 
-    if not any(row.samples for case in run.cases for row in case.rows):
-        raise PlotError("--plot: the run holds no timed row to draw")
+    if not any(result.samples for case in run.cases for result in case.results):
+        raise PlotError("--plot: the run holds no timed entry to draw")
     written = []
     # Text stays text in SVG, and nothing in it changes from run to run but the data.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convgap", "font.size": 9}):
@@ -97,12 +98,12 @@ def _log_ticks(axis: Any) -> None:
 
 
 def _mode(run: Run) -> str:
-    return next(mode for case in run.cases for row in case.rows for mode in row.samples)
+    return next(mode for case in run.cases for result in case.results for mode in result.samples)
 
 
-def _timed(case: CaseRecord, mode: str) -> list[tuple[Row, Summary]]:
-    """Rows with samples, fastest first."""
-    found = [(row, summary) for row in case.rows if (summary := row.summary(mode))]
+def _timed(case: CaseRecord, mode: str) -> list[tuple[Result, Summary]]:
+    """Results with samples, fastest first."""
+    found = [(result, summary) for result in case.results if (summary := result.summary(mode))]
     return sorted(found, key=lambda pair: pair[1].median)
 
 
@@ -118,12 +119,12 @@ def _grid(run: Run, mode: str) -> list[CaseRecord]:
 
 
 def time_plot(run: Run) -> Any:
-    """Median and p20..p80 of every row, one panel per case, the floor as a line."""
+    """Median and p20..p80 of every entry, one panel per case, the floor as a line."""
     mode = _mode(run)
     cases = _grid(run, mode)
     columns = min(2, len(cases))
     rows = -(-len(cases) // columns)
-    most = max(len(case.rows) for case in cases)
+    most = max(len(case.results) for case in cases)
     figure, axes = _figure(columns, rows, 6.2 * columns, (0.9 + 0.26 * most) * rows + 0.4)
     figure.suptitle(f"Time per call, {mode} L2\n{_caption(run)}", fontsize=10)
     for axis in axes.flat[len(cases) :]:
@@ -131,8 +132,8 @@ def time_plot(run: Run) -> Any:
     for axis, case in zip(axes.flat, cases, strict=False):
         timed = _timed(case, mode)
         floor = case.floor_us.get(mode)
-        for place, (row, s) in enumerate(timed):
-            colour = COLOURS.get(row.backend, OTHER)
+        for place, (result, s) in enumerate(timed):
+            colour = COLOURS.get(result.entry, OTHER)
             axis.plot([floor or timed[0][1].median, s.median], [place, place], color=colour, lw=1, alpha=0.4)
             axis.plot([s.p20, s.p80], [place, place], color=colour, lw=3)
             axis.plot(s.median, place, "o", ms=5, color=colour)
@@ -144,7 +145,7 @@ def time_plot(run: Run) -> Any:
             axis.set_title(f"{label(case)}   floor {floor:.4g} us", fontsize=9, loc="left")
         else:
             axis.set_title(label(case), fontsize=9, loc="left")
-        axis.set_yticks(range(len(timed)), [row.backend for row, _ in timed])
+        axis.set_yticks(range(len(timed)), [result.entry for result, _ in timed])
         axis.set_ylim(len(timed) - 0.5, -0.5)
         low, high = floor or timed[0][1].p20, max(s.p80 for _, s in timed)
         if high > LOG_FROM * low:
@@ -160,7 +161,7 @@ def time_plot(run: Run) -> Any:
 
 
 def speed_up_plot(run: Run) -> Any:
-    """Speed-up over the reference with its 95 % interval, one line per case and backend."""
+    """Speed-up over the reference with its 95 % interval, one line per case and entry."""
     mode = _mode(run)
     cases = [case for case in _grid(run, mode) if case.reference]
     lines = sum(len(_timed(case, mode)) + 1 for case in cases)
@@ -181,13 +182,13 @@ def speed_up_plot(run: Run) -> Any:
         )
         axis.axhline(place - 0.5, color="grey", lw=0.4)
         place += 1
-        for row, _ in _timed(case, mode):
-            gain = case.speed_up(row, mode)
+        for result, _ in _timed(case, mode):
+            gain = case.speed_up(result, mode)
             if gain is None:
                 continue
             middle, interval = gain
             spread = [[max(0.0, middle - interval.low)], [max(0.0, interval.high - middle)]]
-            colour = COLOURS.get(row.backend, OTHER)
+            colour = COLOURS.get(result.entry, OTHER)
             axis.errorbar(middle, place, xerr=spread, fmt="o", ms=4, lw=1.5, capsize=2, color=colour)
             axis.annotate(
                 f"{middle:.3g}x",
@@ -199,7 +200,7 @@ def speed_up_plot(run: Run) -> Any:
             )
             right = max(right, interval.high)
             ticks.append(place)
-            labels.append(row.backend)
+            labels.append(result.entry)
             place += 1
     axis.set_yticks(ticks, labels, fontsize=7)
     axis.set_ylim(place - 0.3, -0.8)
@@ -221,10 +222,10 @@ def roofline_plot(run: Run) -> Any:
     cases = _grid(run, mode)
     drawn: set[str] = set()
     for case in cases:
-        for row, s in _timed(case, mode):
-            label = row.backend if row.backend not in drawn else None
-            drawn.add(row.backend)
-            colour = COLOURS.get(row.backend, OTHER)
+        for result, s in _timed(case, mode):
+            label = result.entry if result.entry not in drawn else None
+            drawn.add(result.entry)
+            colour = COLOURS.get(result.entry, OTHER)
             size = case.compulsory_bytes / 1e6
             axis.scatter(
                 size,

@@ -1,6 +1,7 @@
 """Cost of the very first call, in a fresh process: with empty disk caches, and with what that left behind.
 
-`python -m harness.timing.first_call` is the process that is measured: it prints the seconds of one call, imports
+`python -m harness.timing.first_call` is the process that is measured, with harness.cases.spelling.arguments of a case
+and --entry: it prints the seconds of one call, imports
 and the CUDA context excluded.
 """
 
@@ -16,8 +17,8 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from harness.cases.catalogue import Case
-from harness.cases.spelling import parse, spell
+from harness.cases.case import Case
+from harness.cases.spelling import arguments, case_of
 from harness.errors import last_line
 from runtime.names import ROOT, importable
 
@@ -29,16 +30,14 @@ class FirstCallError(RuntimeError):
     """The fresh process gave no figure; the message says why."""
 
 
-def measure(case: Case, backend: str) -> dict[str, float]:
+def measure(case: Case, entry: str) -> dict[str, float]:
     """Seconds of the first call with empty caches, then with warm ones. FirstCallError if a process fails."""
     command = [
         sys.executable,
         "-m",
         importable("harness.timing.first_call"),
-        spell(case.problem),
-        case.dtype,
-        case.layout,
-        backend,
+        *arguments(case),
+        f"--entry={entry}",
     ]
     with tempfile.TemporaryDirectory() as caches:
         env = os.environ | {name: str(Path(caches) / name) for name in CACHES}
@@ -63,24 +62,21 @@ def main() -> None:
     import torch
 
     from harness.cases.inputs import make_inputs
-    from harness.entries.entry import PEERS
+    from harness.entries.entry import ENTRIES
 
     for name in (importable("triton_impl.launch"), "cupy"):
         with suppress(ImportError):
             import_module(name)
+    case, others = case_of(sys.argv[1:])
     parser = argparse.ArgumentParser()
-    for name in ("shape", "dtype", "layout", "backend"):
-        parser.add_argument(name)
-    args = parser.parse_args()
-    case = Case(
-        "first-call", parse(args.shape), "first call of a process", dtype=args.dtype, layout=args.layout
-    )
+    parser.add_argument("--entry", required=True, choices=ENTRIES)
+    entry = ENTRIES[parser.parse_args(others).entry]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = make_inputs(case, device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
-    built = PEERS[args.backend].build(case, inputs)
+    built = entry.build(case, inputs)
     with built.context():
         built.call()
     wait()

@@ -17,7 +17,8 @@ from torch import Tensor
 import convgap
 from convgap.selection import BACKENDS, depth, kernel_set
 from cupy_impl import launch as cuda
-from harness.cases.catalogue import LAYOUTS, Case, random_chain, select
+from harness.cases.case import LAYOUTS, Case, random_chain
+from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.numerics.budget import compare
 from harness.numerics.examine import guarded

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import convgap
 from convgap.selection import BACKENDS
-from harness.cases.catalogue import Case, select
+from harness.cases.case import Case
+from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
 from harness.entries.gradients import depth, output_gradient
 from harness.numerics.budget import compare

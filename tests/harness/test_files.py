@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UsageError
-from harness.files import check_block, replace_block
+from harness.files import check_outputs, replace_block
 
 
 def test_only_the_block_changes(tmp_path: Path) -> None:
@@ -26,7 +27,8 @@ def test_only_the_block_changes(tmp_path: Path) -> None:
 def test_a_document_without_the_marks_is_left_alone(text: str, tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text(text)
-    for call in (lambda: check_block(path, "a"), lambda: replace_block(path, "a", "new")):
+    args = Namespace(json=None, text=None, page=path)
+    for call in (lambda: check_outputs(args, "a"), lambda: replace_block(path, "a", "new")):
         with pytest.raises(UsageError, match="expected the marks"):
             call()
     assert path.read_text() == text
@@ -34,4 +36,4 @@ def test_a_document_without_the_marks_is_left_alone(text: str, tmp_path: Path) -
 
 def test_a_document_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        check_block(tmp_path / "absent.md", "a")
+        check_outputs(Namespace(json=None, text=None, page=tmp_path / "absent.md"), "a")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.cases.catalogue import random_chain
+from harness.cases.case import random_chain
 from reference import eager, oracle
 from reference.problem import Chain
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from harness.cases.catalogue import EDGE, GRID, HEADLINE, random_chain
+from harness.cases.case import random_chain
+from harness.cases.catalogue import EDGE, GRID, HEADLINE
 from reference.problem import Chain, Tail, band, distinct_bands
 
 RANDOM = [random_chain(Random(seed)) for seed in range(200)]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cases.catalogue import LAYOUTS, Case, random_chain, select
+from harness.cases.case import LAYOUTS, Case, random_chain
+from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.numerics.budget import compare
 from harness.numerics.truth import truth, truth_gradients

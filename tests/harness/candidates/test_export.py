@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from harness.candidates import export, export_check
-from harness.cases.catalogue import Case, select
+from harness.cases.case import Case
+from harness.cases.catalogue import select
 from harness.cli import main
 from harness.machine.compiled import prepared, stride_of
 from reference.problem import Chain, Tail
@@ -103,7 +104,8 @@ _SAME_CODE = """
 import sys, torch
 sys.path[:0] = [{root!r}, {folder!r}]
 import model_new
-from harness.machine.compiled import compile_triton, read
+from harness.machine.compiled import read
+from harness.machine.compilers import compile_triton
 from triton.backends.compiler import GPUTarget
 from triton_impl import launch
 from reference.problem import Chain

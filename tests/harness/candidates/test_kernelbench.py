@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.candidates import export
 from harness.candidates.export_check import judge
-from harness.cases.catalogue import shrink
+from harness.cases.case import shrink
 from harness.cases.inputs import Inputs
 from reference.problem import Chain
 from tests.harness.candidates.test_export import load

@@ -6,7 +6,8 @@ from math import prod
 import pytest
 import torch
 
-from harness.cases.catalogue import EDGE, GRID, HEADLINE, LAYOUTS, SMALL_ELEMENTS, VALUES, Case, select
+from harness.cases.case import LAYOUTS, SMALL_ELEMENTS, VALUES, Case
+from harness.cases.catalogue import EDGE, GRID, HEADLINE, select
 from harness.cases.inputs import make_inputs
 from reference.problem import Chain
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.commands.diff import EFFECT, compare, compare_samples, judge
-from harness.records.record import Run, to_json
+from harness.records.as_json import to_json
+from harness.records.differences import EFFECT, compare, compare_samples, judge
+from harness.records.record import Run
 from harness.timing.intervals import Interval
 from tests import synthetic
 
@@ -62,11 +63,11 @@ def test_a_few_samples_prove_nothing() -> None:
 
 def test_rows_that_come_and_go() -> None:
     old, new = synthetic.run(), synthetic.run()
-    new.cases[0].rows[0].status, new.cases[0].rows[0].samples = "wrong", {}
-    old.cases[0].rows[1].status, old.cases[0].rows[1].samples = "unavailable", {}
-    del new.cases[0].rows[2]
-    del old.cases[1].rows[3]
-    found = {(c.case, c.backend): c.verdict for c in compare(old, new) if c.mode == "cold"}
+    new.cases[0].results[0].status, new.cases[0].results[0].samples = "wrong", {}
+    old.cases[0].results[1].status, old.cases[0].results[1].samples = "unavailable", {}
+    del new.cases[0].results[2]
+    del old.cases[1].results[3]
+    found = {(c.case, c.entry): c.verdict for c in compare(old, new) if c.mode == "cold"}
     assert found["chain-headline", "triton"] == "broken"
     assert found["chain-headline", "cupy"] == "repaired"
     assert found["chain-headline", "torch"] == "gone"
@@ -97,7 +98,7 @@ def test_exit_code_1_with_a_regression(files, capsys: pytest.CaptureFixture[str]
 
 def test_a_backend_gone_wrong_is_a_regression(files) -> None:
     new = synthetic.run()
-    new.cases[0].rows[0].status, new.cases[0].rows[0].samples = "wrong", {}
+    new.cases[0].results[0].status, new.cases[0].results[0].samples = "wrong", {}
     assert main(files(synthetic.run(), new)) == 1
 
 
@@ -142,6 +143,6 @@ def test_records_without_times(files, capsys: pytest.CaptureFixture[str]) -> Non
     runs = [synthetic.run(), synthetic.run()]
     for run in runs:
         for case in run.cases:
-            for row in case.rows:
+            for row in case.results:
                 row.samples = {}
-    assert "neither record holds a timed row" in refused(files(*runs), capsys)
+    assert "neither record holds a timed entry" in refused(files(*runs), capsys)

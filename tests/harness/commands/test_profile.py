@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from harness.cases.catalogue import select
+from harness.cases.spelling import case_of
 from harness.cli import main
 from harness.commands import profile_entries
-from harness.commands.profile_entries import BASELINE_4090, METRICS, Profile, ProfileError, read_csv, reading
+from harness.machine import ncu
+from harness.machine.ncu import BASELINE_4090, METRICS, Profile, ProfileError, read_csv, reading
 
 NAMES = ["ID", "Process ID", "Kernel Name", *METRICS.values(), "another metric"]
 UNITS = ["", "", "", "usecond", "%", "", "%", "%", "%", "register/thread", "", "Mbyte", "Kbyte", "", ""]
@@ -32,7 +35,7 @@ KERNEL = [
 
 def test_reads_names_units_and_thousands() -> None:
     (found,) = read_csv(text(KERNEL), "triton")
-    assert (found.row, found.kernel, found.duration, found.grid) == ("triton", "multiply_gap", 120.5, 1024)
+    assert (found.entry, found.kernel, found.duration, found.grid) == ("triton", "multiply_gap", 120.5, 1024)
     assert (found.read, found.written, found.dram) == (536.9e6, 8.2e3, 91.2)
 
 
@@ -80,16 +83,17 @@ def test_reading_of_the_baseline_on_the_4090() -> None:
 
 def test_table_holds_the_4090_row_and_the_failures() -> None:
     found = {"tail/headline": read_csv(text(KERNEL), "triton")}
-    shown = profile_entries.render(found, "a card", ["tail/headline, cub: no permission"])
+    shown = profile_entries.render(found, "a card", ["not profiled: tail/headline, cub: no permission"])
     assert "baseline on RTX 4090" in shown and "88.7" in shown and "120" in shown
     assert "not profiled: tail/headline, cub: no permission" in shown
 
 
 def test_command_never_touches_the_clocks() -> None:
     (case,) = select(("tail/headline",))
-    words = profile_entries.command("ncu", case, "triton")
+    words = ncu.command("ncu", case, "triton")
     assert words[words.index("--clock-control") + 1] == "none"
-    assert words[-4:] == ["tail:16,128,256,256", "float32", "contiguous", "triton"]
+    case_words = words[words.index("-m") + 2 :]
+    assert case_of(case_words) == (replace(case, reason="", twin=None), ["--entry=triton"])
 
 
 def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +101,7 @@ def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert main(["profile"]) == 2
     assert "needs a GPU" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(profile_entries.shutil, "which", lambda name: None)
+    monkeypatch.setattr(ncu.shutil, "which", lambda name: None)
     assert main(["profile"]) == 2
     assert "needs ncu" in capsys.readouterr().err
 
@@ -107,4 +111,4 @@ def test_ncu_that_counts_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
     (case,) = select(("tail/headline",))
     with pytest.raises(ProfileError, match="ERR_NVGPUCTRPERM"):
-        profile_entries.profile("ncu", case, "triton")
+        ncu.profile("ncu", case, "triton")

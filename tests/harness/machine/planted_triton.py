@@ -15,7 +15,8 @@ import triton.language as tl
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from harness.machine import audit
-from harness.machine.compiled import compile_jit, read
+from harness.machine.compiled import read
+from harness.machine.compilers import compile_jit
 
 
 @triton.jit

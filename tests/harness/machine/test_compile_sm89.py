@@ -1,6 +1,6 @@
 """Both kernel files compile for the target card (sm_89) without a driver, and nothing spills.
 
-What an RTX 4090 would run is made here: by Triton's own compiler, and by NVRTC through cuda.core. cuobjdump
+What an RTX 4090 would run is made here: by Triton's own compiler, and by NVRTC through CuPy. cuobjdump
 then tells the registers and memory of each kernel; a byte of stack or local memory is a spill.
 """
 
@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import torch
 
+from cupy_impl.signatures import signatures
+from harness.machine.compilers import compile_cuda
 from reference.problem import Chain
 
 ROOT = Path(__file__).parents[3]
@@ -131,20 +133,15 @@ def test_triton(tmp_path: Path) -> None:
 
 def device_kernels() -> set[str]:
     """Names of the kernels in kernels.cu; the Triton file has the same."""
-    text = (ROOT / "cupy_impl" / "kernels.cu").read_text()
-    bounds = r"(?:__launch_bounds__\s*\([^)]*\))?"
-    return set(re.findall(rf"__global__\s*{bounds}\s*void\s*{bounds}\s*(\w+)\s*\(", text))
+    return {kernel.name for kernel in signatures((ROOT / "cupy_impl" / "kernels.cu").read_text())}
 
 
 def test_cuda(tmp_path: Path) -> None:
-    core = pytest.importorskip(
-        "cuda.core", reason="cuda-core is not installed: nothing compiles without a driver"
-    )
+    pytest.importorskip("cupy", reason="the CUDA kernels are compiled by CuPy's NVRTC")
     from cupy_impl import launch
 
     found = []
-    options = core.ProgramOptions(std="c++17", arch="sm_89", ftz=True)
     for dtype, special in wanted(launch):
-        cubin = core.Program(launch.device_source(special), "c++", options).compile("cubin").code
+        cubin = compile_cuda(special, 89).cubin
         found.append((special.kernel, dtype, dump(cubin, tmp_path / f"{len(found)}.cubin")))
     check(found)

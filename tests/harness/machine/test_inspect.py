@@ -16,18 +16,10 @@ from cupy_impl import plan as cuda
 from harness.cli import main
 from harness.commands import inspect_kernels
 from harness.machine import audit
-from harness.machine.compiled import (
-    Compiled,
-    bytes_in_flight,
-    collect_elsewhere,
-    compile_cuda_source,
-    cuda_pointers,
-    hot_loop,
-    parse_sass,
-    read,
-    width_of,
-)
+from harness.machine.compiled import Compiled, collect_elsewhere, read
+from harness.machine.compilers import compile_cuda_source
 from harness.machine.occupancy import ARCHITECTURES, blocks_per_sm, occupancy
+from harness.machine.sass import bytes_in_flight, parse_sass, width_of
 from triton_impl import plan as triton
 
 ADA = ARCHITECTURES[89]
@@ -46,8 +38,6 @@ FACTS = Compiled(
     local_loads=0,
     local_stores=0,
     in_flight=128,
-    loop_instructions=100,
-    loop_bytes=128,
     stored={"out": 1, "partials": 1},
     reloaded=["partials"],
     workspace=1000,
@@ -107,21 +97,6 @@ def test_bytes_in_flight_end_where_a_load_is_needed() -> None:
         "LDG.E.128 R4, [R2.64]",
     )
     assert bytes_in_flight([i for line in code if (i := parse_sass(line))]) == 32
-
-
-def test_hot_loop() -> None:
-    code = sass(
-        "LDG.E R3, [R2.64]",
-        ".L_x_1:",
-        "LDG.E.128 R4, [R2.64]",
-        "FADD R20, R20, R4",
-        "@P0 BRA `(.L_x_1)",
-        "EXIT",
-        ".L_x_2:",
-        "BRA `(.L_x_2)",
-    )
-    assert hot_loop(code) == (3, 16)
-    assert hot_loop(sass("LDG.E.64 R4, [R2.64]", "EXIT")) == (2, 8)
 
 
 def test_audit_passes_what_is_right() -> None:
@@ -198,7 +173,7 @@ def test_cuda_that_does_not_compile_says_why() -> None:
     with pytest.raises(RuntimeError, match="undefined"):
         compile_cuda_source('extern "C" __global__ void f() { g(); }', "f", (), 32, 89)
     with pytest.raises(ValueError, match="kernel: expected a __global__ function absent"):
-        cuda_pointers("", "absent")
+        compile_cuda_source("", "absent", (), 32, 89)
 
 
 def test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills() -> None:

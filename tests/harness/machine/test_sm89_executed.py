@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import convgap
-from harness.cases.catalogue import Case, select
+from harness.cases.case import Case
+from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
 from harness.machine import sm89
 from harness.mutants.interpose import interposed

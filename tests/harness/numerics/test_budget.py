@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cases.catalogue import Case
+from harness.cases.case import Case
 from harness.cases.inputs import Inputs, make_inputs
 from harness.numerics.budget import FORMATS, budget, compare, gamma, matrix
 from harness.numerics.truth import Truth, truth

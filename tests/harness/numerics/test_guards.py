@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import convgap
-from harness.cases.catalogue import LAYOUTS, Case, select
+from harness.cases.case import LAYOUTS, Case
+from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.numerics.examine import Verdict, examine, same_bits, samples
 from harness.numerics.guards import ZONE, Guards, surrounded, zeros_like

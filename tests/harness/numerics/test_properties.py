@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import convgap
-from harness.cases.catalogue import Case
+from harness.cases.case import Case
 from harness.cases.spelling import parse
-from harness.commands.fuzz import Campaign, draw, search
 from harness.numerics import properties
-from harness.numerics.properties import PROPERTIES, Example, Miss, check, templates
+from harness.numerics.campaign import Campaign, draw, search
+from harness.numerics.example import Example, Miss, templates
+from harness.numerics.properties import PROPERTIES, check
 from harness.options import add_case_options, chosen_cases
 from tests.usable import require
 

@@ -9,7 +9,7 @@ import torch
 
 import convgap
 from convgap.selection import depth
-from harness.cases.catalogue import Case
+from harness.cases.case import Case
 from harness.cases.inputs import Inputs, make_inputs
 from harness.mutants.score import trial
 from harness.numerics.budget import compare

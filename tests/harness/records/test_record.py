@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import record
-from harness.records.record import RecordError, check_writable, from_json, load, to_csv, to_json, write_whole
+from harness import files
+from harness.files import check_writable, write_whole
+from harness.records.as_csv import to_csv
+from harness.records.as_json import RecordError, from_json, load, to_json
 from tests import synthetic
 
 
@@ -23,11 +25,11 @@ def test_round_trip_keeps_everything() -> None:
 
 def test_numbers_that_are_not_finite_survive_in_standard_json() -> None:
     run = synthetic.run()
-    rows = run.cases[0].rows
+    rows = run.cases[0].results
     rows[0].error, rows[1].error, rows[2].error = inf, nan, -inf
     text = to_json(run)
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no standard JSON"))
-    back = from_json(text).cases[0].rows
+    back = from_json(text).cases[0].results
     assert (
         back[0].error == inf and back[1].error is not None and isnan(back[1].error) and back[2].error == -inf
     )
@@ -57,8 +59,10 @@ def test_what_is_no_record_is_refused_with_its_place(text: str, says: str) -> No
 
 def test_a_bad_sample_deep_inside_is_found() -> None:
     data = json.loads(to_json(synthetic.run()))
-    data["cases"][1]["rows"][2]["samples"]["cold"][3] = "fast"
-    with pytest.raises(RecordError, match=r"cases\[1\]\.rows\[2\]\.samples\['cold'\]\[3\]: expected float"):
+    data["cases"][1]["results"][2]["samples"]["cold"][3] = "fast"
+    with pytest.raises(
+        RecordError, match=r"cases\[1\]\.results\[2\]\.samples\['cold'\]\[3\]: expected float"
+    ):
         from_json(json.dumps(data))
 
 
@@ -72,7 +76,7 @@ def test_csv_has_one_line_per_row_and_mode() -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(run))))
     assert len(lines) == 2 * (5 * 2 + 1)  # cases * (timed rows * modes + the row that could not run)
     first = lines[0]
-    assert (first["case"], first["backend"], first["mode"]) == ("chain-headline", "triton", "cold")
+    assert (first["case"], first["entry"], first["mode"]) == ("chain-headline", "triton", "cold")
     # 67,108,864 bytes in about 23.9 us, floor 18.6 us, eager 4203 us; the synthetic medians are 0.3 % off.
     assert float(first["gb_per_s"]) == pytest.approx(67_108_864 / 23.9e-6 / 1e9, rel=0.005)
     assert float(first["floor_share"]) == pytest.approx(18.6 / 23.9, rel=0.005)
@@ -83,7 +87,7 @@ def test_csv_has_one_line_per_row_and_mode() -> None:
 
 def test_speed_up_needs_both_rows() -> None:
     case = synthetic.run().cases[0]
-    triton, cub = case.row("triton"), case.row("cub")
+    triton, cub = case.result("triton"), case.result("cub")
     assert triton is not None and cub is not None
     assert case.speed_up(triton, "cold") is not None
     assert case.speed_up(cub, "cold") is None
@@ -100,7 +104,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(record.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["run.json"]

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from harness.console import WIDTH, console
 from harness.errors import UsageError
-from harness.records.record import Row, Run
-from harness.show import plots, tables
+from harness.records.record import Result, Run
+from harness.show import cross_check, plots, tables, text
 from harness.timing.intervals import Interval
 from tests import synthetic
 
 
 def printed(run: Run) -> str:
     file = io.StringIO()
-    out = tables.console(file)
+    out = console(file)
     tables.print_timed(run, out)
-    tables.print_check(run, out)
+    cross_check.print_check(run, out)
     return file.getvalue()
 
 
@@ -29,14 +30,14 @@ def crowded() -> Run:
     """As wide as it gets: every backend's name, long numbers, a wrong row."""
     run = synthetic.run()
     for case in run.cases:
-        for row, name in zip(case.rows, plots.COLOURS, strict=False):
-            row.backend = name
+        for row, name in zip(case.results, plots.COLOURS, strict=False):
+            row.entry = name
         case.reference = "eager-ieee"
-        case.rows[4].backend = "inductor-max"
-        case.rows[4].samples = {
-            mode: [10 * us for us in values] for mode, values in case.rows[4].samples.items()
+        case.results[4].entry = "inductor-max"
+        case.results[4].samples = {
+            mode: [10 * us for us in values] for mode, values in case.results[4].samples.items()
         }
-        case.rows[5].status, case.rows[5].reason, case.rows[5].error = (
+        case.results[5].status, case.results[5].reason, case.results[5].error = (
             "wrong",
             "321 of the budget at [0]",
             321.0,
@@ -48,33 +49,31 @@ def crowded() -> Run:
 def test_tables_fit_and_nothing_is_cut(run: Run) -> None:
     text = printed(run)
     table = [line for line in text.splitlines() if line.startswith(tuple(plots.COLOURS))]
-    assert table and max(map(len, table)) <= tables.WIDTH
+    assert table and max(map(len, table)) <= WIDTH
     assert "…" not in text
 
 
 def test_three_modes_fit_too() -> None:
     run = synthetic.run()
     for case in run.cases:
-        for row in case.rows:
+        for row in case.results:
             if row.samples:
                 row.samples["dirty"] = [us * 1.3 for us in row.samples["cold"]]
     text = printed(run)
     assert "dirty us" in text and "…" not in text
-    assert (
-        max(len(line) for line in text.splitlines() if line.startswith(tuple(plots.COLOURS))) <= tables.WIDTH
-    )
+    assert max(len(line) for line in text.splitlines() if line.startswith(tuple(plots.COLOURS))) <= WIDTH
 
 
 def test_the_cross_check_of_all_rows_fits() -> None:
     run = synthetic.run()
     for case in run.cases:
         case.name = f"{case.name}, a name as long as any"
-        case.rows = [Row(name, "right", what="interpreter", error=0.00012) for name in plots.COLOURS]
+        case.results = [Result(name, "right", what="interpreter", error=0.00012) for name in plots.COLOURS]
         case.pairwise = {a: dict.fromkeys(plots.COLOURS, 0.1) for a in plots.COLOURS}
     file = io.StringIO()
-    tables.print_check(run, tables.console(file))
+    cross_check.print_check(run, console(file))
     text = file.getvalue()
-    assert "…" not in text and max(map(len, text.splitlines())) <= tables.WIDTH
+    assert "…" not in text and max(map(len, text.splitlines())) <= WIDTH
     assert all(f"{name} (interpreter)" in text for name in plots.COLOURS)
     assert text.count("0.00012") == 2 * len(plots.COLOURS)
     assert text.count("0.1") == len(plots.COLOURS) * (len(plots.COLOURS) - 1)
@@ -101,13 +100,13 @@ def test_every_figure_is_there() -> None:
 def test_flags_and_notes_are_shown() -> None:
     run = synthetic.run()
     run.cases[0].flags.append("cold: throttled in 3 of 60 rounds (power cap)")
-    run.cases[0].rows[1].notes.append("timed by events")
+    run.cases[0].results[1].notes.append("timed by events")
     text = printed(run)
     assert "! cold: throttled in 3 of 60" in text and "cupy: timed by events" in text
 
 
 @pytest.mark.parametrize(
-    "value, text",
+    "value, shown",
     [
         (None, "-"),
         (0, "0"),
@@ -118,12 +117,12 @@ def test_flags_and_notes_are_shown() -> None:
         (99.96, "100.0"),
     ],
 )
-def test_numbers(value: float | None, text: str) -> None:
-    assert tables.number(value) == text
+def test_numbers(value: float | None, shown: str) -> None:
+    assert text.number(value) == shown
 
 
 def test_reach_of_a_speed_up_is_its_further_end() -> None:
-    assert tables.gain_text((2.0, Interval(1.9, 2.3))) == "2.00 ±15.0%"
+    assert text.gain_text((2.0, Interval(1.9, 2.3))) == "2.00 ±15.0%"
 
 
 needs_matplotlib = pytest.mark.skipif(
@@ -172,8 +171,8 @@ def test_without_matplotlib_one_sentence_says_what_to_do(monkeypatch: pytest.Mon
 def test_nothing_timed_nothing_drawn(tmp_path: Path) -> None:
     run = synthetic.run()
     for case in run.cases:
-        for row in case.rows:
+        for row in case.results:
             row.samples = {}
-    with pytest.raises(UsageError, match="no timed row"):
+    with pytest.raises(UsageError, match="no timed entry"):
         plots.save(run, str(tmp_path))
     assert os.listdir(tmp_path) == []

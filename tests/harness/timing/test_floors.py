@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from harness.machine.compiled import read
+from harness.machine.compilers import compile_cuda_source
+from harness.timing import ceilings_cuda, floors
 from harness.timing.floors import RTX_4090, Ceiling, Ceilings, card
 from harness.timing.telemetry import Telemetry, decode_reasons
 
 try:
-    from harness.timing import ceilings
+    from harness.timing import ceilings_triton
 except ImportError:
-    ceilings = None
+    ceilings_triton = None
 
 
 def test_target_card() -> None:
@@ -32,38 +37,82 @@ def test_the_table_knows_the_4090_and_nvml_the_others() -> None:
 
 
 def test_a_copy_moves_its_bytes_twice() -> None:
-    assert Ceiling("read", 10**9, 1000.0, "").gb_per_s == pytest.approx(1000.0)
-    assert Ceiling("copy", 10**9, 1000.0, "").gb_per_s == pytest.approx(2000.0)
+    assert Ceiling("read", 10**9, 1000.0, "", "cold").gb_per_s == pytest.approx(1000.0)
+    assert Ceiling("copy", 10**9, 1000.0, "", "cold").gb_per_s == pytest.approx(2000.0)
 
 
-def test_without_triton_there_are_no_floors_and_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "harness.timing.ceilings", None)
-    monkeypatch.delattr("harness.timing.ceilings", raising=False)
-    found = Ceilings(torch.device("cpu"), {"cold": lambda: None})
-    assert "Triton" in found.reason and found.read_us(1 << 20, "cold") is None and found.large() == []
+class Broken:
+    """A kernel set whose compiler dies at the first kernel."""
+
+    def __getattr__(self, name: str):
+        raise RuntimeError("Failed to find C compiler")
+
+
+@pytest.mark.parametrize(
+    "planted, left",
+    [
+        ({"harness.timing.ceilings_triton": None}, ["CUDA"]),
+        ({"harness.timing.ceilings_triton": Broken()}, ["CUDA"]),
+        ({"harness.timing.ceilings_cuda": Broken()}, ["Triton"]),
+        ({"harness.timing.ceilings_triton": Broken(), "harness.timing.ceilings_cuda": None}, []),
+    ],
+)
+def test_floors_by_whichever_kernel_set_works(
+    planted: dict[str, object], left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine without a C compiler is the one that the CUDA kernels are for."""
+    if usable().keys() != {"Triton", "CUDA"}:
+        pytest.skip("one of the two sets cannot run here anyway")
+    for name, module in planted.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(floors, "capture", lambda call: (call, call()))
+    monkeypatch.setattr(
+        floors, "stopwatch", lambda launch, prepare: lambda: float(bool(launch() is not None))
+    )
+    found = Ceilings(DEVICE, {"cold": lambda: None})
+    assert list(found.sets) == left and found.reasons.keys() == {"Triton", "CUDA"} - set(left)
+    assert all("C compiler" in why or "Error" in why for why in found.reasons.values())
+    floor = found._get("read", 1 << 16, "cold")
+    assert (floor is None) == (not left)
+    assert floor is None or floor.how.split()[0] in left
+    assert (found.read_us(1 << 16, "cold") is None) == (not left)
+
+
+def usable() -> dict[str, object]:
+    return Ceilings(DEVICE, {"cold": lambda: None}).sets
 
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-WITHOUT_TRITON = "the ceilings are Triton kernels, and Triton is not installed"
 
 
-@pytest.mark.skipif(ceilings is None, reason=WITHOUT_TRITON)
-@pytest.mark.parametrize("numel", [1, 4096, 70_001])  # below one program, whole blocks, a ragged end
+@pytest.mark.parametrize("numel", [4, 4096, 70_004])  # below one block, whole blocks, a ragged end
 @pytest.mark.parametrize("index", range(6))
-def test_ceiling_kernels_touch_every_element(index: int, numel: int) -> None:
-    assert ceilings is not None and len(ceilings.CONFIGS) == 6
-    if DEVICE.type == "cpu" and type(ceilings.read_kernel).__name__ != "InterpretedFunction":
-        pytest.skip("Triton on a CPU needs TRITON_INTERPRET=1 in the environment")
-    config = ceilings.CONFIGS[index]
+@pytest.mark.parametrize("name", ["Triton", "CUDA"])
+def test_ceiling_kernels_touch_every_element(name: str, index: int, numel: int) -> None:
+    kernels = usable().get(name)
+    if kernels is None:
+        pytest.skip(f"the ceilings of {name} do not run here: {Ceilings(DEVICE, {}).reasons[name]}")
+    module = ceilings_cuda if name == "CUDA" else ceilings_triton
+    assert module is not None and len(module.CONFIGS) == 6
+    config: Any = module.CONFIGS[index]
     source = torch.arange(numel, dtype=torch.float32, device=DEVICE) % 7
     # Sums of small whole numbers are exact in float32.
-    assert ceilings.read(source, config).sum().item() == source.sum().item()
+    assert module.read(source, config).sum().item() == source.sum().item()
     target = torch.full_like(source, torch.nan)
-    assert torch.equal(ceilings.copy(source, target, config), source)
-    assert torch.equal(ceilings.write(target, 1.5, config), torch.full_like(source, 1.5))
+    assert torch.equal(module.copy(source, target, config), source)
+    assert torch.equal(module.write(target, 1.5, config), torch.full_like(source, 1.5))
 
 
-@pytest.mark.skipif(ceilings is None, reason=WITHOUT_TRITON)
+def test_the_cuda_ceilings_load_and_store_16_bytes_at_a_time() -> None:
+    pytest.importorskip("triton", reason="nvdisasm comes with Triton")
+    pytest.importorskip("cupy", reason="the CUDA kernels are compiled by CuPy's NVRTC")
+    config = ceilings_cuda.CONFIGS[0]
+    source = f"#define THREADS {config.threads}\n#define UNROLL {config.unroll}\n{ceilings_cuda.SOURCE}"
+    facts = read(compile_cuda_source(source, "read_all", ("--std=c++17",), config.threads, 89), "", "", "", 1)
+    # All kernels of the source are in one file; a block's sum is a single number.
+    assert set(facts.loads) == {"128"} and set(facts.stores) == {"128", "32"} and not facts.spills
+
+
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="measures on a GPU, and there is none")
 def test_measured_ceilings_are_plausible() -> None:
     found = Ceilings(DEVICE, {"cold": lambda: None})

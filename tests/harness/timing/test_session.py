@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.commands.diff import compare_samples
+from harness.records.differences import compare_samples
 from harness.timing.session import (
     FLUSHES,
     LONGEST_RUNWAY,

@@ -1,4 +1,4 @@
-"""Kernels that do nothing but read, write or copy: what the memory gives, so what a kernel may hope for.
+"""Kernels in Triton that do nothing but read, write or copy: what the memory gives, so what a kernel may hope for.
 
 Each program handles UNROLL consecutive blocks of BLOCK float32 elements. All its loads are independent, so
 they are in flight together; the loop is unrolled, so the compiler can issue them back to back.

@@ -1,0 +1,103 @@
+"""Random calls against the properties of harness/numerics/properties.py.
+
+Kernels are compiled for a call's sizes, geometry, dtype and layout, so a run draws a bounded pool of templates
+that fix those, and then thousands of examples from the pool: batch, values, multiplier, seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+
+from harness.numerics.example import Example, Miss, Template, make_case, templates
+from harness.numerics.properties import PROPERTIES, check
+
+Pool = Sequence[Template]
+
+BLOCK = 500
+"""Examples of one run of hypothesis, each with a seed of its own: a run cannot be stopped before its end."""
+
+
+def draw(backend: str, device: str, pool: Pool, prop: str, template: int, seed: int) -> Example:
+    """The example that these numbers stand for."""
+    case = make_case(pool[template], Random(seed), PROPERTIES[prop].values)
+    return Example(backend, device, prop, case, seed)
+
+
+@dataclass
+class Campaign:
+    """A run on one backend. ran: examples checked, by property; skipped: those it says nothing about."""
+
+    backend: str
+    device: str
+    seed: int
+    templates: int
+    ran: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+    seconds: float = 0.0
+    out_of_time: bool = False
+    miss: str = ""
+
+    def report(self) -> str:
+        """In one line, and the smallest miss found."""
+        state = "MISS" if self.miss else "no miss" if self.ran else "nothing was checked"
+        line = (
+            f"{self.backend} on {self.device}: {self.ran.total()} examples, {state}; "
+            f"{self.templates} templates, seed {self.seed}, {self.seconds:.0f} s"
+        )
+        if self.out_of_time:
+            line += ", stopped by --budget-seconds"
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(self.ran.items()))
+        return "\n".join(filter(None, [line, f"  {counts}", self.miss]))
+
+
+def search(
+    backend: str,
+    device: str,
+    *,
+    examples: int,
+    seed: int,
+    pool_size: int,
+    budget_seconds: float = float("inf"),
+) -> Campaign:
+    """Check `examples` examples; a miss is shrunk to the smallest example that shows it, and ends the run."""
+    # Only the fuzzer needs it: the other commands run without.
+    import hypothesis
+    from hypothesis import strategies as st
+
+    pool = templates(seed, pool_size)
+    campaign = Campaign(backend, device, seed, len(pool))
+    names = [name for name, p in PROPERTIES.items() for _ in range(p.weight)]
+    started = time.monotonic()
+
+    def run(template: int, prop: str, number: int) -> None:
+        campaign.out_of_time = time.monotonic() - started > budget_seconds
+        if campaign.out_of_time or campaign.ran.total() >= examples:
+            return
+        if check(draw(backend, device, pool, prop, template, number)):
+            campaign.ran[prop] += 1
+        else:
+            campaign.skipped += 1
+
+    numbers = st.integers(0, len(pool) - 1), st.sampled_from(names), st.integers(0, (1 << 32) - 1)
+    try:
+        for block in count():
+            if campaign.out_of_time or campaign.ran.total() >= examples:
+                break
+            settings = hypothesis.settings(
+                max_examples=BLOCK,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
+                phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+                print_blob=False,
+            )
+            hypothesis.seed((seed << 32) + block)(settings(hypothesis.given(*numbers)(run)))()
+    except Miss as miss:
+        campaign.miss = str(miss)
+    campaign.seconds = time.monotonic() - started
+    return campaign

@@ -1,0 +1,91 @@
+"""A drawn call, the property asked of it, and the command line that shows the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from harness.cases.case import LAYOUTS, Case, random_chain
+from harness.cases.spelling import spell
+from reference.problem import Chain, Tail
+
+FINITE_VALUES = ("uniform", "normal", "huge_border", "huge", "subnormal", "cancelling")
+TAME_VALUES = ("uniform", "normal", "cancelling")
+MULTIPLIERS = (0.5, 1.0, -1.7, 0.1, 0.0, 3e-3)
+
+
+class Miss(AssertionError):
+    """A property does not hold."""
+
+
+class Skip(Exception):
+    """The property says nothing about this example."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """All that fixes the code of the kernels: an example may vary the rest without a compilation.
+
+    `problem` is of any batch size; `tensor`: whether the multiplier is a tensor.
+    """
+
+    problem: Chain | Tail
+    dtype: str
+    layout: str
+    tensor: bool
+
+
+def templates(seed: int, count: int) -> list[Template]:
+    """`count` templates, small ones first, drawn from every parameter there is."""
+    rng = Random(seed)
+    drawn = []
+    for _ in range(count):
+        size = rng.choice((4, 9, 9, 24))
+        if rng.random() < 0.7:
+            problem = random_chain(rng, size=size)
+        else:
+            problem = Tail(3, rng.randint(1, 9), rng.randint(1, 4 * size), rng.randint(1, 4 * size))
+        dtype = rng.choice(("float32", "float32", "float32", "float16", "bfloat16", "float64"))
+        drawn.append(Template(problem, dtype, rng.choice(LAYOUTS), rng.random() < 0.3))
+    return sorted(drawn, key=lambda t: t.problem.h * t.problem.w)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A case for a backend, the property asked of it, and a seed for what the property itself draws."""
+
+    backend: str
+    device: str
+    prop: str
+    case: Case
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.prop}: {self.command()}"
+
+    def command(self) -> str:
+        """The command line that checks the same numbers on the same backend."""
+        case = self.case
+        words = ["python3 bench.py check", f"--shape {spell(case.problem)}"]
+        options = {"dtype": "float32", "layout": "contiguous", "values": "uniform", "seed": 0}
+        words += [f"--{o} {v}" for o, usual in options.items() if (v := getattr(case, o)) != usual]
+        if case.multiplier != 0.5:
+            words.append(f"--multiplier={'tensor' if case.multiplier is None else case.multiplier}")
+        return " ".join([*words, f"--backends {self.backend}"])
+
+
+def make_case(template: Template, rng: Random, values: tuple[str, ...]) -> Case:
+    """A case of the template: batch, values, multiplier and seed."""
+    problem = replace(template.problem, n=rng.choice((0, 1, 2, 2, 3)))
+    odd = [o for o, usual in ((template.dtype, "float32"), (template.layout, "contiguous")) if o != usual]
+    return Case(
+        # As bench.py names it, for the name is part of the seed.
+        "@".join([f"shape/{spell(problem)}", *odd]),
+        problem,
+        "drawn",
+        dtype=template.dtype,
+        layout=template.layout,
+        multiplier=None if template.tensor else rng.choice(MULTIPLIERS),
+        values=rng.choice(values),
+        seed=rng.randrange(1 << 16),
+    )

@@ -1,0 +1,1 @@
+"""Cases checked and timed, and what was found entered in a record."""
