@@ -1,0 +1,430 @@
+"""The native call path against a stand-in for the CUDA driver, on CPU tensors: what it launches, and what it leaves alone."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from struct import pack
+from threading import Barrier, Thread
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._C._dynamo.guards import _empty_strided_cpu
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convgap.fast import COUNTERS, INTEGER, MEAN, MULTIPLIER, OUTPUT, POINTER, SCALE, WEIGHT, WORKSPACE, X
+from runtime import native
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CPU = 1
+"""DLPack's number."""
+
+pytestmark = pytest.mark.skipif(
+    bool(native.refusal() or not native.compiler()), reason="there is no native path here"
+)
+
+
+class Noted(ctypes.Structure):
+    """One launch as stand_in.c notes it."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64 * count if count else ctypes.c_uint64)
+        for name, count in (
+            ("function", 0), ("grid", 3), ("block", 3), ("shared", 0), ("stream", 0), ("parameter", 32),
+        )
+    )  # fmt: skip
+
+
+class Driver:
+    """stand_in.c, compiled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        library = ctypes.CDLL(str(path))
+        self._noted = (Noted * 64).in_dll(library, "noted")
+        self._numbers = {
+            name: ctypes.c_int.in_dll(library, name)
+            for name in ("launches", "device", "capturing", "status", "context_status", "parameters")
+        }
+
+    def set(self, **numbers: int) -> None:
+        for name, value in numbers.items():
+            self._numbers[name].value = value
+
+    def launched(self) -> list[Noted]:
+        """What was launched since the last time that this was asked."""
+        found = list(self._noted[: self._numbers["launches"].value])
+        self.set(launches=0)
+        return found
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("driver") / "stand_in.so"
+    subprocess.run([*native.compiler(), "-shared", "-fPIC", "-o", path, HERE / "stand_in.c"], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    build = native.Build()
+    assert build.done(wait=True)
+    return native.load(build.target)
+
+
+class Calls:
+    """The module with planners and memory of the test's own."""
+
+    def __init__(self, module: ModuleType, driver: Driver) -> None:
+        self.module, self.driver = module, driver
+        self.planned: list[tuple[Any, ...]] = []
+        self.rooms: list[tuple[int, int, int]] = []
+        self.plan: Any = None
+        native.configure(
+            module, self._planner, self._planner, driver=str(driver.path), device_type=CPU,
+            empty_strided=_empty_strided_cpu, room=self._room,
+        )  # fmt: skip
+
+    def _planner(self, *arguments: Any) -> Any:
+        self.planned.append(arguments)
+        if isinstance(self.plan, BaseException):
+            raise self.plan
+        return self.plan
+
+    def _room(self, stream: int, counters: int, space: int) -> tuple[Tensor, Tensor, int, int]:
+        self.rooms.append((stream, counters, space))
+        zeros = torch.zeros(max(counters, 1), dtype=torch.int32)
+        return zeros, torch.empty(max(space, 1), dtype=torch.uint8), counters, space
+
+
+@pytest.fixture
+def path(module: ModuleType, library: Path) -> Iterator[Calls]:
+    driver = Driver(library)
+    driver.set(launches=0, device=0, capturing=0, status=0, context_status=0, parameters=8)
+    yield Calls(module, driver)
+    module.clear()
+
+
+def plan(*launches: Any, size: tuple[int, ...] = (2, 3, 1, 1), workspace: int = 0, counters: int = 0) -> Any:
+    stride = (3, 1, 1, 1)[4 - len(size) :]
+    return size, stride, torch.float32, 20.0, workspace, counters, launches
+
+
+ONE = (
+    77,
+    5,
+    6,
+    128,
+    4096,
+    ((POINTER, X), (OUTPUT, 0), (INTEGER, -9), (MEAN, 0), (SCALE, 0), *[(INTEGER, 0)] * 3),
+)
+
+
+def double(value: float) -> int:
+    return int.from_bytes(pack("d", value), "little")
+
+
+def y_like(*shape: int) -> Tensor:
+    return torch.rand(shape or (2, 3, 4, 5))
+
+
+def test_a_call_is_planned_once_and_launched_every_time(path: Calls) -> None:
+    path.plan = plan(ONE)
+    y = y_like()
+    for scale in (0.5, 3):
+        out = path.module.tail(y, scale, "auto")
+        assert out.shape == (2, 3, 1, 1) and out.dtype == torch.float32 and out.is_contiguous()
+        (launch,) = path.driver.launched()
+        assert (launch.function, launch.shared, launch.stream) == (77, 4096, 0)
+        assert (tuple(launch.grid), tuple(launch.block)) == ((5, 6, 1), (128, 1, 1))
+        given = list(launch.parameter)[:8]
+        assert given[:2] == [y.data_ptr(), out.data_ptr()]
+        assert given[2:] == [2**64 - 9, double(scale / 20.0), double(scale), 0, 0, 0]
+    assert len(path.planned) == 1
+    path.module.tail(y.clone(), 0.5, "auto")
+    assert len(path.planned) == 1
+
+
+def test_what_fixes_a_plan_is_told_apart(path: Calls) -> None:
+    path.plan = plan(ONE)
+    y = torch.rand(2, 3, 4, 8)
+    storage = torch.rand(400)
+    different: list[tuple[Any, ...]] = [
+        (y, 0.5, "auto"), (y, 0.5, "cupy"), (y.double(), 0.5, "auto"), (y[:1], 0.5, "auto"), (y[..., :5], 0.5, "auto"),
+        (y[0], 0.5, "auto"), (y, torch.ones(3, 1, 1), "auto"), (y, torch.ones(2, 3, 1, 1), "auto"),
+        (storage[1:193].view(2, 3, 4, 8), 0.5, "auto"), (y.contiguous(memory_format=torch.channels_last), 0.5, "auto"),
+    ]  # fmt: skip
+    for count, call in enumerate(different, 1):
+        for _ in range(2):
+            assert path.module.tail(*call) is not None
+        assert len(path.planned) == count
+
+
+def test_two_launches_share_a_workspace_that_the_stream_keeps(path: Calls) -> None:
+    first = (
+        1,
+        2,
+        1,
+        32,
+        0,
+        ((POINTER, X), (WORKSPACE, 0), (WORKSPACE, 256), (COUNTERS, 0), *[(INTEGER, 0)] * 4),
+    )
+    second = (
+        2,
+        3,
+        1,
+        32,
+        0,
+        ((WORKSPACE, 0), (POINTER, WEIGHT), (OUTPUT, 0), (POINTER, MULTIPLIER), *[(INTEGER, 0)] * 4),
+    )
+    path.plan = plan(first, second, workspace=512, counters=3)
+    x, weight, multiplier = y_like(), torch.rand(3, 3, 2, 2), torch.rand(3, 1, 1)
+    call = x, weight, None, multiplier, 2, (1, 0), 0, 1, 1, "collapsed", "triton"
+    spaces = set()
+    for _ in range(3):
+        out = path.module.chain(*call)
+        one, two = path.driver.launched()
+        assert (one.function, two.function) == (1, 2)
+        space, zeros = one.parameter[1], one.parameter[3]
+        assert one.parameter[0] == x.data_ptr() and one.parameter[2] == space + 256
+        assert list(two.parameter)[:4] == [space, weight.data_ptr(), out.data_ptr(), multiplier.data_ptr()]
+        spaces.add((space, zeros))
+    assert len(spaces) == 1 and path.rooms == [(0, 3, 512)]
+    # A call that needs more gets more, once; what is large is not kept.
+    path.plan = plan(first, workspace=1024, counters=5)
+    path.module.tail(x, 0.5, "auto")
+    assert path.rooms[1:] == [(0, 5, 1024)]
+    path.plan = plan(first, workspace=2 << 20, counters=5)
+    for _ in range(2):
+        path.module.tail(x[:1], 0.5, "auto")
+    assert path.rooms[2:] == [(0, 0, 2 << 20)] * 2
+
+
+class Listener(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class Subclass(Tensor):
+    pass
+
+
+class FunctionMode(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "listening",
+    [
+        lambda: torch.autocast("cpu"), Listener, torch.autograd.forward_ad.dual_level, torch.autograd.profiler.profile,
+        torch._C._AutoDispatchBelowAutograd, FunctionMode,
+    ],
+    ids=["autocast", "dispatch mode", "forward mode", "profiler", "below autograd", "function mode"],
+)  # fmt: skip
+def test_nothing_goes_past_a_listener(
+    path: Calls, listening: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    path.plan = plan(ONE)
+    y = y_like()
+    assert path.module.tail(y, 0.5, "auto") is not None
+    with listening():
+        assert path.module.tail(y, 0.5, "auto") is None
+    assert path.module.tail(y, 0.5, "auto") is not None
+    assert len(path.driver.launched()) == 2
+
+
+@pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.functionalize])
+def test_nothing_goes_past_a_transform(path: Calls, transform: Callable[..., Any]) -> None:
+    path.plan = plan(ONE)
+
+    def function(y: Tensor) -> Tensor:
+        assert path.module.tail(y, 0.5, "auto") is None
+        return y.sum()
+
+    transform(function)(torch.rand(2, 2, 3, 4))
+    assert not path.planned
+
+
+def test_calls_that_are_not_ordinary(path: Calls) -> None:
+    path.plan = plan(ONE)
+    y = y_like()
+    negated = torch.complex(torch.zeros_like(y), -y).conj().imag
+    assert negated.is_neg()
+    strange: list[tuple[Any, ...]] = [
+        (y.clone().requires_grad_(), 0.5, "auto"), (torch.nn.Parameter(y), 0.5, "auto"),
+        (y, torch.rand(3, 1, 1, requires_grad=True), "auto"), (Subclass(y), 0.5, "auto"), (negated, 0.5, "auto"),
+        (y.to("meta"), 0.5, "auto"), (y.to_sparse(), 0.5, "auto"), (y, True, "auto"), (y, "0.5", "auto"),
+        (y, 2**2000, "auto"), (y, 0.5, "Auto"), (y, 0.5, None), ("y", 0.5, "auto"), (None, 0.5, "auto"),
+        (torch.rand(1, 1, 1, 1, 1), 0.5, "auto"), (y, 0.5), (y, 0.5, "auto", 1), (),
+    ]  # fmt: skip
+    for call in strange:
+        assert path.module.tail(*call) is None, call
+    assert not path.planned and not path.driver.launched()
+    with torch.no_grad():
+        assert path.module.tail(torch.nn.Parameter(y), 0.5, "auto") is not None
+    with torch.inference_mode():
+        assert path.module.tail(y, 0.5, "auto") is not None
+        assert path.module.tail(y_like(), 0.5, "auto") is not None
+    path.driver.launched()
+    for change in (dict(capturing=1), dict(device=1), dict(context_status=201), dict(status=700)):
+        path.driver.set(**change)
+        assert path.module.tail(y, 0.5, "auto") is None
+        path.driver.set(capturing=0, device=0, context_status=0, status=0)
+    assert not path.driver.launched()
+
+
+def test_settings_of_the_chain_that_are_not_plain(path: Calls) -> None:
+    path.plan = plan(ONE)
+    x, weight = y_like(), torch.rand(3, 3, 2, 2)
+    usual = [x, weight, None, 0.5, 2, 0, 0, 1, 1, "collapsed", "auto"]
+    assert path.module.chain(*usual) is not None
+    for at, value in (
+        (1, "weight"), (2, 0), (4, [2, 2]), (4, (2, 2, 2)), (4, (2,)), (4, True), (4, (2, True)), (4, 2.0), (4, 2**70),
+        (5, None), (8, "1"), (8, True), (9, "tail"), (9, None), (10, 3),
+    ):  # fmt: skip
+        assert path.module.chain(*usual[:at], value, *usual[at + 1 :]) is None, (at, value)
+    assert path.module.chain(*usual[:-1]) is None
+    assert len(path.planned) == 1
+    for options in ((2, 2), 0, 0, 1), (2, (0, 0), 0, 1), (2, 0, 0, (1, 1)):
+        assert path.module.chain(*usual[:4], *options, *usual[8:]) is not None
+    assert len(path.planned) == 1, "an int and a pair of it are one setting"
+    for at, value in ((4, 3), (5, 1), (6, 1), (7, 2), (8, 3)):
+        path.module.chain(*usual[:at], value, *usual[at + 1 :])
+    assert len(path.planned) == 6
+
+
+def test_a_planner_that_has_no_plan_is_asked_once(path: Calls) -> None:
+    y = y_like()
+    for _ in range(3):
+        assert path.module.tail(y, 0.5, "auto") is None
+    assert len(path.planned) == 1
+
+
+def test_a_planner_that_fails_is_asked_again_and_an_interrupt_is_not_lost(path: Calls) -> None:
+    y = y_like()
+    path.plan = ValueError("planted")
+    for _ in range(3):
+        assert path.module.tail(y, 0.5, "auto") is None
+    assert len(path.planned) == 3
+    path.plan = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        path.module.tail(y, 0.5, "auto")
+    for wrong in ((), plan(), plan(*[ONE] * 3), plan((1, 1, 1, 1, 0, ((99, 0),))), plan((1, 1, 1, 1, 0, ((POINTER, 4),))),
+                  plan((1, 1, 1, 1, 0, ((INTEGER, 0),) * 65)), "plan", plan((1, 2))):  # fmt: skip
+        path.plan = wrong
+        assert path.module.tail(y, 0.5, "auto") is None
+    path.plan = plan(ONE)
+    assert path.module.tail(y, 0.5, "auto") is not None
+
+
+def test_plans_are_bounded_and_nothing_leaks(path: Calls) -> None:
+    path.plan = plan(ONE)
+    y = torch.rand(2, 3, 8000)
+    for width in range(1, 5000):
+        path.module.tail(y[..., :width], 0.5, "auto")
+    assert path.module.counts()[2] <= 4096
+    size = path.plan[0]
+    path.module.tail(y[..., :7], 0.5, "auto")
+    before = sys.getrefcount(size)
+    for _ in range(20_000):
+        path.module.tail(y[..., :7], 0.5, "auto")
+        path.module.tail(y[..., :7], "0.5", "auto")
+    assert sys.getrefcount(size) == before
+    out = path.module.tail(y[..., :7], 0.5, "auto")
+    assert sys.getrefcount(out) == 2
+    gone = weakref.ref(out)
+    del out
+    gc.collect()
+    assert gone() is None
+    path.module.clear()
+    assert path.module.counts()[2] == 0
+    assert sys.getrefcount(size) < before
+
+
+def test_memory_does_not_grow(path: Calls) -> None:
+    path.plan = plan(ONE, workspace=512, counters=4)
+    y = y_like()
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for rounds in range(2):
+        for _ in range(100_000):
+            path.module.tail(y, 0.5, "auto")
+            path.module.tail(y, 0.5, 1)
+        if not rounds:
+            start = resident()
+    assert resident() - start < 1 << 20
+
+
+def test_threads(path: Calls) -> None:
+    path.plan = plan(ONE, workspace=512, counters=4)
+    barrier, failures = Barrier(8), []
+
+    def work(seed: int) -> None:
+        barrier.wait()
+        try:
+            for i in range(2000):
+                y = torch.rand(2, 3, 1 + (i * seed) % 300)
+                out = path.module.tail(y, 0.5, "auto")
+                assert out is not None and out.shape == (2, 3, 1, 1)
+                if i % 500 == seed:
+                    path.module.clear()
+        except BaseException as error:  # reported by the test
+            failures.append(error)
+
+    threads = [Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+PROGRAM = """
+import os, sys, torch
+sys.path.insert(0, {root!r})
+from tests.runtime import test_native as t
+from pathlib import Path
+from runtime import native
+build = native.Build(); build.done(wait=True)
+driver = t.Driver(Path({library!r}))
+driver.set(device=0, parameters=8)
+path = t.Calls(native.load(build.target), driver)
+path.plan = t.plan(t.ONE, workspace=512, counters=4)
+y = torch.rand(2, 3, 4, 5)
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # In a child CUDA does not work: everything goes through Python, which says so.
+        "assert path.module.tail(y, 0.5, 'auto') is not None\npid = os.fork()\n"
+        "if not pid: os._exit(path.module.tail(y, 0.5, 'auto') is not None)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\nassert path.module.tail(y, 0.5, 'auto') is not None",
+        # At the end of the interpreter outputs and plans are still there.
+        "kept = [path.module.tail(y, 0.5, 'auto') for _ in range(10)]",
+        "import threading\nout = path.module.tail(y, 0.5, 'auto')\n"
+        "threading.Thread(target=lambda: [path.module.tail(y, 0.5, 'auto') for _ in range(10**7)], daemon=True).start()",
+    ],
+    ids=["fork", "end", "end with a thread at work"],
+)
+def test_processes(library: Path, code: str) -> None:
+    program = PROGRAM.format(root=str(ROOT), library=str(library)) + code
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
