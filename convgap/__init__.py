@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from convgap import fast
 from convgap.explanation import Explanation, explain, warmup
 from convgap.functions import conv_transpose2d_multiply_gap, multiply_gap
 from convgap.fusion import Fusion, fuse
@@ -30,6 +33,7 @@ def status(device: torch.device | str | None = None) -> list[Status]:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
-    return [status_of(name, device) for name in BACKENDS]
+    found = [status_of(name, device) for name in BACKENDS]
+    return [replace(s, calls=fast.state()) if s.how == "compiled" else s for s in found]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convgap import selection
+from convgap import fast, selection
 from convgap.torch_op.kernels import planes_problem, problem_of, weighted_problem
 from convgap.torch_op.schemas import ONE_BAND
 from runtime import call, refused
@@ -71,6 +71,7 @@ def warmup(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explan
     Probes the backends, and compiles and loads every kernel that a call of this kind needs. Call it before capturing a
     CUDA graph. Leaves every .grad as it is. Waits for the device. Raises whatever the call raises.
     """
+    fast.wait()
     recorder = _Recorder()
     with recorder:
         outputs = tree_leaves(function(*args, **kwargs))

@@ -51,6 +51,8 @@ class Status:
     """"compiled", "interpreter" or "torch operations"; empty if not usable."""
     reason: str
     """Why it is not usable; empty if it is."""
+    calls: str = ""
+    """How ordinary eager calls get to compiled kernels: "native", or why they go through Python."""
 
 
 def check_name(backend: str) -> None:

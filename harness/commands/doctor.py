@@ -11,6 +11,7 @@ from dataclasses import asdict
 import torch
 
 import convgap
+from convgap import fast
 from harness.console import console
 from harness.records.environment import environment as environment_of
 from harness.show.text import print_lines
@@ -21,6 +22,8 @@ FAST = ("triton", "cupy")
 VARIABLES = (
     "TRITON_INTERPRET",
     "CONVGAP_BACKEND",
+    "CONVGAP_NATIVE",
+    "CONVGAP_CACHE_DIR",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME",
     "CUDA_PATH",
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what is here; 0 if triton or cupy is usable, 1 if neither is."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    calls = fast.wait() if device.type == "cuda" else "no CUDA device"
     telemetry = Telemetry(device) if device.type == "cuda" else None
     environment = environment_of(device, telemetry)
     backends = {status.name: status for status in convgap.status(device)}
@@ -53,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
                 name: {"usable": status.usable, "how": status.how, "reason": status.reason}
                 for name, status in backends.items()
             },
+            "native_calls": calls,
             "fast_backend_usable": usable,
         }
         print(json.dumps(found, indent=1))
@@ -72,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         lines.append(
             f"{name:<10} {f'usable, {status.how}' if status.usable else f'not usable: {status.reason}'}"
         )
+    lines.append(f"calls      {calls}")
     print_lines(out, lines)
     if not usable:
         print_lines(out, ["", "neither triton nor cupy is usable"])

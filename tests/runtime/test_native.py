@@ -1,4 +1,4 @@
-"""The native call path against a stand-in for the CUDA driver, on CPU tensors: what it launches, and what it leaves alone."""
+"""The native call path on CPU tensors, against a stand-in for the driver: what it launches, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_calls_that_are_not_ordinary(path: Calls) -> None:
         assert path.module.tail(y, 0.5, "auto") is not None
         assert path.module.tail(y_like(), 0.5, "auto") is not None
     path.driver.launched()
-    for change in (dict(capturing=1), dict(device=1), dict(context_status=201), dict(status=700)):
+    for change in ({"capturing": 1}, {"device": 1}, {"context_status": 201}, {"status": 700}):
         path.driver.set(**change)
         assert path.module.tail(y, 0.5, "auto") is None
         path.driver.set(capturing=0, device=0, context_status=0, status=0)
@@ -321,8 +321,9 @@ def test_a_planner_that_fails_is_asked_again_and_an_interrupt_is_not_lost(path: 
     path.plan = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         path.module.tail(y, 0.5, "auto")
-    for wrong in ((), plan(), plan(*[ONE] * 3), plan((1, 1, 1, 1, 0, ((99, 0),))), plan((1, 1, 1, 1, 0, ((POINTER, 4),))),
-                  plan((1, 1, 1, 1, 0, ((INTEGER, 0),) * 65)), "plan", plan((1, 2))):  # fmt: skip
+    arguments: tuple[Any, ...] = ((99, 0),), ((POINTER, 4),), ((INTEGER, 0),) * 65
+    of_launches = [plan((1, 1, 1, 1, 0, wrong)) for wrong in arguments]
+    for wrong in ((), "plan", plan(), plan(*[ONE] * 3), plan((1, 2)), *of_launches):
         path.plan = wrong
         assert path.module.tail(y, 0.5, "auto") is None
     path.plan = plan(ONE)
@@ -418,7 +419,8 @@ y = torch.rand(2, 3, 4, 5)
         # At the end of the interpreter outputs and plans are still there.
         "kept = [path.module.tail(y, 0.5, 'auto') for _ in range(10)]",
         "import threading\nout = path.module.tail(y, 0.5, 'auto')\n"
-        "threading.Thread(target=lambda: [path.module.tail(y, 0.5, 'auto') for _ in range(10**7)], daemon=True).start()",
+        "work = lambda: [path.module.tail(y, 0.5, 'auto') for _ in range(10**7)]\n"
+        "threading.Thread(target=work, daemon=True).start()",
     ],
     ids=["fork", "end", "end with a thread at work"],
 )
