@@ -30,6 +30,14 @@ template <> __device__ __forceinline__ bfloat16 narrow<bfloat16, float>(float va
     return result;
 }
 
+// From double by way of float.
+template <> __device__ __forceinline__ half narrow<half, double>(double value) { return narrow<half>((float)value); }
+template <> __device__ __forceinline__ bfloat16 narrow<bfloat16, double>(double value) { return narrow<bfloat16>((float)value); }
+
+// a * b + c, rounded once.
+__device__ __forceinline__ float mad(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ double mad(double a, double b, double c) { return __fma_rn(a, b, c); }
+
 // Read-only path, and out of L1 first: every element of a plane is used once.
 template <int BYTES> struct load_bits;
 template <> struct load_bits<2> { static __device__ __forceinline__ void at(const void* p, void* to) {
@@ -85,3 +93,26 @@ __device__ __forceinline__ double load_coherent(const double* p) {
     asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(value) : "l"(p) : "memory");
     return value;
 }
+template <class T> __device__ __forceinline__ vec<T, 16 / sizeof(T)> load_coherent(const vec<T, 16 / sizeof(T)>* p) {
+    vec<T, 16 / sizeof(T)> value;
+    unsigned* word = (unsigned*)&value;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3]) : "l"(p) : "memory");
+    return value;
+}
+template <class T> __device__ __forceinline__ vec<T, 1> load_coherent(const vec<T, 1>* p) { return {load_coherent(&p->at[0])}; }
+
+// Shared memory of as many bytes as the launch says.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+// Begins to copy `count` elements into shared memory, by all threads of the block, in whole aligned accesses: from the last
+// one that begins at or before them. Returns how many elements come before the first. copy_wait, and a barrier, end it.
+template <class T> __device__ __forceinline__ int copy_async(unsigned char* to, const T* from, int count) {
+    int before = (long long)from % 16 / (int)sizeof(T), bytes = (before + count) * (int)sizeof(T);
+    unsigned place = (unsigned)__cvta_generic_to_shared(to);
+    for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place + i), "l"((const char*)(from - before) + i),
+                     "r"(min(16, bytes - i)) : "memory");
+    return before;
+}
+__device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }

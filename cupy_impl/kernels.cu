@@ -2,233 +2,299 @@
 //
 //     multiply_gap         out[n, c]  = multiplier / (H*W) * sum of y[n, c]
 //     multiply_gap_flat    the same, for small planes that lie one behind the other
-//     band_sums            T[n, ci, kh, kw] = sum of x[n, ci] over the band of tap (kh, kw)
+//     band_sums            T[n, ci, rb, cb] = sum of x[n, ci] over row band rb and column band cb
 //     contract             out[n, co] = multiplier * (bias[co] + 1/(Hout*Wout) * sum of T * weight)
 //     band_sums_contract   both in one launch, for weights that are small beside the planes
-//     expand               D[n, ci, kh, kw] = multiplier/(Hout*Wout) * sum over co of grad * weight
-//     band_fill            dx[n, ci, h, w]  = sum of D[n, ci] over the taps whose band holds (h, w)
+//     planes_contract      both in one launch, for small planes: a matrix product, one operand made of x on the way in
+//     expand               d[n, ci, rb, cb] = multiplier/(Hout*Wout) * sum over co of grad * weight
+//     band_fill            dx[n, ci, h, w]  = sum of d[n, ci] over the bands that hold (h, w)
 //     weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T
 //
-// A block works on tiles of BP planes x BR rows x BC columns and walks down the rows, so that every
-// thread keeps its columns: bands of columns cost nothing in the stream. A plane larger than ROWS x BC
-// is cut in parts. A group of the convolution is a run of CI planes in and CO planes out, and
-// everything but weight_grad treats (sample, group) as one index. Planes stored column by column come with
-// rows and columns SWAPPED, and only the taps of sums and weights keep their places. Offsets up to the first row of a
-// part are 64-bit; inside a part, row and column numbers are 32-bit.
+// Sizes and strides are arguments. One compilation makes one kernel, and what fixes its code are macros: KERNEL_<name>,
+// ELEMENT and ACC (types), THREADS (most threads of a block), the bands (BEFORE_H, AFTER_H, TAPS_H and the same of W),
+// and the uppercase constants that each part names.
 //
-// One compilation makes one kernel. What fixes its code are macros: KERNEL_<name>, ELEMENT and ACC
-// (types), SIZE (int, or long long for planes past 2^31), THREADS and BLOCKS (resident blocks per
-// multiprocessor to aim at), VEC elements per access along AXIS (1 planes, 2 rows, 3 columns), and
-// the uppercase constants that Triton calls constexpr: all sizes and strides but those of the batch.
+// Row band rb is rows [before_h[rb], H - after_h[rb]) of the input, and what the kernel rows [taps_h[rb], taps_h[rb + 1])
+// see; columns likewise. before falls and after grows with the band. Weights of taps with equal bands are added before
+// they meet T. Planes stored column by column come with rows and columns SWAPPED: only in T and in the weights do bands and
+// taps keep the tensor's order.
 
 typedef long long index_t;
 
-// Input interval [lo, hi) that kernel index k sends inside [0, out); / only sees numbers >= 0.
-__device__ __forceinline__ void band(int k, SIZE size, SIZE out, int s, int p, int d, SIZE& lo, SIZE& hi) {
-    lo = (max(p - k * d, 0) + s - 1) / s;
-    hi = min(size, max(out - 1 + p - k * d + s, (SIZE)0) / s);
+__device__ __forceinline__ bool finite(ACC value) { return value - value == 0; }
+
+#ifdef BEFORE_H
+__device__ constexpr index_t before_h[] = {BEFORE_H}, after_h[] = {AFTER_H}, before_w[] = {BEFORE_W}, after_w[] = {AFTER_W};
+__device__ constexpr int taps_h[] = {TAPS_H}, taps_w[] = {TAPS_W};
+constexpr int RB = sizeof(before_h) / sizeof(index_t), CB = sizeof(before_w) / sizeof(index_t), SUMS = RB * CB;
+
+// Place of bands (rb, cb) in the sums of a plane.
+__device__ __forceinline__ int sum_at(int rb, int cb) { return SWAPPED ? cb * RB + rb : rb * CB + cb; }
+
+// Whether the bands hold anything: a weight that never meets x must not turn 0 into NaN.
+__device__ __forceinline__ bool lands(int rb, int cb, index_t H, index_t W) {
+    return before_h[rb] + after_h[rb] < H && before_w[cb] + after_w[cb] < W;
 }
 
-// [lo, hi) inside [start, start + length), counted from start.
-__device__ __forceinline__ void clip(SIZE lo, SIZE hi, index_t start, int length, int& from, int& to) {
-    from = (int)min(max(lo - start, 0LL), (index_t)length);
-    to = (int)min(max(hi - start, 0LL), (index_t)length);
-}
-
-// red[COUNT][WIDTH] -> red[0][WIDTH], as a tree: one order, whatever the timing. Long loops that run once a
-// block stay rolled, here and below: after a cold start the code itself comes from memory.
-template <int COUNT, int WIDTH> __device__ __forceinline__ void reduce(ACC* red) {
-    __syncthreads();
-    #pragma unroll
-    for (int half = COUNT / 2; half > 0; half /= 2) {
-        #pragma unroll 1
-        for (int i = threadIdx.x; i < half * WIDTH; i += THREADS) red[i] += red[i + half * WIDTH];
-        __syncthreads();
-    }
-}
-
-#ifdef KH
-// Place of tap (kh, kw) in the sums and the weights of a plane.
-__device__ __forceinline__ int tap_at(int kh, int kw) { return SWAPPED ? kw * KH + kh : kh * KW + kw; }
-
-// Whether the tap's band holds anything: a weight that never meets x must not turn 0 into NaN.
-__device__ __forceinline__ bool lands(int tap) {
-    SIZE row_lo, row_hi, col_lo, col_hi;
-    band(SWAPPED ? tap % KH : tap / KW, H, H_OUT, SH, PH, DH, row_lo, row_hi);
-    band(SWAPPED ? tap / KH : tap % KW, W, W_OUT, SW, PW, DW, col_lo, col_hi);
-    return row_lo < row_hi && col_lo < col_hi;
+// [from, size - after) inside [start, start + length), counted from start.
+struct Range { int lo, hi; };
+__device__ __forceinline__ Range clip(index_t from, index_t to, index_t start, int length) {
+    return {(int)min(max(from - start, 0LL), (index_t)length), (int)min(max(to - start, 0LL), (index_t)length)};
 }
 #endif
 
-#ifdef BR
-// Threads of a tile: AXIS runs fastest over the lanes, then what is left of planes, columns, rows.
-constexpr int VP = AXIS == 1 ? VEC : 1, VR = AXIS == 2 ? VEC : 1, VC = AXIS == 3 ? VEC : 1;
-constexpr int TP = BP / VP, TC = BC / VC, FREE = THREADS / (TP * TC);
-constexpr int TR = FREE < BR / VR ? FREE : BR / VR, UNROLL = BR / (TR * VR);
-static_assert(TP * TC <= THREADS && TR >= 1, "the tile does not fit the block");
+#ifdef KH
+constexpr int KK = KH * KW;
 
-// First row of thread t in the tile.
-__device__ __forceinline__ int row_of(int t) { return (AXIS == 1 ? t / TP / TC : AXIS == 2 ? t : t / TC) % TR * VR; }
+// Band of each kernel index.
+template <int K> struct Inverse { int of[K]; };
+template <int K> __device__ constexpr Inverse<K> invert(const int* taps) {
+    Inverse<K> band{};
+    for (int k = 0, b = 0; k < K; k++) {
+        if (k == taps[b + 1]) b++;
+        band.of[k] = b;
+    }
+    return band;
+}
+__device__ constexpr Inverse<KH> band_h = invert<KH>(taps_h);
+__device__ constexpr Inverse<KW> band_w = invert<KW>(taps_w);
+
+// Place of tap (kh, kw) in the weights of a pair of planes.
+__device__ __forceinline__ int tap_at(int kh, int kw) { return SWAPPED ? kw * KH + kh : kh * KW + kw; }
+
+// total + t * weight for one tap of the bands after the other: what a sum of weights must not be used for where it, or t, is
+// infinite or NaN.
+__device__ __noinline__ ACC add_taps(ACC total, ACC t, const ELEMENT* weight, int rb, int cb) {
+    #pragma unroll 1
+    for (int kh = taps_h[rb]; kh < taps_h[rb + 1]; kh++)
+        #pragma unroll 1
+        for (int kw = taps_w[cb]; kw < taps_w[cb + 1]; kw++) total = mad(t, widen(weight[tap_at(kh, kw)]), total);
+    return total;
+}
+#endif
+
+// ---- Reading planes ----------------------------------------------------------------------------------------------------
+//
+// A block has `planes` planes of one sample, and walks down `rows` rows of `cols` columns of them: a part. Threads
+// are dealt out in one of two ways.
+//
+// AXIS 3: VEC elements of a row. `lanes` threads share a plane. A step is `step` whole rows, that is `accesses`
+// accesses, one for each of the first lanes: so a thread keeps its columns, and bands of columns cost nothing in the stream.
+// Where a plane is one RUN of memory, the accesses of a step run on from one row to the next. If it may begin anywhere (RUN 2),
+// the stream begins at the first aligned place, and what the lanes have added up then goes to those that would have had it
+// otherwise: so bits do not depend on the address.
+// AXIS 1: VEC planes at one place (channels_last). The core is a rectangle, and all around it are rims.
+//
+// The core is what every band holds: [before(0), size - after(last)). The rims are what is in some bands.
+
+#ifdef AXIS
+typedef vec<ELEMENT, VEC> access;
+constexpr int OWN = AXIS == 1 ? VEC : 1;   // planes of a thread
+typedef vec<ELEMENT, OWN> rim_access;
 
 struct Place {
-    int tile, part, parts, ng, ci, rows;   // ci: first plane of the block
-    index_t r0, col0;
-    int p, r, c;                           // this thread's first plane, row, column in the tile
-    bool active;
+    index_t n, r0, c0;
+    int tile, part, first, rows, cols, p, lane;   // first: plane of the block; p: this thread's plane, from there
 };
 
-// Place of this block: parts run fastest, then blocks of BP planes, then (sample, group).
-__device__ __forceinline__ Place locate(int planes) {
+// Place of this block and thread: parts run fastest, then blocks of planes, then samples.
+__device__ __forceinline__ Place locate(int blocks, int parts, int cuts, index_t H, index_t W, int rows, int cols, int planes,
+                                        int lanes) {
     Place at;
-    constexpr int row_parts = (int)(((index_t)H + ROWS - 1) / ROWS);
-    at.parts = row_parts * (int)(((index_t)W + BC - 1) / BC);
-    at.part = blockIdx.x % at.parts;
-    at.tile = blockIdx.x / at.parts;
-    int blocks = (planes + BP - 1) / BP;
-    at.ng = at.tile / blocks;
-    at.ci = at.tile % blocks * BP;
-    at.r0 = (index_t)(at.part % row_parts) * ROWS;
-    at.col0 = (index_t)(at.part / row_parts) * BC;
-    at.rows = (int)min((index_t)ROWS, (index_t)H - at.r0);
-    int t = threadIdx.x;
-    at.active = t < TP * TC * TR;
-    at.p = (AXIS == 1 ? t % TP : AXIS == 2 ? t / TR / TC : t / TC / TR) * VP;
-    at.c = (AXIS == 1 ? t / TP % TC : AXIS == 2 ? t / TR % TC : t % TC) * VC;
-    at.r = row_of(t);
+    at.tile = parts == 1 ? blockIdx.x : blockIdx.x / parts;
+    at.part = blockIdx.x - at.tile * parts;
+    int n = blocks == 1 ? at.tile : at.tile / blocks, across = cuts == 1 ? at.part : at.part / cuts;
+    at.n = n;
+    at.first = (at.tile - n * blocks) * planes;
+    at.r0 = (index_t)(at.part - across * cuts) * rows;
+    at.c0 = (index_t)across * cols;
+    if (cuts == parts) at.r0 = (index_t)at.part * rows, at.c0 = 0;
+    at.rows = (int)min((index_t)rows, H - at.r0);
+    at.cols = (int)min((index_t)cols, W - at.c0);
+    int t = threadIdx.x, turn = AXIS == 1 ? planes / VEC : lanes;
+    int q = turn == 1 ? t : t / turn, r = t - q * turn;
+    at.p = AXIS == 1 ? r * VEC : q;
+    at.lane = AXIS == 1 ? q : r;
     return at;
 }
 
-// Add one step of this thread's rows, the first at p. WHOLE tiles go without a mask: a load is one instruction then.
-template <bool WHOLE> __device__ __forceinline__ void add_tile(const ELEMENT* p, int left, ACC (&acc)[VEC]) {
-    typedef vec<ELEMENT, VEC> access;
-    access tile[UNROLL];
-    #pragma unroll
-    for (int u = 0; u < UNROLL; u++)
-        tile[u] = WHOLE || u * TR * VR < left ? load_streaming((const access*)(p + u * TR * VR * STRIDE_H)) : access{};
-    #pragma unroll
-    for (int u = 0; u < UNROLL; u++)
-        for (int e = 0; e < VEC; e++) acc[e] += widen(tile[u].at[e]);
-}
-
-// Sum of rows [lo, hi) of the tile's planes and columns, still spread over the threads' rows.
-__device__ __forceinline__ void stream_rows(const ELEMENT* thread, bool inside, int r, int lo, int hi, ACC (&acc)[VEC]) {
-    for (int e = 0; e < VEC; e++) acc[e] = 0;
-    if (!inside) return;
-    // All lanes of a warp take a whole step, or none: else those of its first row would wait for what they load
-    // before those of its last row, `behind` this one, load.
-    int left = hi - lo - r, behind = row_of(threadIdx.x | 31) - r;
-    const ELEMENT* p = thread + (lo + r) * STRIDE_H;
+// acc plus `count` accesses and `tail` elements by the threads of a plane, of which this has numbers lane, lane + by, ...;
+// next(p) moves on by `by`. All lanes take a whole round of UNROLL, or none does: then a load is one instruction, without a mask.
+template <class Next> __device__ __forceinline__ void stream(const ELEMENT* p, int lane, int by, int count, int tail,
+                                                             ACC (&acc)[VEC], Next next) {
+    access held[UNROLL];
     #pragma unroll 1
-    for (; left - behind > (UNROLL - 1) * TR * VR; left -= BR, p += BR * STRIDE_H) add_tile<true>(p, left, acc);
-    if (left > 0) add_tile<false>(p, left, acc);
-}
-#endif
-
-#if defined(BR) && defined(KH)
-// Rows of a part that bands hold, counted from r0. Both ends of a band fall as kh grows, so
-// [lo(0), hi(KH - 1)) is in every band: the core. The few rows before and after it are in some: the
-// rims. Where the core is empty, the rims hold everything.
-struct Rows {
-    int core_lo, core_hi, rim_lo, top, rims;   // top: rims before the core
-    __device__ __forceinline__ int rim(int j) const { return j < top ? rim_lo + j : core_hi + j - top; }
-};
-
-__device__ __forceinline__ Rows split_rows(const Place& at) {
-    SIZE first_lo, first_hi, last_lo, last_hi;
-    band(0, H, H_OUT, SH, PH, DH, first_lo, first_hi);
-    band(KH - 1, H, H_OUT, SH, PH, DH, last_lo, last_hi);
-    Rows rows;
-    int rim_hi;
-    clip(first_lo, max(first_lo, last_hi), at.r0, at.rows, rows.core_lo, rows.core_hi);
-    clip(last_lo, first_hi, at.r0, at.rows, rows.rim_lo, rim_hi);
-    rows.top = rows.core_lo - rows.rim_lo;
-    rows.rims = rows.top + max(0, rim_hi - rows.core_hi);
-    return rows;
-}
-
-// Lanes of a warp on neighbouring columns are NEXT apart; LANES of them add up before shared memory sees them.
-constexpr int NEXT = AXIS == 1 ? TP : 1;
-constexpr int LANES = NEXT >= 32 ? 1 : TC < 32 / NEXT ? TC : 32 / NEXT;
-// Kernel columns that fit in 16 KiB of shared memory at a time, core and rims.
-constexpr int ROOM = 16384 / (int)sizeof(ACC) / (2 * TC / LANES * TR * BP), KWC = KW < ROOM ? KW : ROOM;
-constexpr int SLOTS = 2 * TR * BP * KWC, RED = TC / LANES * SLOTS;
-
-// One row of the columns, over the column band of kw: into red[block of columns][half][row][plane][kw].
-__device__ __forceinline__ void store_columns(const Place& at, const ACC (&column)[VEC], int half, int x, int left,
-                                              int right, ACC* red) {
-    ACC* own = red + at.c / VC / LANES * SLOTS + ((half * TR + at.r) * BP + at.p) * KWC + x;
-    bool first = at.active && at.c / VC % LANES == 0;
-    ACC total = 0;
-    for (int e = 0; e < VEC; e++) {
-        bool counts = AXIS == 3 ? e >= left && e < right : left <= 0 && right > 0;
-        total = counts ? total + column[e] : total;
-        if (AXIS != 1 && e < VEC - 1) continue;
-        for (int lanes = LANES / 2; lanes > 0; lanes /= 2)
-            total += __shfl_xor_sync(0xffffffffu, total, lanes * NEXT);
-        if (first) own[AXIS == 1 ? e * KWC : 0] = total;
-        total = 0;
+    for (; count >= UNROLL * by; count -= UNROLL * by) {
+        #pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            held[u] = load_streaming((const access*)p);
+            next(p);
+        }
+        #pragma unroll
+        for (int u = 0; u < UNROLL; u++)
+            for (int e = 0; e < VEC; e++) acc[e] += widen(held[u].at[e]);
     }
+    if (lane >= count + (tail > 0)) return;
+    #pragma unroll
+    for (int u = 0; u < UNROLL; u++) {
+        held[u] = access{};
+        if (lane + u * by < count) held[u] = load_streaming((const access*)p);
+        else if (RUN && lane + u * by == count)
+            for (int e = 0; e < VEC - 1; e++)
+                if (e < tail) held[u].at[e] = p[e];
+        next(p);
+    }
+    #pragma unroll
+    for (int u = 0; u < UNROLL; u++)
+        for (int e = 0; e < VEC; e++) acc[e] += widen(held[u].at[e]);
 }
 
-// sink(p, tap, sum of plane p over the band of the tap), within this part, from as many threads as there
-// are sums. thread: row r0 of this thread's plane and column. red: RED elements.
-template <class Sink> __device__ __forceinline__ void sum_bands(const Place& at, const ELEMENT* thread, int planes,
-                                                                ACC* red, Sink sink) {
-    typedef vec<ELEMENT, VEC> access;
-    constexpr int SUMS = BP * KH * KWC, PER = (SUMS + THREADS - 1) / THREADS;
-    Rows rows = split_rows(at);
-    bool inside = at.active && at.ci + at.p < planes && at.col0 + at.c < W;
-    auto load_rim = [&](int j) {
-        return inside && j < rows.rims ? load_streaming((const access*)(thread + rows.rim(j) * STRIDE_H)) : access{};
+// Sums made at a time, each in a register: as many as leave room for the stream's.
+constexpr int CBC = CB < 4 ? CB : 4, ROOM = 16 / OWN / CBC, RBC = RB < ROOM ? RB : ROOM < 1 ? 1 : ROOM, CHUNK = RBC * CBC;
+// Warps, or groups of fewer than 32 lanes, that each have a sum of their own in the end.
+constexpr int GROUPS = 32, RED = GROUPS * CHUNK * PLANES;
+
+// sink(p, rb, cb, sum of plane p of the block over these bands), within this part, once for each. `plane`: the part's first
+// element in this thread's plane. red: RED elements.
+template <class Sink> __device__ __forceinline__ void sum_bands(
+    const Place& at, const ELEMENT* plane, bool live, int planes, index_t H, index_t W, index_t stride_h, index_t stride_w,
+    int cols, int step, int accesses, int lanes, ACC* red, Sink sink) {
+    Range core = clip(before_h[0], max(before_h[0], H - after_h[RB - 1]), at.r0, at.rows);
+    Range rims = clip(before_h[RB - 1], H - after_h[0], at.r0, at.rows);
+    Range middle = clip(before_w[0], max(before_w[0], W - after_w[CB - 1]), at.c0, at.cols);
+    int width = AXIS == 1 ? middle.hi - middle.lo : at.cols;
+    if (width == 0) core.hi = core.lo;
+    // Rims: whole rows before and after the core, then what lies beside it. Row and column of number j:
+    int top = core.lo - rims.lo, outer = (top + max(0, rims.hi - core.hi)) * at.cols;
+    int all = outer + (at.cols - width) * (core.hi - core.lo);
+    auto rim_at = [&](int j, int& row, int& col) {
+        bool beside = AXIS == 1 && j >= outer;
+        int length = beside ? at.cols - width : at.cols;
+        j -= beside ? outer : 0;
+        row = j / length;
+        col = j - row * length;
+        if (beside && col >= middle.lo) col += width;
+        row += beside ? core.lo : row < top ? rims.lo : core.hi - top;
     };
-    // The first rim row of a thread is asked for before the stream and used after it; most have one.
-    access first = load_rim(at.r);
-    ACC core[VEC];
-    stream_rows(thread, inside, at.r, rows.core_lo, rows.core_hi, core);
+    auto load_rim = [&](int j) {
+        if (!live || j >= all) return rim_access{};
+        int row, col;
+        rim_at(j, row, col);
+        return load_streaming((const rim_access*)(plane + row * stride_h + col * stride_w));
+    };
+    // The first rims of a thread are asked for before the stream and used after it.
+    rim_access first = load_rim(at.lane), second = load_rim(at.lane + lanes);
+    ACC own[VEC] = {};
+    int col = 0;   // of own[0]
+    if (AXIS == 3) {
+        int q = at.lane * VEC, row = q / cols, length = (core.hi - core.lo) * cols;
+        col = q - row * cols;
+        const ELEMENT* p = plane + core.lo * stride_h;
+        int shift = RUN == 2 ? min(length, (int)-((index_t)p / (int)sizeof(ELEMENT)) & (VEC - 1)) : 0;
+        int count = (length - shift) / VEC, tail = length - shift - count * VEC;
+        index_t hop = RUN ? accesses * VEC : step * stride_h;
+        if (live && at.lane < accesses && (RUN || col < at.cols)) {
+            // What comes before the first aligned place is first in the sums of the last lane.
+            for (int e = 0; e < VEC && RUN == 2; e++)
+                if (at.lane == accesses - 1 && e >= VEC - shift) own[e] = widen(p[shift + e - VEC]);
+            p += RUN ? shift + q : row * stride_h + col * stride_w;
+            stream(p, at.lane, accesses, count, tail, own, [&](const ELEMENT*& at) { at += hop; });
+        }
+        if (RUN == 2) {
+            __shared__ ACC turned[THREADS * VEC];
+            ACC* mine = turned + at.p * lanes * VEC;
+            for (int e = 0; e < VEC; e++)
+                if (at.lane < accesses) mine[q + e + shift < accesses * VEC ? q + e + shift : q + e + shift - accesses * VEC] = own[e];
+            __syncthreads();
+            for (int e = 0; e < VEC; e++)
+                if (at.lane < accesses) own[e] = mine[q + e];
+        }
+    } else if (live && width > 0) {
+        int row = at.lane / width, down = lanes / width, across = lanes - down * width, c = at.lane - row * width;
+        index_t hop = down * stride_h + across * stride_w, wrap = stride_h - width * stride_w;
+        stream(plane + (core.lo + row) * stride_h + (middle.lo + c) * stride_w, at.lane, lanes, (core.hi - core.lo) * width, 0,
+               own, [&](const ELEMENT*& at) {
+                   at += hop;
+                   c += across;
+                   if (c >= width) c -= width, at += wrap;
+               });
+    }
     #pragma unroll 1
-    for (int kw0 = 0; kw0 < KW; kw0 += KWC) {
-        ACC totals[PER] = {};
+    for (int rb0 = 0; rb0 < RB; rb0 += RBC)
         #pragma unroll 1
-        for (int j0 = 0; j0 == 0 || j0 < rows.rims; j0 += TR) {
-            access rim = j0 == 0 ? first : load_rim(j0 + at.r);
-            ACC wide[VEC];
-            for (int e = 0; e < VEC; e++) wide[e] = widen(rim.at[e]);
-            // Columns first: that costs what there are rows, the core and the rims, and not per kh.
+        for (int cb0 = 0; cb0 < CB; cb0 += CBC) {
+            ACC sums[CHUNK][OWN] = {};
+            // The core is in every band of rows; in AXIS 1, of columns too.
             #pragma unroll
-            for (int x = 0; x < KWC; x++) {
-                SIZE lo, hi;
-                band(kw0 + x, W, W_OUT, SW, PW, DW, lo, hi);
-                int left = (int)max(lo - at.col0, 0LL) - at.c, right = (int)min(hi - at.col0, (index_t)BC) - at.c;
-                store_columns(at, core, 0, x, left, right, red);
-                store_columns(at, wide, 1, x, left, right, red);
-            }
-            reduce<TC / LANES, SLOTS>(red);
-            #pragma unroll
-            for (int u = 0; u < PER; u++) {
-                int i = threadIdx.x + u * THREADS, p = i / (KH * KWC), kh = i / KWC % KH, x = i % KWC, from, to;
-                if (i >= SUMS) break;
-                SIZE lo, hi;
-                band(kh, H, H_OUT, SH, PH, DH, lo, hi);
-                clip(lo, hi, at.r0, at.rows, from, to);
-                #pragma unroll 8
-                for (int r = 0; r < TR; r++) {
-                    int row = rows.rim(j0 + r);
-                    if (j0 == 0) totals[u] += red[(r * BP + p) * KWC + x];
-                    if (j0 + r < rows.rims && row >= from && row < to) totals[u] += red[((TR + r) * BP + p) * KWC + x];
+            for (int x = 0; x < CBC; x++) {
+                int cb = min(cb0 + x, CB - 1);
+                Range band = clip(before_w[cb], W - after_w[cb], at.c0, at.cols);
+                ACC total = 0;
+                if (AXIS == 3) {
+                    int c = col;
+                    #pragma unroll
+                    for (int e = 0; e < VEC; e++) {
+                        total = c >= band.lo && c < band.hi ? total + own[e] : total;
+                        c = c + 1 == cols ? 0 : c + 1;
+                    }
                 }
+                #pragma unroll
+                for (int r = 0; r < RBC; r++)
+                    for (int e = 0; e < OWN; e++) sums[r * CBC + x][e] = AXIS == 3 ? total : own[e];
+            }
+            #pragma unroll 1
+            for (int j = at.lane, i = 0; j < all; j += lanes, i++) {
+                rim_access rim = i == 0 ? first : i == 1 ? second : load_rim(j);
+                int row, c;
+                rim_at(j, row, c);
+                #pragma unroll
+                for (int x = 0; x < CBC; x++) {
+                    int cb = min(cb0 + x, CB - 1);
+                    Range columns = clip(before_w[cb], W - after_w[cb], at.c0, at.cols);
+                    bool inside = c >= columns.lo && c < columns.hi;
+                    #pragma unroll
+                    for (int r = 0; r < RBC; r++) {
+                        int rb = min(rb0 + r, RB - 1);
+                        Range band = clip(before_h[rb], H - after_h[rb], at.r0, at.rows);
+                        bool counts = inside && row >= band.lo && row < band.hi;
+                        for (int e = 0; e < OWN; e++) {
+                            ACC& sum = sums[r * CBC + x][e];
+                            sum = counts ? sum + widen(rim.at[e]) : sum;
+                        }
+                    }
+                }
+            }
+            // Over the lanes of a warp, then over its plane's warps: one order, whatever the timing.
+            int turn = AXIS == 1 ? planes / VEC : 1, near = AXIS == 1 ? 32 / turn : min(lanes, 32);
+            #pragma unroll 1
+            for (int l = near / 2; l > 0; l /= 2)
+                #pragma unroll
+                for (int i = 0; i < CHUNK; i++)
+                    for (int e = 0; e < OWN; e++) sums[i][e] += __shfl_xor_sync(0xffffffffu, sums[i][e], l * turn);
+            // red[group of lanes][plane][sum]; a group is `near` lanes of a plane.
+            int group = AXIS == 1 ? threadIdx.x / 32 : threadIdx.x / near, wide = AXIS == 1 ? planes : 1;
+            if (AXIS == 1 ? threadIdx.x % 32 < turn : threadIdx.x % near == 0)
+                #pragma unroll
+                for (int i = 0; i < CHUNK; i++)
+                    for (int e = 0; e < OWN; e++) red[(group * wide + (AXIS == 1 ? at.p + e : 0)) * CHUNK + i] = sums[i][e];
+            __syncthreads();
+            int count = AXIS == 1 ? (blockDim.x + 31) / 32 : lanes / near, stride = AXIS == 1 ? planes * CHUNK : CHUNK;
+            #pragma unroll 1
+            for (int i = threadIdx.x; i < planes * CHUNK; i += blockDim.x) {
+                int plane = i / CHUNK, sum = i % CHUNK, rb = rb0 + sum / CBC, cb = cb0 + sum % CBC;
+                const ACC* groups = red + (AXIS == 1 ? i : plane * count * CHUNK + sum);
+                ACC total = 0;
+                #pragma unroll 4
+                for (int g = 0; g < count; g++) total += groups[g * stride];
+                if (rb < RB && cb < CB) sink(plane, rb, cb, total);
             }
             __syncthreads();
         }
-        #pragma unroll
-        for (int u = 0; u < PER; u++) {
-            int i = threadIdx.x + u * THREADS, kw = kw0 + i % KWC;
-            if (i < SUMS && kw < KW) sink(i / (KH * KWC), tap_at(i / KWC % KH, kw), totals[u]);
-        }
-    }
 }
 #endif
 
-#ifdef FR
+// ---- Work that is cut in parts -------------------------------------------------------------------------------------------
+
 // True in the last of `blocks` blocks to come here, which sees all that the others stored before they
 // came. The counter is back at 0 for the next launch.
 __device__ __forceinline__ bool arrive(unsigned* counter, int blocks) {
@@ -245,418 +311,797 @@ __device__ __forceinline__ bool arrive(unsigned* counter, int blocks) {
 // Sum of column i over rows from, from + by, ... of partials[rows][width]: in one order, whoever is last,
 // so that bits do not depend on timing. Others wrote them: read from L2.
 __device__ __forceinline__ ACC add_rows(const ACC* partials, int from, int by, int rows, int width, int i) {
+    constexpr int AHEAD = 128 / (int)sizeof(ACC);
     ACC total = 0;
     #pragma unroll 1
-    for (; from < rows; from += by * FR) {
-        ACC some[FR];
+    for (; from < rows; from += by * AHEAD) {
+        ACC some[AHEAD];
         #pragma unroll
-        for (int f = 0; f < FR; f++) {
+        for (int f = 0; f < AHEAD; f++) {
             int row = from + f * by;
             some[f] = row < rows ? load_coherent(partials + (index_t)row * width + i) : 0;
         }
         #pragma unroll
-        for (int f = 0; f < FR; f++) total += some[f];
+        for (int f = 0; f < AHEAD; f++) total += some[f];
     }
     return total;
 }
 
-// Store red[0..WIDTH) as one row of partial outputs. In the last block to come: true, and red[0..WIDTH) is
-// the sum of all rows. red has room for THREADS and for WIDTH.
-template <int WIDTH> __device__ __forceinline__ bool finish(ACC* partials, unsigned* counter, int row, int rows,
-                                                            ACC* red) {
-    // COUNT threads share a column, or a thread has several.
-    constexpr int COUNT = WIDTH < THREADS ? THREADS / WIDTH : 1;
-    #pragma unroll 1
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS) partials[(index_t)row * WIDTH + i] = red[i];
-    if (!arrive(counter, rows)) return false;
-    #pragma unroll 1
-    for (int i = threadIdx.x; i < COUNT * WIDTH; i += THREADS)
-        red[i] = add_rows(partials, COUNT == 1 ? 0 : i / WIDTH, COUNT, rows, WIDTH, i % WIDTH);
-    reduce<COUNT, WIDTH>(red);
-    return true;
+// Steps 6 and 7 of one output: worked out in double and rounded once, for a scale may be beyond float.
+__device__ __forceinline__ void scale_and_store(ACC total, ELEMENT* out, const ELEMENT* bias, const ACC* multiplier,
+                                                double scale, double bias_scale) {
+    // 6 scale and bias
+    double value = (double)total * scale;
+    if (bias) value += bias_scale * (double)widen(*bias);
+    if (multiplier) value *= (double)*multiplier;
+    // 7 store
+    *out = narrow<ELEMENT>(value);
 }
-#endif
 
 #ifdef KERNEL_multiply_gap
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
-    const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier,
-    index_t stride_n, index_t mult_n, index_t mult_c, double scale) {
-    __shared__ ACC red[THREADS * VP];
+extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap(
+    const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c,
+    double scale, int C, index_t H, index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
+    int rows, int cols, int step, int accesses, int lanes, int planes, int blocks, int parts, int cuts, int tensor) {
+    __shared__ ACC red[RED], totals[GROUPS * OWN];
     // 1 who am I
-    Place at = locate(C);
-    index_t n = at.ng;
+    Place at = locate(blocks, parts, cuts, H, W, rows, cols, planes, lanes);
     // 2 addresses
-    const ELEMENT* thread = y + n * stride_n + (at.ci + at.p) * STRIDE_C + at.r0 * STRIDE_H +
-                            (at.col0 + at.c) * STRIDE_W;
-    bool inside = at.active && at.ci + at.p < C && at.col0 + at.c < W;
-    // 3 masked load, 4 accumulate
-    ACC acc[VEC];
-    stream_rows(thread, inside, at.r, 0, at.rows, acc);
-    // 5 reduce
-    if (at.active) {
-        ACC* own = red + ((at.r / VR * TC + at.c / VC) * BP + at.p);
-        ACC total = acc[0];
-        for (int e = 1; e < VEC && AXIS != 1; e++) total += acc[e];
-        own[0] = total;
-        for (int e = 1; e < VEC && AXIS == 1; e++) own[e] = acc[e];
-    }
-    reduce<TR * TC, BP>(red);
-    partials += (index_t)at.tile * at.parts * BP;
-    if (!SINGLE && !finish<BP>(partials, counters + at.tile, at.part, at.parts, red)) return;
-    int c = at.ci + threadIdx.x;
-    if (threadIdx.x < BP && c < C) {
-        // 6 scale
-        ACC total = (ACC)(red[threadIdx.x] * scale);
-        if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
-        // 7 store
-        out[n * C + c] = narrow<ELEMENT>(total);
+    int c = at.first + at.p;
+    const ELEMENT* plane = y + at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
+    partials += (index_t)at.tile * parts * planes;
+    ACC* to = parts == 1 ? totals : partials + at.part * planes;
+    // 3 masked load, 4 accumulate, 5 reduce: a plane is one band
+    sum_bands(at, plane, c < C, planes, H, W, stride_h, stride_w, cols, step, accesses, lanes, red,
+              [&](int p, int, int, ACC total) { to[p] = total; });
+    if (parts > 1 && !arrive(counters + at.tile, parts)) return;
+    #pragma unroll 1
+    for (int p = threadIdx.x; p < planes && at.first + p < C; p += blockDim.x) {
+        ACC total = parts == 1 ? totals[p] : add_rows(partials, 0, 1, parts, planes, p);
+        index_t c = at.first + p;
+        scale_and_store(total, out + at.n * C + c, nullptr, tensor ? multiplier + at.n * mult_n + c * mult_c : nullptr, scale,
+                        0);
     }
 }
 #endif
 
 #ifdef KERNEL_multiply_gap_flat
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
-    const ELEMENT* y, ELEMENT* out, const ACC* multiplier, index_t stride_n, index_t mult_n,
-    index_t mult_c, double scale) {
+// FOLD neighbours are sure to belong to one plane.
+extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap_flat(
+    const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, int C,
+    int plane, index_t stride_n, int planes, int blocks, int lanes, int tensor) {
     typedef vec<ELEMENT, VEC> access;
-    constexpr int LOADS = (BP * PLANE / VEC + THREADS - 1) / THREADS, PIECES = PLANE / FOLD;
-    constexpr int LANES = THREADS / BP < 1 ? 1 : THREADS / BP > 32 ? 32 : THREADS / BP;
-    __shared__ ACC pieces[BP * PIECES];
-    // 1 who am I: BP small planes that lie one behind the other
-    int blocks = (C + BP - 1) / BP;
-    index_t n = blockIdx.x / blocks;
-    int first = blockIdx.x % blocks * BP;
-    // 2 addresses: one run of memory, read in wide loads whatever the size of a plane
-    const access* run = (const access*)(y + n * stride_n + (index_t)first * PLANE);
-    int length = min(BP, C - first) * PLANE / VEC;
-    // 3 masked load
+    __shared__ ACC pieces[(LOADS * THREADS + 1) * VEC / FOLD];
+    // 1 who am I: some small planes that lie one behind the other
+    int sample = blockIdx.x / blocks, first = (blockIdx.x - sample * blocks) * planes;
+    index_t n = sample;
+    // 2 addresses: one run of memory, read in wide loads from the last aligned place before it, whatever the size of a plane
+    const ELEMENT* run = y + n * stride_n + (index_t)first * plane;
+    int length = min(planes, C - first) * plane, before = (index_t)run / (int)sizeof(ELEMENT) & (VEC - 1);
+    run -= before;
+    length += before;
+    // 3 masked load; what an access at either end has of others' elements is not read
     access held[LOADS];
     #pragma unroll
     for (int u = 0; u < LOADS; u++) {
-        int i = threadIdx.x + u * THREADS;
-        held[u] = i < length ? load_streaming(run + i) : access{};
+        int i = (threadIdx.x + u * THREADS) * VEC;
+        held[u] = access{};
+        if (i >= before && i + VEC <= length) held[u] = load_streaming((const access*)(run + i));
+        else
+            for (int e = 0; e < VEC; e++)
+                if (i + e >= before && i + e < length) held[u].at[e] = run[i + e];
     }
     // 4 accumulate what is sure to belong to one plane
     #pragma unroll
-    for (int u = 0; u < LOADS; u++) {
-        int i = threadIdx.x + u * THREADS;
-        if (i >= BP * PLANE / VEC) break;
+    for (int u = 0; u < LOADS; u++)
+        #pragma unroll
         for (int e = 0; e < VEC; e += FOLD) {
             ACC piece = widen(held[u].at[e]);
             for (int f = 1; f < FOLD; f++) piece += widen(held[u].at[e + f]);
-            pieces[(i * VEC + e) / FOLD] = piece;
+            pieces[((threadIdx.x + u * THREADS) * VEC + e) / FOLD] = piece;
         }
-    }
     __syncthreads();
     // 5 regroup by plane and reduce
-    for (int from = 0; from < BP; from += THREADS / LANES) {
-        int p = from + threadIdx.x / LANES, c = first + p;
+    int lane = threadIdx.x % lanes, count = plane / FOLD;
+    #pragma unroll 1
+    for (int p0 = 0; p0 < planes; p0 += THREADS / lanes) {
+        int p = p0 + threadIdx.x / lanes;
         ACC total = 0;
-        if (p < BP)
-            for (int i = threadIdx.x % LANES; i < PIECES; i += LANES) total += pieces[p * PIECES + i];
-        for (int lanes = LANES / 2; lanes > 0; lanes /= 2) total += __shfl_xor_sync(0xffffffffu, total, lanes);
-        if (threadIdx.x % LANES == 0 && p < BP && c < C) {
-            // 6 scale
-            total = (ACC)(total * scale);
-            if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
-            // 7 store
-            out[n * C + c] = narrow<ELEMENT>(total);
-        }
+        #pragma unroll 1
+        for (int i = lane; i < count && p < planes; i += lanes) total += pieces[before / FOLD + p * count + i];
+        #pragma unroll 1
+        for (int l = lanes / 2; l > 0; l /= 2) total += __shfl_xor_sync(0xffffffffu, total, l);
+        index_t c = first + p;
+        if (lane == 0 && p < planes && c < C)
+            scale_and_store(total, out + n * C + c, nullptr, tensor ? multiplier + n * mult_n + c * mult_c : nullptr, scale, 0);
     }
 }
 #endif
 
 #ifdef KERNEL_band_sums
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
-    const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, index_t stride_n) {
-    constexpr int WIDTH = BP * KH * KW;
+extern "C" __global__ void __launch_bounds__(THREADS) band_sums(
+    const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, int C, index_t H, index_t W, index_t stride_n,
+    index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, int step, int accesses, int lanes, int planes,
+    int blocks, int parts, int cuts) {
     __shared__ ACC red[RED];
     // 1 who am I
-    Place at = locate(G * CI);
-    index_t n = at.ng;
+    Place at = locate(blocks, parts, cuts, H, W, rows, cols, planes, lanes);
     // 2 addresses
-    const ELEMENT* thread = x + n * stride_n + (at.ci + at.p) * STRIDE_C + at.r0 * STRIDE_H +
-                            (at.col0 + at.c) * STRIDE_W;
-    int live = min(BP, G * CI - at.ci) * (KH * KW);
-    sums += (n * (G * CI) + at.ci) * (KH * KW);
-    partials += (index_t)at.tile * at.parts * WIDTH;
-    ACC* to = at.parts > 1 ? partials + (index_t)at.part * WIDTH : sums;
+    int c = at.first + at.p, mine = min(planes, C - at.first) * SUMS, wide = planes * SUMS;
+    const ELEMENT* plane = x + at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
+    sums += (at.n * C + at.first) * SUMS;
+    partials += (index_t)at.tile * parts * wide;
+    ACC* to = parts == 1 ? sums : partials + (index_t)at.part * wide;
     // 3 masked load, 4 accumulate, 5 reduce, 7 store
-    sum_bands(at, thread, G * CI, red, [&](int p, int tap, ACC total) {
-        int i = p * (KH * KW) + tap;
-        if (i < live) to[i] = total;
-    });
-    if (at.parts == 1 || !arrive(counters + at.tile, at.parts)) return;
+    sum_bands(at, plane, c < C, planes, H, W, stride_h, stride_w, cols, step, accesses, lanes, red,
+              [&](int p, int rb, int cb, ACC total) {
+                  int i = p * SUMS + sum_at(rb, cb);
+                  if (i < mine) to[i] = total;
+              });
+    if (parts == 1 || !arrive(counters + at.tile, parts)) return;
     #pragma unroll 1
-    for (int i = threadIdx.x; i < live; i += THREADS) {
-        sums[i] = add_rows(partials, 0, 1, at.parts, WIDTH, i);
-    }
-}
-#endif
-
-#ifdef KERNEL_contract
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
-    const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
-    unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale,
-    double bias_scale, int N) {
-    // A thread has every BK-th k of all samples and of PER outputs, OUTS apart; in the end, OWN outputs of one sample.
-    constexpr int KK = KH * KW, LENGTH = CI * KK, STEP = STEPS * BK, OUTS = THREADS / BK, PER = BCO / OUTS;
-    constexpr int WIDTH = BN * BCO, OWN = WIDTH / THREADS, LOADS = BN * STEP / THREADS, NEAR = BCO / OWN;
-    static_assert(OWN * THREADS == WIDTH && PER % OWN == 0 && LOADS * THREADS == BN * STEP,
-                  "every thread has as much as the others");
-    // Lanes of neighbouring k meet different banks.
-    constexpr int ROW = THREADS + 32 / BK, RED = BK * ROW > BN * STEP ? BK * ROW : BN * STEP;
-    __shared__ ACC red[RED > WIDTH ? RED : WIDTH];
-    // 1 who am I: slice of the products of an output, block of outputs of one group, block of samples
-    constexpr int splits = (LENGTH + SLICE - 1) / SLICE, blocks = (CO + BCO - 1) / BCO;
-    int split = blockIdx.y % splits, block = blockIdx.y / splits;
-    index_t g = block / blocks, n0 = (index_t)blockIdx.x * BN;
-    int co0 = block % blocks * BCO, lane = threadIdx.x % BK, o = threadIdx.x / BK;
-    index_t n = n0 + threadIdx.x / NEAR;
-    int co = co0 + threadIdx.x % NEAR;
-    // 2 addresses: k runs over (ci, tap)
-    weight += (g * CI * CO + co0 + o) * KK;
-    sums += (n0 * G + g) * LENGTH;
-    ACC acc[BN][PER] = {};
-    ELEMENT b[OWN];
-    #pragma unroll
-    for (int r = 0; r < OWN; r++) b[r] = BIAS && co + r * NEAR < CO ? bias[g * CO + co + r * NEAR] : ELEMENT{};
-    int end = min(split * SLICE + SLICE, LENGTH);
-    #pragma unroll 1
-    for (int k0 = split * SLICE; k0 < end; k0 += STEP) {
-        // 3 masked load, all of it before the first store: a load may not pass a store that it might
-        // alias. The weights come first, for they are farther away.
-        ELEMENT w[STEPS][PER];
-        ACC t[LOADS];
-        #pragma unroll
-        for (int i = 0; i < STEPS; i++) {
-            int k = k0 + i * BK + lane, ci = k / KK, tap = k % KK;
-            bool live = k < LENGTH && (!EMPTY || lands(tap));
-            for (int u = 0; u < PER; u++)
-                w[i][u] = live && co0 + o + u * OUTS < CO ? weight[((index_t)ci * CO + u * OUTS) * KK + tap] : ELEMENT{};
-        }
-        #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
-            int i = threadIdx.x + j * THREADS, s = i / STEP, k = k0 + i % STEP;
-            t[j] = k < LENGTH && n0 + s < N ? sums[(index_t)s * (G * LENGTH) + k] : 0;
-        }
-        #pragma unroll
-        for (int j = 0; j < LOADS; j++) red[threadIdx.x + j * THREADS] = t[j];
-        __syncthreads();
-        // 4 accumulate
-        #pragma unroll
-        for (int i = 0; i < STEPS; i++)
-            for (int s = 0; s < BN; s++)
-                for (int u = 0; u < PER; u++) acc[s][u] += red[s * STEP + i * BK + lane] * widen(w[i][u]);
-        __syncthreads();
-    }
-    // 5 reduce, one output of every thread at a time
-    ACC own[OWN] = {};
-    #pragma unroll
-    for (int r = 0; r < OWN; r++) {
-        for (int s = 0; s < BN; s++)
-            for (int u = 0; u < PER / OWN; u++)
-                red[lane * ROW + s * NEAR + u * OUTS + o] = acc[s][r * (PER / OWN) + u];
-        __syncthreads();
-        for (int k = 0; k < BK; k++) own[r] += red[k * ROW + threadIdx.x];
-        __syncthreads();
-    }
-    for (int r = 0; r < OWN; r++) red[threadIdx.x + r * THREADS] = own[r];
-    index_t tile = (index_t)blockIdx.x * (gridDim.y / splits) + block;
-    partials += tile * splits * WIDTH;
-    if (splits > 1 && !finish<WIDTH>(partials, counters + tile, split, splits, red)) return;
-    for (int r = 0; r < OWN && n < N && co + r * NEAR < CO; r++) {
-        index_t c = g * CO + co + r * NEAR;
-        // 6 scale and bias
-        ACC total = (ACC)(red[threadIdx.x + r * THREADS] * scale);
-        if (BIAS) total += bias_scale * widen(b[r]);
-        if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
-        // 7 store
-        out[n * (G * CO) + c] = narrow<ELEMENT>(total);
-    }
+    for (int i = threadIdx.x; i < mine; i += blockDim.x) sums[i] = add_rows(partials, 0, 1, parts, wide, i);
 }
 #endif
 
 #ifdef KERNEL_band_sums_contract
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract(
-    const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials,
-    unsigned* counters, const ACC* multiplier, index_t stride_n, index_t mult_n, index_t mult_c, double scale,
-    double bias_scale) {
-    // COUNT threads share the taps of one output.
-    constexpr int COUNT = THREADS / BCO, TAPS = (KH * KW + COUNT - 1) / COUNT;
-    __shared__ ACC red[RED > THREADS ? RED : THREADS];
-    // Aligned, so that no wide read of it holds a number that another thread may write.
-    alignas(16) __shared__ ACC totals[KH * KW];
-    __shared__ bool live[KH * KW];
-    // 1 who am I: a part of one plane, or the same part of PLANES planes, one after the other
-    Place at = locate(CI / PLANES);
-    index_t n = at.ng / G, g = at.ng % G;
-    int row = at.ci * at.parts + at.part, rows = CI / PLANES * at.parts;
-    at.ci *= PLANES;
-    int co = threadIdx.x % BCO, first = COUNT == 1 ? 0 : threadIdx.x / BCO;
-    // 2 addresses
-    const ELEMENT* thread = x + n * stride_n + (g * CI + at.ci) * STRIDE_C + at.r0 * STRIDE_H +
-                            (at.col0 + at.c) * STRIDE_W;
-    weight += ((g * CI + at.ci) * CO + co) * (KH * KW);
-    // 3 masked load, 4 accumulate. Bias and weights come first: they arrive while the plane streams.
-    ELEMENT b{};
-    if (BIAS && threadIdx.x < CO) b = bias[g * CO + co];
-    #pragma unroll 1
-    for (int tap = threadIdx.x; EMPTY && tap < KH * KW; tap += THREADS) live[tap] = lands(tap);
-    ACC partial = 0;
-    #pragma unroll 1
-    for (int p = 0; p < PLANES; p++, thread += STRIDE_C, weight += CO * KH * KW) {
-        ELEMENT w[TAPS];
+// The folded weights of one output against the sums of a plane, of every count-th pair of bands from the share-th on.
+__device__ __forceinline__ ACC add_products(ACC total, const ACC* sums, const ELEMENT* weight, int share, int count, index_t H,
+                                            index_t W) {
+    auto add = [&](int rb, int cb, ACC folded) {
+        ACC t = sums[rb * CB + cb];
+        if (!lands(rb, cb, H, W)) return;
+        total = finite(t) && finite(folded) ? mad(t, folded, total) : add_taps(total, t, weight, rb, cb);
+    };
+    if (KK <= 25) {
+        ACC folded[SUMS] = {};
         #pragma unroll
-        for (int i = 0; i < TAPS; i++)
-            w[i] = co < CO && first + i * COUNT < KH * KW ? weight[first + i * COUNT] : ELEMENT{};
-        // 5 reduce
-        sum_bands(at, thread, CI, red, [&](int, int tap, ACC total) { totals[tap] = total; });
-        __syncthreads();
+        for (int kh = 0; kh < KH; kh++)
+            #pragma unroll
+            for (int kw = 0; kw < KW; kw++) folded[band_h.of[kh] * CB + band_w.of[kw]] += widen(weight[tap_at(kh, kw)]);
         #pragma unroll
-        for (int i = 0; i < TAPS; i++) {
-            int tap = first + i * COUNT;
-            if (tap < KH * KW && (!EMPTY || live[tap])) partial += totals[tap] * widen(w[i]);
+        for (int b = 0; b < SUMS; b++)
+            if ((b & (count - 1)) == share) add(b / CB, b % CB, folded[b]);
+    } else {
+        #pragma unroll 1
+        for (int b = share; b < SUMS; b += count) {
+            int rb = b / CB, cb = b % CB;
+            ACC folded = 0;
+            #pragma unroll 1
+            for (int kh = taps_h[rb]; kh < taps_h[rb + 1]; kh++)
+                #pragma unroll 4
+                for (int kw = taps_w[cb]; kw < taps_w[cb + 1]; kw++) folded += widen(weight[tap_at(kh, kw)]);
+            add(rb, cb, folded);
         }
     }
-    red[threadIdx.x] = partial;
-    reduce<COUNT, BCO>(red);
-    partials += (index_t)at.ng * rows * BCO;
-    if (!finish<BCO>(partials, counters + at.ng, row, rows, red)) return;
-    if (threadIdx.x < CO) {
-        // 6 scale and bias
-        ACC total = (ACC)(red[co] * scale);
-        if (BIAS) total += bias_scale * widen(b);
-        index_t c = g * CO + co;
-        if (TENSOR) total *= multiplier[n * mult_n + c * mult_c];
-        // 7 store
-        out[n * (G * CO) + c] = narrow<ELEMENT>(total);
+    return total;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) band_sums_contract(
+    const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
+    const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int G, int CI, int CO, index_t H,
+    index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, int step,
+    int accesses, int turns, int parts, int cuts, int width, int count, int biased, int tensor) {
+    __shared__ ACC red[RED > THREADS ? RED : THREADS];
+    // Aligned, so that no wide read of it holds a number that another thread may write.
+    alignas(16) __shared__ ACC totals[SUMS];
+    DYNAMIC_SHARED(staged);
+    // 1 who am I: a part of one plane, or the same part of `turns` planes, one after the other
+    int lanes = blockDim.x, blocks = CI / turns;
+    Place at = locate(blocks, parts, cuts, H, W, rows, cols, 1, lanes);
+    int g = at.n % G, row = at.first * parts + at.part, all = blocks * parts;
+    index_t n = at.n / G, pair = at.n;
+    int co = threadIdx.x % width, share = threadIdx.x / width;
+    // 2 addresses
+    index_t ci = (index_t)g * CI + at.first * turns;
+    const ELEMENT* plane = x + n * stride_n + ci * stride_c + at.r0 * stride_h + at.c0 * stride_w;
+    weight += ci * CO * KK;
+    // 3 masked load, 4 accumulate. Weights come first: they arrive in shared memory while the plane streams.
+    ACC partial = 0;
+    #pragma unroll 1
+    for (int turn = 0; turn < turns; turn++, plane += stride_c, weight += CO * KK) {
+        int before = copy_async(staged, weight, CO * KK);
+        // 5 reduce
+        sum_bands(at, plane, true, 1, H, W, stride_h, stride_w, cols, step, accesses, lanes, red,
+                  [&](int, int rb, int cb, ACC total) { totals[rb * CB + cb] = total; });
+        copy_wait();
+        __syncthreads();
+        if (co < CO && share < count)
+            partial = add_products(partial, totals, (const ELEMENT*)staged + before + co * KK, share, count, H, W);
+        __syncthreads();
     }
+    red[threadIdx.x] = partial;
+    __syncthreads();
+    // One row of partial outputs; the last block of a sample adds all of them.
+    partials += pair * all * CO;
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < CO; i += blockDim.x) {
+        ACC total = red[i];
+        for (int s = 1; s < count; s++) total += red[s * width + i];
+        partials[(index_t)row * CO + i] = total;
+    }
+    if (!arrive(counters + pair, all)) return;
+    red[threadIdx.x] = co < CO && share < count ? add_rows(partials, share, count, all, CO, co) : 0;
+    __syncthreads();
+    if (threadIdx.x < CO) {
+        ACC total = red[co];
+        for (int s = 1; s < count; s++) total += red[s * width + co];
+        index_t c = (index_t)g * CO + co;
+        scale_and_store(total, out + n * ((index_t)G * CO) + c, biased ? bias + c : nullptr,
+                        tensor ? multiplier + n * mult_n + c * mult_c : nullptr, scale, bias_scale);
+    }
+}
+#endif
+
+// ---- Products ------------------------------------------------------------------------------------------------------------
+//
+// A block makes BM x BN numbers, a thread PM x PN of them: sums over k of a[k][m] * b[k][n]. Both operands go through
+// shared memory, KS of k at a step; what the next step needs is loaded into registers while this one is
+// multiplied, and stored where the step before was. A thread adds up its own numbers in the order of k, whatever BM, so that
+// bits do not depend on how many samples there are.
+
+#ifdef BM
+constexpr int TN = BN / PN, TM = THREADS / TN, PM = BM / TM, WARPS = THREADS / 32;
+static_assert(PM * TM == BM && PN * TN == BN, "every thread has as much as the others");
+typedef vec<ACC, PM> a_part;
+typedef vec<ACC, PN> b_part;
+
+// Place of number i in row k of a matrix of rows of LENGTH: eight neighbouring rows meet different banks.
+template <int LENGTH> __device__ __forceinline__ int bank(int k, int i) {
+    constexpr int SKIP = LENGTH < 32 ? 32 / LENGTH : 1, FOURS = LENGTH < 32 ? LENGTH / 4 : 8;
+    return k * LENGTH + (i ^ (k / SKIP & (FOURS - 1)) * 4);
+}
+
+struct Matrices { alignas(32) ACC a[2][KS * BM], b[2][KS * BN]; };
+
+// load(step) loads into registers what store(step, a, b) puts in place, which says whether all of it is finite. Where it is
+// not, slow(step, k, m, n, a, b, total) gives total + a * b.
+template <class Load, class Store, class Slow> __device__ __forceinline__ void products(
+    Matrices& shared, int steps, ACC (&acc)[PM][PN], Load load, Store store, Slow slow) {
+    int m = threadIdx.x / TN * PM, n = threadIdx.x % TN * PN;
+    #pragma unroll
+    for (int i = 0; i < PM; i++)
+        for (int j = 0; j < PN; j++) acc[i][j] = 0;
+    load(0);
+    bool wild = !store(0, shared.a[0], shared.b[0]);
+    #pragma unroll 1
+    for (int step = 0; step < steps; step++) {
+        const ACC *a = shared.a[step & 1], *b = shared.b[step & 1];
+        wild = __syncthreads_or(wild);
+        if (step + 1 < steps) load(step + 1);
+        if (wild) {
+            #pragma unroll 1
+            for (int k = 0; k < KS; k++)
+                #pragma unroll
+                for (int i = 0; i < PM; i++)
+                    for (int j = 0; j < PN; j++)
+                        acc[i][j] = slow(step, k, m + i, n + j, a[bank<BM>(k, m + i)], b[bank<BN>(k, n + j)], acc[i][j]);
+        } else {
+            #pragma unroll
+            for (int k = 0; k < KS; k++) {
+                a_part left = *(const a_part*)(a + bank<BM>(k, m));
+                b_part right = *(const b_part*)(b + bank<BN>(k, n));
+                #pragma unroll
+                for (int i = 0; i < PM; i++)
+                    for (int j = 0; j < PN; j++) acc[i][j] = mad(left.at[i], right.at[j], acc[i][j]);
+            }
+        }
+        wild = step + 1 < steps && !store(step + 1, shared.a[step + 1 & 1], shared.b[step + 1 & 1]);
+    }
+}
+
+// Rows of KS numbers that lie one behind the other, one row for each m: a warp loads four rows by eight numbers.
+constexpr int EIGHTS = (KS + 7) / 8, A_LOADS = (BM / 4 * EIGHTS + WARPS - 1) / WARPS;
+struct Rows {
+    ACC held[A_LOADS];
+    template <class At> __device__ __forceinline__ void load(At at) {
+        #pragma unroll
+        for (int j = 0; j < A_LOADS; j++) held[j] = at(row(j), column(j));
+    }
+    __device__ __forceinline__ bool store(ACC* a) const {
+        ACC check = 0;
+        #pragma unroll
+        for (int j = 0; j < A_LOADS; j++) {
+            check = mad(held[j], (ACC)0, check);
+            if (column(j) < KS) a[bank<BM>(column(j), row(j))] = held[j];
+        }
+        return check == 0;
+    }
+    static __device__ __forceinline__ int row(int j) { return (threadIdx.x / 32 + j * WARPS) % (BM / 4) * 4 + threadIdx.x % 4; }
+    static __device__ __forceinline__ int column(int j) {
+        return (threadIdx.x / 32 + j * WARPS) / (BM / 4) * 8 + threadIdx.x % 32 / 4;
+    }
+};
+#endif
+
+#ifdef OUTS
+// Folded weights of PLANES planes by OUTS outputs, all bands of a pair or BANDS of them at a time. Small kernels are held in
+// registers, one pair of planes a thread; the taps of a large one are shared by LANES threads.
+constexpr bool HELD = KK <= 25;
+constexpr int CHUNKS = (SUMS + BANDS - 1) / BANDS, PAIRS = PLANES * OUTS, B_LOADS = (PAIRS + THREADS - 1) / THREADS;
+constexpr int WIDE = 16 / (int)sizeof(ELEMENT);
+
+__device__ constexpr int common(int a, int b) { return b ? common(b, a % b) : a; }
+
+struct Folded {
+    static constexpr int ACCESS = common(KK, WIDE);
+    vec<ELEMENT, ACCESS> held[B_LOADS][KK / ACCESS * HELD + !HELD];
+    const ELEMENT* weight;   // of the first plane and output of the block
+    index_t H, W;
+    int CO;
+
+    // planes, outs: how many there are in this step, from weight[ci][co] on
+    __device__ __forceinline__ void load(index_t ci, int co, int planes, int outs) {
+        if (!HELD) return;
+        #pragma unroll
+        for (int j = 0; j < B_LOADS; j++) {
+            int i = threadIdx.x + j * THREADS, o = i % OUTS, p = i / OUTS;
+            auto from = (const vec<ELEMENT, ACCESS>*)(weight + ((ci + p) * CO + co + o) * KK);
+            #pragma unroll
+            for (int v = 0; v < KK / ACCESS; v++)
+                held[j][v] = p < planes && o < outs ? from[v] : vec<ELEMENT, ACCESS>{};
+        }
+    }
+
+    // put(plane, out, band - b0, folded weight), for all bands from b0 on; 0 where there is none. Says whether all are finite.
+    template <class Put> __device__ __forceinline__ bool store(index_t ci, int co, int planes, int outs, int b0, Put put) {
+        ACC check = 0;
+        if (HELD) {
+            #pragma unroll
+            for (int j = 0; j < B_LOADS; j++) {
+                int i = threadIdx.x + j * THREADS, o = i % OUTS, p = i / OUTS;
+                if (PAIRS % THREADS && i >= PAIRS) break;
+                ACC folded[SUMS] = {};
+                #pragma unroll
+                for (int k = 0; k < KK; k++)
+                    folded[band_h.of[k / KW] * CB + band_w.of[k % KW]] += widen(held[j][k / ACCESS].at[k % ACCESS]);
+                #pragma unroll
+                for (int b = 0; b < SUMS; b++) {
+                    ACC value = lands(b / CB, b % CB, H, W) ? folded[b] : 0;
+                    check = mad(value, (ACC)0, check);
+                    put(p, o, b, value);
+                }
+            }
+            return check == 0;
+        }
+        #pragma unroll 1
+        for (int first = 0; first < PAIRS * BANDS; first += THREADS / LANES) {
+            int i = first + threadIdx.x / LANES, b = b0 + i % BANDS, o = i / BANDS % OUTS, p = i / BANDS / OUTS;
+            bool live = i < PAIRS * BANDS && p < planes && o < outs && b < SUMS && lands(b / CB, b % CB, H, W);
+            ACC value = live ? add_band(weight + ((ci + p) * CO + co + o) * KK, b / CB, b % CB) : 0;
+            for (int lanes = LANES / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+            check = mad(value, (ACC)0, check);
+            if (threadIdx.x % LANES == 0 && i < PAIRS * BANDS) put(p, o, b - b0, value);
+        }
+        return check == 0;
+    }
+
+    // This lane's share of the taps of one band. Where all columns are one band, its taps lie one behind the other.
+    static __device__ __forceinline__ ACC add_band(const ELEMENT* w, int rb, int cb) {
+        constexpr int ACCESS = CB == 1 ? common(KW, WIDE) : 1, AHEAD = 16 / ACCESS > 4 ? 16 / ACCESS : 4;
+        int across = (taps_w[cb + 1] - taps_w[cb]) / ACCESS, count = (taps_h[rb + 1] - taps_h[rb]) * across;
+        w += taps_h[rb] * KW + taps_w[cb];
+        ACC total = 0;
+        #pragma unroll 1
+        for (int i = threadIdx.x % LANES; i < count; i += LANES * AHEAD) {
+            vec<ELEMENT, ACCESS> some[AHEAD];
+            #pragma unroll
+            for (int u = 0; u < AHEAD; u++) {
+                int at = i + u * LANES, row = CB == 1 ? 0 : at / across, column = at - row * across;
+                some[u] = at < count ? *(const vec<ELEMENT, ACCESS>*)(w + row * KW + column * ACCESS) : vec<ELEMENT, ACCESS>{};
+            }
+            #pragma unroll
+            for (int u = 0; u < AHEAD; u++)
+                for (int e = 0; e < ACCESS; e++) total += widen(some[u].at[e]);
+        }
+        return total;
+    }
+
+    // total + t * each tap of the band, one after the other, or the folded weight, as numbers allow.
+    __device__ __forceinline__ ACC slow(ACC total, ACC t, ACC folded, index_t ci, int co, int b) const {
+        if (b >= SUMS || !lands(b / CB, b % CB, H, W)) return total;
+        if (finite(t) && finite(folded)) return mad(t, folded, total);
+        return add_taps(total, t, weight + (ci * CO + co) * KK, b / CB, b % CB);
+    }
+};
+#endif
+
+#if defined(KERNEL_contract) || defined(KERNEL_planes_contract)
+// Place of a block: blocks of samples run fastest, then slices of the input planes, outputs, groups.
+struct Tile {
+    index_t n0, g;
+    int co0, split, from, to, number;
+};
+__device__ __forceinline__ Tile tile_of(int CI, int slice, int slices, int tiles, int samples) {
+    Tile at;
+    int rest = blockIdx.x / samples, row = blockIdx.x - rest * samples, outer = rest / slices;
+    at.split = rest - outer * slices;
+    at.g = outer / tiles;
+    at.co0 = (outer - (int)at.g * tiles) * BN;
+    at.n0 = (index_t)row * BM;
+    at.from = at.split * slice;
+    at.to = min(CI, at.from + slice);
+    at.number = outer * samples + row;
+    return at;
+}
+
+// The slices of an output are added in their order by the block that comes last, which then stores what it has.
+__device__ __forceinline__ void finish_products(
+    const Tile& at, ACC (&acc)[PM][PN], const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
+    const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CO, int slices) {
+    int m = threadIdx.x / TN * PM, o = threadIdx.x % TN * PN;
+    if (slices > 1) {
+        partials += (index_t)at.number * slices * (BM * BN);
+        b_part* to = (b_part*)(partials + at.split * (BM * BN) + m * BN + o);
+        #pragma unroll
+        for (int i = 0; i < PM; i++) {
+            b_part mine;
+            for (int j = 0; j < PN; j++) mine.at[j] = acc[i][j];
+            if (at.n0 + m + i < N) store_wide(to + i * TN, mine);
+        }
+        if (!arrive(counters + at.number, slices)) return;
+        constexpr int AHEAD = 8 / PM < 1 ? 1 : 8 / PM;
+        #pragma unroll
+        for (int i = 0; i < PM; i++)
+            for (int j = 0; j < PN; j++) acc[i][j] = 0;
+        #pragma unroll 1
+        for (int s = 0; s < slices; s += AHEAD) {
+            b_part some[AHEAD][PM];
+            #pragma unroll
+            for (int f = 0; f < AHEAD; f++)
+                for (int i = 0; i < PM; i++)
+                    some[f][i] = s + f < slices && at.n0 + m + i < N
+                                     ? load_coherent((const b_part*)(partials + (s + f) * (BM * BN) + (m + i) * BN + o))
+                                     : b_part{};
+            #pragma unroll
+            for (int f = 0; f < AHEAD; f++)
+                for (int i = 0; i < PM; i++)
+                    for (int j = 0; j < PN; j++) acc[i][j] += some[f][i].at[j];
+        }
+    }
+    #pragma unroll
+    for (int i = 0; i < PM; i++)
+        #pragma unroll
+        for (int j = 0; j < PN; j++) {
+            index_t n = at.n0 + m + i, c = at.g * CO + at.co0 + o + j;
+            if (n < N && at.co0 + o + j < CO)
+                scale_and_store(acc[i][j], out + n * ((index_t)G * CO) + c, bias ? bias + c : nullptr,
+                                multiplier ? multiplier + n * mult_n + c * mult_c : nullptr, scale, bias_scale);
+        }
+}
+#endif
+
+#ifdef KERNEL_contract
+extern "C" __global__ void __launch_bounds__(THREADS) contract(
+    const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
+    const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
+    index_t H, index_t W, int slice, int slices, int tiles, int samples, int biased, int tensor) {
+    __shared__ Matrices shared;
+    // 1 who am I: a slice of the input planes, a block of outputs of one group, a block of samples
+    Tile at = tile_of(CI, slice, slices, tiles, samples);
+    int steps = (at.to - at.from + PLANES - 1) / PLANES * CHUNKS;
+    // 2 addresses: k runs over (ci, rb, cb)
+    index_t across = (index_t)G * CI * SUMS;
+    sums += at.n0 * across + at.g * CI * SUMS;
+    Rows rows;
+    Folded folded{{}, weight + (at.g * CI * CO) * KK, H, W, CO};
+    ACC acc[PM][PN];
+    products(
+        shared, steps, acc,
+        [&](int step) {
+            // 3 masked load
+            int ci = at.from + step / CHUNKS * PLANES, b0 = step % CHUNKS * BANDS;
+            int length = CHUNKS == 1 ? (at.to - ci) * SUMS : min(BANDS, SUMS - b0);
+            const ACC* from = sums + (index_t)ci * SUMS + b0;
+            rows.load([&](int m, int k) { return k < length && at.n0 + m < N ? from[m * across + k] : 0; });
+            folded.load(ci, at.co0, at.to - ci, CO - at.co0);
+        },
+        [&](int step, ACC* a, ACC* b) {
+            int ci = at.from + step / CHUNKS * PLANES, b0 = step % CHUNKS * BANDS;
+            bool good = rows.store(a);
+            return folded.store(ci, at.co0, at.to - ci, CO - at.co0, b0, [&](int p, int o, int band, ACC value) {
+                b[bank<BN>(p * BANDS + band, o)] = value;
+            }) && good;
+        },
+        [&](int step, int k, int, int o, ACC t, ACC value, ACC total) {
+            int ci = at.from + step / CHUNKS * PLANES + k / BANDS, band = step % CHUNKS * BANDS + k % BANDS;
+            return ci < at.to && at.co0 + o < CO ? folded.slow(total, t, value, ci, at.co0 + o, band) : total;
+        });
+    finish_products(at, acc, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
+                    scale, bias_scale, N, G, CO, slices);
+}
+#endif
+
+#ifdef KERNEL_planes_contract
+// SHARE threads have a plane, each up to LOADS accesses of ACROSS neighbours in a row.
+extern "C" __global__ void __launch_bounds__(THREADS) planes_contract(
+    const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
+    const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
+    int H, int W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int slice, int slices, int tiles,
+    int samples, int biased, int tensor) {
+    typedef vec<ELEMENT, ACROSS> access;
+    constexpr int MINE = BM * PLANES * SHARE / THREADS;
+    static_assert(MINE * THREADS == BM * PLANES * SHARE, "every thread has as many planes as the others");
+    __shared__ Matrices shared;
+    // 1 who am I: a slice of the input planes, a block of outputs of one group, a block of samples
+    Tile at = tile_of(CI, slice, slices, tiles, samples);
+    int steps = (at.to - at.from + PLANES - 1) / PLANES, lane = threadIdx.x % SHARE;
+    // 2 addresses. A thread has the same places of every plane, in the same bands.
+    x += at.n0 * stride_n + at.g * CI * stride_c;
+    int row[LOADS], col[LOADS];
+    index_t place[LOADS];
+    #pragma unroll
+    for (int u = 0; u < LOADS; u++) {
+        int i = (lane + u * SHARE) * ACROSS;
+        row[u] = i / W;
+        col[u] = i - row[u] * W;
+        place[u] = row[u] * stride_h + col[u] * stride_w;
+    }
+    access held[MINE][LOADS];
+    Folded folded{{}, weight + (at.g * CI * CO) * KK, H, W, CO};
+    auto plane_at = [&](int j, int& m, int& p) {
+        int i = threadIdx.x / SHARE + j * (THREADS / SHARE);
+        p = i % PLANES;
+        m = i / PLANES;
+    };
+    ACC acc[PM][PN];
+    products(
+        shared, steps, acc,
+        [&](int step) {
+            // 3 masked load
+            int ci = at.from + step * PLANES;
+            #pragma unroll
+            for (int j = 0; j < MINE; j++) {
+                int m, p;
+                plane_at(j, m, p);
+                const ELEMENT* plane = x + m * stride_n + (ci + p) * stride_c;
+                bool live = at.n0 + m < N && ci + p < at.to;
+                #pragma unroll
+                for (int u = 0; u < LOADS; u++)
+                    held[j][u] = live && row[u] < H ? load_streaming((const access*)(plane + place[u])) : access{};
+            }
+            folded.load(ci, at.co0, at.to - ci, CO - at.co0);
+        },
+        [&](int step, ACC* a, ACC* b) {
+            int ci = at.from + step * PLANES;
+            ACC check = 0;
+            #pragma unroll
+            for (int j = 0; j < MINE; j++) {
+                // 4 accumulate: columns first, then the rows
+                ACC sums[SUMS] = {};
+                #pragma unroll
+                for (int u = 0; u < LOADS; u++) {
+                    ACC columns[CB] = {};
+                    #pragma unroll
+                    for (int cb = 0; cb < CB; cb++)
+                        for (int e = 0; e < ACROSS; e++) {
+                            bool inside = col[u] + e >= before_w[cb] && col[u] + e < W - after_w[cb];
+                            columns[cb] = inside ? columns[cb] + widen(held[j][u].at[e]) : columns[cb];
+                        }
+                    #pragma unroll
+                    for (int rb = 0; rb < RB; rb++) {
+                        bool inside = row[u] >= before_h[rb] && row[u] < H - after_h[rb];
+                        for (int cb = 0; cb < CB; cb++) {
+                            ACC& sum = sums[rb * CB + cb];
+                            sum = inside ? sum + columns[cb] : sum;
+                        }
+                    }
+                }
+                // 5 reduce
+                for (int lanes = SHARE / 2; lanes > 0; lanes /= 2)
+                    for (int b = 0; b < SUMS; b++) sums[b] += __shfl_xor_sync(0xffffffffu, sums[b], lanes);
+                int m, p;
+                plane_at(j, m, p);
+                if (lane == 0)
+                    #pragma unroll
+                    for (int b = 0; b < SUMS; b++) {
+                        check = mad(sums[b], (ACC)0, check);
+                        a[bank<BM>(p * SUMS + b, m)] = sums[b];
+                    }
+            }
+            return folded.store(ci, at.co0, at.to - ci, CO - at.co0, 0, [&](int p, int o, int band, ACC value) {
+                b[bank<BN>(p * SUMS + band, o)] = value;
+            }) && check == 0;
+        },
+        [&](int step, int k, int, int o, ACC t, ACC value, ACC total) {
+            int ci = at.from + step * PLANES + k / SUMS;
+            return ci < at.to && at.co0 + o < CO ? folded.slow(total, t, value, ci, at.co0 + o, k % SUMS) : total;
+        });
+    finish_products(at, acc, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
+                    scale, bias_scale, N, G, CO, slices);
 }
 #endif
 
 #ifdef KERNEL_expand
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
-    const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N) {
-    // COUNT threads share the outputs of one (ci, tap), and load STEPS of them at a time.
-    constexpr int COUNT = THREADS / BK, STEPS = BCO / COUNT;
-    __shared__ ACC red[COUNT * BN * BK];
-    // 1 who am I: block of (ci, tap) of one group, block of samples
-    int blocks = (CI * KK + BK - 1) / BK;
-    index_t g = blockIdx.y / blocks, n0 = (index_t)blockIdx.x * BN;
-    int k = blockIdx.y % blocks * BK + threadIdx.x % BK, ci = k / KK;
+extern "C" __global__ void __launch_bounds__(THREADS) expand(
+    const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N, int G, int CI, int CO,
+    index_t H, index_t W, int tiles, int samples) {
+    __shared__ Matrices shared;
+    // 1 who am I: some input planes of one group, or some bands of one; a block of samples. k runs over the outputs.
+    int rest = blockIdx.x / samples, outer = rest / CHUNKS, b0 = (rest - outer * CHUNKS) * BANDS;
+    index_t n0 = (index_t)(blockIdx.x - rest * samples) * BM, g = outer / tiles;
+    int ci = (outer - (int)g * tiles) * PLANES, planes = CI - ci;
     // 2 addresses
-    weight += (g * CI + ci) * CO * KK + k % KK;
-    ACC acc[BN] = {};
-    #pragma unroll 1
-    for (int co0 = threadIdx.x / BK; co0 < CO; co0 += BCO) {
-        // 3 masked load
-        ELEMENT w[STEPS];
-        ACC v[STEPS][BN];
-        #pragma unroll
-        for (int u = 0; u < STEPS; u++) {
-            int co = co0 + u * COUNT;
-            bool live = co < CO && ci < CI;
-            w[u] = live ? weight[(index_t)co * KK] : ELEMENT{};
-            for (int i = 0; i < BN; i++)
-                v[u][i] = live && n0 + i < N ? grad[(n0 + i) * grad_n + (g * CO + co) * grad_c] : 0;
-        }
-        // 4 accumulate
-        #pragma unroll
-        for (int u = 0; u < STEPS; u++)
-            for (int i = 0; i < BN; i++) acc[i] += v[u][i] * widen(w[u]);
-    }
-    // 5 reduce
-    for (int i = 0; i < BN; i++) red[(threadIdx.x / BK * BN + i) * BK + threadIdx.x % BK] = acc[i];
-    reduce<COUNT, BN * BK>(red);
+    grad += n0 * grad_n + g * CO * grad_c;
+    Rows rows;
+    Folded folded{{}, weight + (g * CI * CO) * KK, H, W, CO};
+    ACC acc[PM][PN];
+    products(
+        shared, (CO + KS - 1) / KS, acc,
+        [&](int step) {
+            // 3 masked load
+            int co = step * KS;
+            rows.load([&](int m, int k) {
+                return n0 + m < N && k < KS && co + k < CO ? grad[m * grad_n + (co + k) * grad_c] : 0;
+            });
+            folded.load(ci, co, planes, CO - co);
+        },
+        [&](int step, ACC* a, ACC* b) {
+            int co = step * KS;
+            bool good = rows.store(a);
+            return folded.store(ci, co, planes, CO - co, b0, [&](int p, int o, int band, ACC value) {
+                b[bank<BN>(o, p * BANDS + band)] = value;
+            }) && good;
+        },
+        [&](int step, int k, int, int column, ACC t, ACC value, ACC total) {
+            int co = step * KS + k, p = column / BANDS;
+            if (co >= CO || p >= planes || p >= PLANES) return total;
+            return folded.slow(total, t, value, ci + p, co, b0 + column % BANDS);
+        });
     // 6 scale, 7 store
-    for (int i = threadIdx.x / BK; i < BN && n0 + i < N && ci < CI; i += COUNT)
-        d[((n0 + i) * G + g) * (CI * KK) + k] = red[i * BK + threadIdx.x % BK] * scale;
+    #pragma unroll
+    for (int i = 0; i < PM; i++)
+        #pragma unroll
+        for (int j = 0; j < PN; j++) {
+            int column = threadIdx.x % TN * PN + j, p = column / BANDS, b = b0 + column % BANDS;
+            index_t n = n0 + threadIdx.x / TN * PM + i;
+            if (n < N && p < PLANES && p < planes && b < SUMS)
+                d[((n * G + g) * CI + ci + p) * SUMS + b] = (ACC)(acc[i][j] * scale);
+        }
 }
 #endif
 
 #ifdef KERNEL_band_fill
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
-    const ACC* d, ELEMENT* dx, index_t stride_n) {
-    typedef vec<ELEMENT, VEC> access;
-    __shared__ ACC columns[BP * KH * BC];
+extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
+    const ACC* d, ELEMENT* dx, int C, index_t H, index_t W, index_t stride_n, index_t stride_c, index_t stride_h,
+    index_t stride_w, int rows, int cols, int step, int accesses, int lanes, int planes, int blocks, int parts, int cuts) {
+    __shared__ ACC kept[KEPT];
     // 1 who am I
-    Place at = locate(G * CI);
-    index_t n = at.ng;
+    Place at = locate(blocks, parts, cuts, H, W, rows, cols, planes, lanes);
+    int mine = min(planes, C - at.first), c = at.first + at.p;
     // 2 addresses
-    ELEMENT* thread = dx + n * stride_n + (at.ci + at.p) * STRIDE_C + at.r0 * STRIDE_H +
-                      (at.col0 + at.c) * STRIDE_W;
-    d += (n * (G * CI) + at.ci) * (KH * KW);
-    for (int i = threadIdx.x; i < BP * KH * BC; i += THREADS) {
-        index_t col = at.col0 + i % BC;
-        ACC total = 0;
-        for (int kw = 0; kw < KW; kw++) {
-            SIZE lo, hi;
-            band(kw, W, W_OUT, SW, PW, DW, lo, hi);
-            // 3 masked load, 4 accumulate
-            if (at.ci + i / BC / KH < G * CI && col >= lo && col < hi)
-                total += d[i / BC / KH * (KH * KW) + tap_at(i / BC % KH, kw)];
-        }
-        columns[i] = total;
+    ELEMENT* plane = dx + at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
+    d += (at.n * C + at.first) * SUMS;
+    // 3 masked load
+    if (planes * SUMS <= KEPT) {
+        #pragma unroll 1
+        for (int i = threadIdx.x; i < mine * SUMS; i += blockDim.x) kept[i] = d[i];
+        d = kept;
     }
     __syncthreads();
-    Rows rows = split_rows(at);
-    access core;
-    for (int e = 0; e < VEC; e++) {
-        ACC total = 0;
-        int p = at.p + (AXIS == 1 ? e : 0), c = at.c + (AXIS == 3 ? e : 0);
-        for (int kh = 0; kh < KH && at.active; kh++) total += columns[(p * KH + kh) * BC + c];
-        core.at[e] = narrow<ELEMENT>(total);
-    }
-    if (!at.active || at.ci + at.p >= G * CI || at.col0 + at.c >= W) return;
-    // 7 store: every row of the core has the same values, the rows around it have fewer taps
-    int length = rows.core_hi - rows.core_lo;
-    for (int row = at.r; row < length; row += TR) store_wide((access*)(thread + (rows.core_lo + row) * STRIDE_H), core);
-    #pragma unroll 1
-    for (int i = at.r; i < at.rows - length; i += TR) {
-        int row = i < rows.core_lo ? i : i + length;
-        access rim;
+    if (c >= C) return;
+    // 4 accumulate: the bands that hold a place are neighbours, in both directions
+    auto fill = [&](index_t row, index_t col, ACC (&total)[VEC]) {
+        int rb0 = 0, rb1 = RB;
+        while (rb0 < RB && before_h[rb0] > row) rb0++;
+        while (rb1 > 0 && row >= H - after_h[rb1 - 1]) rb1--;
+        #pragma unroll
         for (int e = 0; e < VEC; e++) {
-            ACC total = 0;
-            int p = at.p + (AXIS == 1 ? e : 0), c = at.c + (AXIS == 3 ? e : 0);
-            for (int kh = 0; kh < KH; kh++) {
-                SIZE lo, hi;
-                band(kh, H, H_OUT, SH, PH, DH, lo, hi);
-                if (at.r0 + row >= lo && at.r0 + row < hi) total += columns[(p * KH + kh) * BC + c];
-            }
-            rim.at[e] = narrow<ELEMENT>(total);
+            const ACC* own = d + (at.p + (AXIS == 1 ? e : 0)) * SUMS;
+            index_t column = col + (AXIS == 1 ? 0 : e);
+            total[e] = 0;
+            #pragma unroll 1
+            for (int rb = rb0; rb < rb1; rb++)
+                #pragma unroll 1
+                for (int cb = 0; cb < CB; cb++)
+                    if (column >= before_w[cb] && column < W - after_w[cb]) total[e] += own[sum_at(rb, cb)];
         }
-        store_wide((access*)(thread + row * STRIDE_H), rim);
+    };
+    auto store = [&](int row, int col, const ACC (&total)[VEC]) {
+        access wide;
+        for (int e = 0; e < VEC; e++) wide.at[e] = narrow<ELEMENT>(total[e]);
+        store_wide((access*)(plane + row * stride_h + col * stride_w), wide);
+    };
+    // 7 store: every row of the core has the same values, and in AXIS 1 every place of it
+    Range core = clip(before_h[0], max(before_h[0], H - after_h[RB - 1]), at.r0, at.rows);
+    Range middle = clip(before_w[0], max(before_w[0], W - after_w[CB - 1]), at.c0, at.cols);
+    ACC same[VEC], other[VEC];
+    if (AXIS == 3) {
+        int i = at.lane * VEC, row = i / cols, col = i - row * cols;
+        if (at.lane >= accesses || col >= at.cols) return;
+        fill(at.r0 + core.lo, at.c0 + col, same);
+        #pragma unroll 1
+        for (; row < at.rows; row += step) {
+            if (row >= core.lo && row < core.hi) {
+                store(row, col, same);
+                continue;
+            }
+            fill(at.r0 + row, at.c0 + col, other);
+            store(row, col, other);
+        }
+        return;
+    }
+    fill(at.r0 + core.lo, at.c0 + middle.lo, same);
+    #pragma unroll 1
+    for (int i = at.lane; i < at.rows * at.cols; i += lanes) {
+        int row = i / at.cols, col = i - row * at.cols;
+        if (row >= core.lo && row < core.hi && col >= middle.lo && col < middle.hi) {
+            store(row, col, same);
+            continue;
+        }
+        fill(at.r0 + row, at.c0 + col, other);
+        store(row, col, other);
     }
 }
 #endif
 
 #ifdef KERNEL_weight_grad
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
-    const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N) {
-    // 1 who am I: input plane, thread per (co, tap) of the outputs of its group
-    index_t ci = blockIdx.x, g = ci / CI;
-    int k = blockIdx.y * THREADS + threadIdx.x, tap = k % (KH * KW);
-    if (k >= CO * (KH * KW)) return;
+extern "C" __global__ void __launch_bounds__(THREADS) weight_grad(
+    const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N, int G, int CI, int CO,
+    index_t H, index_t W, int tiles, int outputs, int cuts) {
+    constexpr int CHUNKS = (SUMS + BANDS - 1) / BANDS, A_LOADS = KS * BM / THREADS, B_LOADS = KS * BN / THREADS;
+    __shared__ Matrices shared;
+    __shared__ ACC made[BM * (BN + 1)];
+    // 1 who am I: some input planes of one group, or some bands of one; a block of outputs, some taps. k runs over the samples.
+    int rest = blockIdx.x / cuts, cut = blockIdx.x - rest * cuts, outer = rest / outputs, co0 = (rest - outer * outputs) * BM;
+    int pair = outer / CHUNKS, b0 = (outer - pair * CHUNKS) * BANDS;
+    index_t g = pair / tiles;
+    int ci = (pair - (int)g * tiles) * PLANES, planes = min(PLANES, CI - ci);
     // 2 addresses
-    index_t c = g * CO + k / (KH * KW);
-    ACC acc = 0;
-    // A tap that lands nowhere has gradient 0 whatever grad holds.
+    index_t across = (index_t)G * CI * SUMS;
+    grad += (g * CO + co0) * grad_c;
+    sums += (g * CI + ci) * SUMS + b0;
+    int length = CHUNKS == 1 ? planes * SUMS : min(BANDS, SUMS - b0);
+    ACC left[A_LOADS], right[B_LOADS], acc[PM][PN];
+    products(
+        shared, (N + KS - 1) / KS, acc,
+        [&](int step) {
+            // 3 masked load
+            index_t n0 = (index_t)step * KS;
+            #pragma unroll
+            for (int j = 0; j < A_LOADS; j++) {
+                int i = threadIdx.x + j * THREADS, m = i % BM;
+                index_t n = n0 + i / BM;
+                left[j] = n < N && co0 + m < CO ? grad[n * grad_n + m * grad_c] : 0;
+            }
+            #pragma unroll
+            for (int j = 0; j < B_LOADS; j++) {
+                int i = threadIdx.x + j * THREADS, o = i % BN;
+                index_t n = n0 + i / BN;
+                right[j] = n < N && o < length ? sums[n * across + o] : 0;
+            }
+        },
+        [&](int, ACC* a, ACC* b) {
+            #pragma unroll
+            for (int j = 0; j < A_LOADS; j++) {
+                int i = threadIdx.x + j * THREADS;
+                a[bank<BM>(i / BM, i % BM)] = left[j];
+            }
+            #pragma unroll
+            for (int j = 0; j < B_LOADS; j++) {
+                int i = threadIdx.x + j * THREADS;
+                b[bank<BN>(i / BN, i % BN)] = right[j];
+            }
+            return true;
+        },
+        // 4 accumulate: a product of two numbers, whatever they are
+        [&](int, int, int, int, ACC a, ACC b, ACC total) { return mad(a, b, total); });
+    // 5 reduce is not needed: a thread has all samples
+    #pragma unroll
+    for (int i = 0; i < PM; i++)
+        for (int j = 0; j < PN; j++) made[(threadIdx.x / TN * PM + i) * (BN + 1) + threadIdx.x % TN * PN + j] = acc[i][j];
+    __syncthreads();
+    // Taps of one input plane and neighbouring outputs lie one behind the other.
+    int from = cut * CUT, taps = min(CUT, KK - from);
     #pragma unroll 1
-    for (index_t n0 = 0; n0 < N && (!EMPTY || lands(tap)); n0 += BN) {
-        // 3 masked load
-        ACC v[BN], t[BN];
-        #pragma unroll
-        for (int i = 0; i < BN; i++) {
-            index_t n = n0 + i;
-            v[i] = n < N ? grad[n * grad_n + c * grad_c] : 0;
-            t[i] = n < N ? sums[(n * (G * CI) + ci) * (KH * KW) + tap] : 0;
-        }
-        // 4 accumulate
-        #pragma unroll
-        for (int i = 0; i < BN; i++) acc += v[i] * t[i];
+    for (int i = threadIdx.x; i < planes * BM * taps; i += THREADS) {
+        int o = i / taps, tap = from + i - o * taps, p = o / BM;
+        o -= p * BM;
+        int rb = band_h.of[tap / KW], cb = band_w.of[tap % KW], b = rb * CB + cb - b0;
+        if (co0 + o >= CO || b < 0 || b >= BANDS) continue;
+        // 6 scale, 7 store; a tap that lands nowhere has gradient 0 whatever grad holds
+        ACC value = (ACC)(made[o * (BN + 1) + p * BANDS + b] * scale);
+        dw[((g * CI + ci + p) * CO + co0 + o) * KK + tap] = narrow<ELEMENT>(lands(rb, cb, H, W) ? value : 0);
     }
-    // 6 scale, 7 store
-    dw[ci * CO * (KH * KW) + k] = narrow<ELEMENT>((ACC)(acc * scale));
 }
 #endif

@@ -18,14 +18,27 @@ using convgap_interpret::threadIdx;
 #define __global__
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 // One block runs at a time, so a static variable is a block's shared memory; the linker gathers all of
 // them between two symbols, where they can be poisoned. `used` stops assumptions about who writes them.
 #define __shared__ static __attribute__((section("cuda_shared"), used))
+// As much as a block may ask for on every card that the kernels are written for.
+#define DYNAMIC_SHARED(name) alignas(16) __shared__ unsigned char name[48 << 10]
 
 // ---- synchronisation ---------------------------------------------------------------------------------
 
 inline void __syncthreads(int line = __builtin_LINE()) { convgap_interpret::barrier(line); }
+
+inline bool __syncthreads_or(bool value, int line = __builtin_LINE()) {
+    convgap_interpret::votes += value;
+    convgap_interpret::barrier(line);
+    bool any = convgap_interpret::votes != 0;
+    convgap_interpret::barrier(line);
+    if (threadIdx.x == 0) convgap_interpret::votes = 0;
+    convgap_interpret::barrier(line);
+    return any;
+}
 
 inline void __threadfence() {}  // blocks run one after another, and the host's memory is coherent
 
@@ -154,6 +167,21 @@ inline half narrow<half>(float x) {
     return {(unsigned short)(sign | magnitude >> 13)};
 }
 
+template <>
+inline half narrow<half>(double x) {
+    return narrow<half>(float(x));
+}
+template <>
+inline bfloat16 narrow<bfloat16>(double x) {
+    return narrow<bfloat16>(float(x));
+}
+
+// Rounded twice: the C library's fma is slow where the host has no such instruction.
+template <class T>
+T mad(T a, T b, T c) {
+    return a * b + c;
+}
+
 // ---- loads -------------------------------------------------------------------------------------------
 
 template <class T, int N>
@@ -186,6 +214,16 @@ template <class T>
 T load_coherent(const T* address, int line = __builtin_LINE()) {
     return *convgap_interpret::aligned(address, "load_coherent", line);
 }
+
+// A copy is done when it is asked for.
+template <class T>
+int copy_async(unsigned char* to, const T* from, int count) {
+    int before = reinterpret_cast<uintptr_t>(from) % 16 / sizeof(T);
+    if (threadIdx.x == 0) memcpy(to + before * sizeof(T), from, count * sizeof(T));
+    return before;
+}
+
+inline void copy_wait() {}
 
 // Blocks run one after another: every earlier store has happened.
 inline unsigned step(unsigned* counter) { return (*counter)++; }

@@ -22,6 +22,7 @@
 namespace convgap_interpret {
 
 Index threadIdx, blockIdx, blockDim, gridDim;
+unsigned votes;
 
 namespace {
 
@@ -143,7 +144,7 @@ std::string who_waits_where() {
 
 void run_block() {
     memset(state, READY, blockDim.x);
-    warp = lane = 0;
+    warp = lane = votes = 0;
     if (!_setjmp(scheduler)) go_to(next());
     bool ended = std::all_of(state, state + blockDim.x, [](State s) { return s == EXITED; });
     if (!ended && error.empty()) error = "the block hangs: " + who_waits_where();

@@ -10,6 +10,9 @@ struct Index {
 };
 extern Index threadIdx, blockIdx, blockDim, gridDim;
 
+// Threads of the block that have voted true at the next __syncthreads_or.
+extern unsigned votes;
+
 // Waits until every thread of the block waits on this line.
 void barrier(int line);
 

@@ -1,0 +1,109 @@
+"""Launch constants of the CUDA kernels, with their units. Measured on an H100; docs/experiments.md has the numbers."""
+
+REGISTERS = 65536
+"""Registers of a multiprocessor. A kernel that may have R registers a thread may have REGISTERS / R threads a block."""
+
+ACCESS = 16
+"""Bytes of the widest load."""
+
+WARP = 32
+"""Threads of a warp."""
+
+THREADS = 128
+"""Threads of a block that reads planes: small blocks, so that one block's start and end hide behind the others'
+streams."""
+
+AHEAD = 8
+"""Accesses that a thread has under way at a time: 16 KiB a block, 128 KiB on a multiprocessor with 64 registers a
+thread."""
+
+FAR_AHEAD = 16
+"""The same where a block has nothing to do but to add up whole planes or parts of them, or has two planes: fewer blocks
+at a time, for the memory likes few streams."""
+
+WHOLE_THREADS = 256
+"""Threads of a block that adds up whole planes, however large, or rows with gaps between them."""
+
+MOST_THREADS = 512
+"""Threads of a block at most. Rows of which one step takes more are cut."""
+
+SMALL_THREADS, SMALL_BYTES = 32, 16 * 1024
+"""Threads where a block contracts a plane of at most so many bytes: what follows the stream takes as many instructions
+a warp however little came before it, so there is one."""
+
+SMALL_AHEAD = 4
+"""Accesses of a small plane that a thread has at least, as far as the plane goes: fewer lanes to add up."""
+
+GROUPS = 32
+"""Planes that a block works on at most, and warps of a block at most: kernels.cu has room for so many sums."""
+
+FEW_SUMS = 16
+"""Band sums that a thread keeps in registers at a time. With more of them kernels get more registers."""
+
+PART_BYTES = 64 * 1024
+"""Bytes of a plane that one block reads: long enough to hide its start and end, short enough that one large sample
+already fills the card."""
+
+PLANES_PART_BYTES = 128 * 1024
+"""The same for bands of neighbouring planes, since the last block adds all of a block's planes at once."""
+
+WHOLE_BYTES, WHOLE_PLANES = 256 * 1024, 128
+"""Planes up to so many bytes stay whole where one sample has so many of them: no finish is needed, and there are blocks
+enough for a card all the same."""
+
+LINE_BYTES, BANDS_LINE_BYTES = 256, 128
+"""Bytes of neighbouring planes that a block reads: two whole lines of the L2; with bands one, to have fewer sums."""
+
+PAIRS = 32
+"""Float32 planes of at least PART_BYTES are contracted two by two where a group has at least so many pairs of parts:
+half as many blocks with twice the bytes in flight, and half as many rows to finish."""
+
+FUSED_SUMS = 1024
+"""Pairs of bands of a plane that band_sums_contract keeps in shared memory at most."""
+
+FUSED_ROWS = 16 * 1024
+"""Partial outputs that the last block of band_sums_contract adds up at most."""
+
+FUSED_BYTES = 24 * 1024
+"""Bytes of weights of one input plane that band_sums_contract keeps in shared memory at most."""
+
+FLAT_PLANE, FLAT_ELEMENTS = 1024, 2048
+"""Small planes that lie one behind the other: elements of a plane, and of a block's planes, at most."""
+
+KEPT = 2048
+"""Gradients of band sums that band_fill keeps in shared memory: 8 KiB of float32."""
+
+HELD_TAPS = 25
+"""Taps of kernels whose weights a thread holds in registers, a pair of planes at a time; kernels.cu says the same."""
+
+PRODUCT_THREADS = 128
+"""Threads of a block that multiplies."""
+
+PRODUCT_STEP = 36
+"""Products of one output at a step: two of them, for both operands, are 28 KiB of shared memory in float32."""
+
+HELD_REGISTERS = 32
+"""32-bit registers of a thread for weights that are on their way to shared memory."""
+
+SLICES, LARGE_SLICES = 16, 32
+"""Slices that the products of one output are cut into at most, the last block of an output's having to add them up; of large
+kernels, whose taps are what takes time."""
+
+MIN_SLICE = 128
+"""Weights of one output, taps times input planes, that a slice has at least."""
+
+BANDS = 32
+"""Pairs of bands that a product takes at a time where there are more."""
+
+CUT = 256
+"""Taps that a block of weight_grad stores at most."""
+
+SMALL_PLANE = 256
+"""Elements of planes whose band sums planes_contract makes on the way into shared memory."""
+
+PLANE_TILES = 2
+"""Blocks of outputs of planes_contract at most, for each of them reads x and adds up its bands; planes of at most
+TINY_PLANE elements may have any number."""
+
+TINY_PLANE = 1
+"""Elements of a plane that is as quickly added up as its sums are read."""

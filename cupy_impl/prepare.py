@@ -1,0 +1,262 @@
+"""From sizes and strides to CUDA launches: one prepare_* function for each kernel.
+
+A call is prepared once per distinct (sizes, strides, alignment, dtype). Its kind, which is all that is compiled, depends on
+the sizes only through the class of its tile. No choice that changes an answer's bits depends on the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from typing import Any
+
+import torch
+
+from cupy_impl import constants as c
+from cupy_impl import products, tiles
+from cupy_impl.launch import Code, Launch
+from reference.problem import Chain, Tail
+from runtime.layout import Layout, describe, pow2_at_least, pow2_at_most
+from runtime.prepared import Prepared, accumulator
+
+ELEMENT = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "half",
+    torch.bfloat16: "bfloat16",
+}
+"""Names of dtypes in the kernels."""
+
+NEVER = 2**62
+"""In place of a larger number of rows or columns that a band leaves out: no plane has so many."""
+
+Stride = tuple[int, ...]
+
+
+def _code(kernel: str, dtype: torch.dtype, threads: int, macros: dict[str, Any]) -> Code:
+    types = {"ELEMENT": ELEMENT[dtype], "ACC": ELEMENT[accumulator(dtype)], "THREADS": threads}
+    return Code(kernel, tuple((name, str(value)) for name, value in (types | macros).items()))
+
+
+def _reading(kernel: str, dtype: torch.dtype, tile: tiles.Tile, macros: dict[str, Any]) -> Code:
+    """The code of a kernel that reads planes: bounded by its registers, not by the threads that it happens to have."""
+    threads = min(c.REGISTERS // tile.registers, 1024 if tile.axis == 3 else tile.threads)
+    return _code(kernel, dtype, min(threads, c.MOST_THREADS), tile.macros | macros)
+
+
+def _table(values: tuple[int, ...]) -> str:
+    return ",".join(f"{min(value, NEVER)}LL" if value >= 2**31 else str(value) for value in values)
+
+
+def _bands(problem: Chain, swapped: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = {"SWAPPED": int(swapped)}
+    for axis, letter in enumerate("HW"):
+        bands = problem.distinct(axis)
+        tables = {"BEFORE": bands.before, "AFTER": bands.after, "TAPS": bands.taps}
+        found |= {f"{name}_{letter}": _table(values) for name, values in tables.items()}
+    return found
+
+
+def _taps(problem: Chain) -> dict[str, Any]:
+    return dict(zip(("KH", "KW"), problem.kernel, strict=True))
+
+
+ONE_BAND = {"SWAPPED": 0} | {f"{table}_{axis}": "0" for table in ("BEFORE", "AFTER") for axis in "HW"}
+ONE_BAND |= {"TAPS_H": "0,1", "TAPS_W": "0,1"}
+"""A whole plane as its only band."""
+
+
+def seen(problem: Chain, layout: Layout) -> Chain:
+    """The problem as the kernel sees it: rows and columns exchanged where they are in memory."""
+    return problem.swapped() if layout.swapped else problem
+
+
+def _place(layout: Layout, tile: tiles.Tile) -> tuple[int, ...]:
+    return layout.h, layout.w, *layout.stride, tile.rows, tile.cols, tile.step, tile.accesses
+
+
+def _form(tile: tiles.Tile) -> str:
+    """How planes are read, in words."""
+    if tile.axis == 1:
+        return f"{tile.planes} neighbouring planes a block, for their elements are adjacent in memory"
+    parts = "" if tile.parts == 1 else f", cut in {tile.parts} parts"
+    lie = "as a run of memory" if tile.run else "row by row"
+    return f"{tile.planes} plane{'s' * (tile.planes > 1)} a block, read {lie} in accesses of {tile.vec} elements{parts}"
+
+
+@lru_cache(maxsize=4096)
+def prepare_multiply_gap(
+    problem: Tail, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool
+) -> Prepared:
+    """Prepare multiply + average pool of y; `alignment` is the address modulo 16."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
+    if flat := tiles.flat(layout, dtype.itemsize):
+        code = _code(
+            "multiply_gap_flat", dtype, c.THREADS, {"VEC": flat.vec, "FOLD": flat.fold, "LOADS": flat.loads}
+        )
+        blocks = ceil(layout.c / flat.planes)
+        sizes = layout.c, layout.h, layout.stride[0], flat.planes, blocks, flat.lanes, int(tensor)
+        launch = Launch(code, layout.n * blocks, c.THREADS, sizes)
+        return Prepared(
+            launch, 0, 0, f"planes of {layout.h} elements lie one behind the other: read as one run"
+        )
+    tile = tiles.tile(layout, layout.c, dtype.itemsize)
+    blocks = tile.blocks(layout.c)
+    count = layout.n * blocks
+    sizes = (
+        layout.c, *_place(layout, tile), tile.lanes, tile.planes, blocks, tile.parts, tile.cuts, int(tensor)
+    )  # fmt: skip
+    launch = Launch(_reading("multiply_gap", dtype, tile, ONE_BAND), count * tile.parts, tile.threads, sizes)
+    cut = tile.parts > 1
+    return Prepared(launch, cut * count * tile.parts * tile.planes, cut * count, _form(tile))
+
+
+@lru_cache(maxsize=4096)
+def prepare_band_sums(problem: Chain, stride: Stride, dtype: torch.dtype, alignment: int) -> Prepared:
+    """Prepare the band sums of x; `alignment` is its address modulo 16."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
+    own = seen(problem, layout)
+    tile = tiles.tile(layout, layout.c, dtype.itemsize, own)
+    blocks = tile.blocks(layout.c)
+    count = layout.n * blocks
+    sizes = layout.c, *_place(layout, tile), tile.lanes, tile.planes, blocks, tile.parts, tile.cuts
+    code = _reading("band_sums", dtype, tile, _bands(own, layout.swapped))
+    launch = Launch(code, count * tile.parts, tile.threads, sizes)
+    cut = tile.parts > 1
+    partials = cut * count * tile.parts * tile.planes * products.sums_of(problem)
+    return Prepared(launch, partials, cut * count, _form(tile))
+
+
+def _multiplied(
+    kernel: str, dtype: torch.dtype, problem: Chain, shape: products.Product, more: dict[str, Any]
+) -> Code:
+    macros = {name: value for name, value in vars(shape).items() if name != "THREADS"}
+    if not shape.OUTS:
+        del macros["OUTS"]
+    return _code(kernel, dtype, shape.THREADS, macros | _bands(problem) | _taps(problem) | more)
+
+
+def _channels(problem: Chain) -> tuple[int, int, int, int]:
+    return problem.n, problem.groups, problem.c_in // problem.groups, problem.c_out // problem.groups
+
+
+@lru_cache(maxsize=4096)
+def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepared:
+    """Prepare the product of band sums and folded weights."""
+    shape = products.contraction(problem, dtype.itemsize)
+    code = _multiplied("contract", dtype, problem, shape, {})
+    return _sliced(code, problem, shape, tensor, (problem.h, problem.w), "band sums times folded weights")
+
+
+def _sliced(
+    code: Code, problem: Chain, shape: products.Product, tensor: bool, place: tuple[int, ...], what: str
+) -> Prepared:
+    N, G, CI, CO = _channels(problem)
+    slice_ = products.slice_of(problem)
+    slices, tiles_, samples = ceil(CI / slice_), ceil(CO / shape.BN), ceil(N / shape.BM)
+    sizes = N, G, CI, CO, *place, slice_, slices, tiles_, samples, int(problem.bias), int(tensor)
+    count = samples * G * tiles_
+    launch = Launch(code, count * slices, shape.THREADS, sizes)
+    cut = slices > 1
+    why = f"{what}: {shape.BM} samples by {shape.BN} outputs a block, {slices} slices of the input planes"
+    return Prepared(launch, cut * count * slices * shape.BM * shape.BN, cut * count, why)
+
+
+@lru_cache(maxsize=4096)
+def prepare_band_sums_contract(
+    problem: Chain, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool
+) -> Prepared | None:
+    """Prepare the chain in one launch, or say None where two are better."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
+    if found := products.small_planes(problem, layout, dtype.itemsize):
+        shape, planes = found
+        code = _multiplied("planes_contract", dtype, problem, shape, vars(planes))
+        place = problem.h, problem.w, *stride
+        return _sliced(code, problem, shape, tensor, place, "band sums of small planes times folded weights")
+    one = one_launch(problem, layout, dtype.itemsize)
+    if one is None:
+        return None
+    tile, turns, own = one.tile, one.turns, seen(problem, layout)
+    N, G, CI, CO = _channels(problem)
+    blocks = CI // turns * tile.parts
+    width = pow2_at_least(CO)
+    count = pow2_at_most(tile.threads // width)
+    shared = ceil((CO * products.taps_of(problem) * dtype.itemsize + c.ACCESS) / c.ACCESS) * c.ACCESS
+    sizes = (
+        G, CI, CO, *_place(layout, tile), turns, tile.parts, tile.cuts, width, count, int(problem.bias), int(tensor)
+    )  # fmt: skip
+    code = _reading("band_sums_contract", dtype, tile, _bands(own, layout.swapped) | _taps(own))
+    launch = Launch(code, N * G * blocks, tile.threads, sizes, shared)
+    why = f"weights are small beside the planes: each block contracts what it has summed; {_form(tile)}"
+    return Prepared(launch, N * G * blocks * CO, N * G, why)
+
+
+@dataclass(frozen=True)
+class OneLaunch:
+    """How band_sums_contract reads: one plane at a time, `turns` of them a block."""
+
+    tile: tiles.Tile
+    turns: int
+
+
+def one_launch(problem: Chain, layout: Layout, itemsize: int) -> OneLaunch | None:
+    """How each block contracts its own band sums, the last one of a sample finishing, or None if it should not.
+
+    That reads the weights of a plane once per sample and part, so they must be small beside the part
+    (a half: L2 gives that away), one thread per output, and leave few rows to the finish. Where neighbouring planes share
+    lines, it would waste them.
+    """
+    own = seen(problem, layout)
+    stream, turns = tiles.own_stream(own, layout, itemsize)
+    tile = tiles.tile(layout, 1, itemsize, own, stream)
+    taps, sums = products.taps_of(problem), products.sums_of(problem)
+    _, _, CI, CO = _channels(problem)
+    part = min(tile.rows, layout.h) * min(tile.cols, layout.w)
+    serves = (
+        layout.unit != "planes"
+        and CO * taps * 2 <= part
+        and CO * taps * itemsize <= c.FUSED_BYTES
+        and sums <= c.FUSED_SUMS
+        and pow2_at_least(CO) <= tile.threads
+        and CI // turns * tile.parts * CO <= c.FUSED_ROWS
+    )
+    return OneLaunch(tile, turns) if serves else None
+
+
+@lru_cache(maxsize=4096)
+def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
+    """Prepare the gradient of the band sums."""
+    shape = products.expansion(problem, dtype.itemsize)
+    N, G, CI, CO = _channels(problem)
+    tiles_, samples = ceil(CI / shape.PLANES), ceil(N / shape.BM)
+    chunks = ceil(products.sums_of(problem) / shape.BANDS)
+    sizes = N, G, CI, CO, problem.h, problem.w, tiles_, samples
+    code = _multiplied("expand", dtype, problem, shape, {})
+    launch = Launch(code, samples * G * tiles_ * chunks, shape.THREADS, sizes)
+    return Prepared(launch, 0, 0, f"gradients times folded weights: {shape.BM} samples a block")
+
+
+@lru_cache(maxsize=4096)
+def prepare_band_fill(problem: Chain, stride: Stride, dtype: torch.dtype) -> Prepared:
+    """Prepare dx, which has `stride` and, fresh from the allocator, an aligned address."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
+    own = seen(problem, layout)
+    tile = tiles.tile(layout, layout.c, dtype.itemsize, own, runs=False)
+    blocks = tile.blocks(layout.c)
+    sizes = layout.c, *_place(layout, tile), tile.lanes, tile.planes, blocks, tile.parts, tile.cuts
+    code = _reading("band_fill", dtype, tile, _bands(own, layout.swapped) | {"KEPT": c.KEPT})
+    return Prepared(Launch(code, layout.n * blocks * tile.parts, tile.threads, sizes), 0, 0, _form(tile))
+
+
+@lru_cache(maxsize=4096)
+def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
+    """Prepare the gradient of the weight, from band sums."""
+    shape = products.weight_gradient(problem, dtype.itemsize)
+    N, G, CI, CO = _channels(problem)
+    tiles_, outputs = ceil(CI / shape.PLANES), ceil(CO / shape.BM)
+    chunks, cuts = ceil(products.sums_of(problem) / shape.BANDS), ceil(products.taps_of(problem) / c.CUT)
+    sizes = N, G, CI, CO, problem.h, problem.w, tiles_, outputs, cuts
+    code = _multiplied("weight_grad", dtype, problem, shape, {"CUT": c.CUT})
+    launch = Launch(code, G * tiles_ * chunks * outputs * cuts, shape.THREADS, sizes)
+    return Prepared(launch, 0, 0, f"gradients times band sums: {shape.BM} outputs a block")

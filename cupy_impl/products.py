@@ -1,0 +1,137 @@
+"""How a block multiplies: its shape, from sizes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from cupy_impl import constants as c
+from reference.problem import Chain
+from runtime.layout import Layout, pow2_at_least, pow2_at_most
+
+
+@dataclass(frozen=True)
+class Product:
+    """The numbers that kernels.cu explains under "Products"; all are fixed in the code."""
+
+    THREADS: int
+    BM: int
+    BN: int
+    PN: int
+    KS: int
+    PLANES: int
+    OUTS: int
+    BANDS: int
+    LANES: int
+
+
+def sums_of(problem: Chain) -> int:
+    """Band sums of a plane."""
+    return len(problem.distinct(0)) * len(problem.distinct(1))
+
+
+def taps_of(problem: Chain) -> int:
+    """Taps of a pair of planes."""
+    return problem.kernel[0] * problem.kernel[1]
+
+
+def is_large(problem: Chain) -> bool:
+    """Whether the taps of a pair of planes are more than a thread holds."""
+    return taps_of(problem) > c.HELD_TAPS
+
+
+def _samples(n: int, itemsize: int) -> tuple[int, int]:
+    """Samples (or other rows) of a block, and columns of a thread. It changes no bit."""
+    if itemsize == 8:
+        return (32 if n > 8 else 8), 2
+    return (64 if n > 32 else 16), 4
+
+
+def lanes_of(problem: Chain) -> int:
+    """Threads that share the taps of one band."""
+    return min(c.WARP, pow2_at_most(taps_of(problem) // sums_of(problem))) if is_large(problem) else 1
+
+
+def contraction(problem: Chain, itemsize: int) -> Product:
+    """For `contract`: samples by outputs."""
+    sums, taps = sums_of(problem), taps_of(problem)
+    if is_large(problem):
+        bands = min(sums, c.BANDS)
+        return Product(2 * c.PRODUCT_THREADS, 32, 8, 1, bands, 1, 8, bands, lanes_of(problem))
+    samples, columns = _samples(problem.n, itemsize)
+    BN = 32
+    step = c.PRODUCT_STEP * (2 if samples <= 16 else 1) // (itemsize // 4 or 1)
+    held = c.HELD_REGISTERS * c.PRODUCT_THREADS * 4 // (BN * taps * itemsize)
+    planes = max(1, min(step // sums, held, 16))
+    return Product(c.PRODUCT_THREADS, samples, BN, columns, planes * sums, planes, BN, sums, 1)
+
+
+def slice_of(problem: Chain) -> int:
+    """Input planes whose products one block adds up. It depends on no number of samples: bits depend on it."""
+    planes = problem.c_in // problem.groups
+    most = c.LARGE_SLICES if is_large(problem) else c.SLICES
+    return max(ceil(planes / most), min(planes, ceil(c.MIN_SLICE / taps_of(problem))))
+
+
+def expansion(problem: Chain, itemsize: int) -> Product:
+    """For `expand`: samples by pairs of an input plane and a band."""
+    bands = min(sums_of(problem), c.BANDS)
+    planes = max(1, c.BANDS // sums_of(problem))
+    samples, columns = _samples(problem.n, itemsize)
+    step = (
+        8 if is_large(problem) or planes * 16 * taps_of(problem) * itemsize > 160 * c.PRODUCT_THREADS else 16
+    )
+    return Product(c.PRODUCT_THREADS, samples, 32, columns, step, planes, step, bands, lanes_of(problem))
+
+
+def weight_gradient(problem: Chain, itemsize: int) -> Product:
+    """For `weight_grad`: outputs by pairs of an input plane and a band."""
+    bands = min(sums_of(problem), c.BANDS)
+    planes = max(1, min(c.BANDS // sums_of(problem), 2 * c.CUT // taps_of(problem)))
+    outputs, columns = _samples(problem.c_out // problem.groups, itemsize)
+    return Product(c.PRODUCT_THREADS, outputs, 32, columns, 16, planes, 0, bands, 1)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """How `planes_contract` reads small planes: SHARE threads a plane, each LOADS accesses of ACROSS elements."""
+
+    ACROSS: int
+    SHARE: int
+    LOADS: int
+
+
+def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product, Planes] | None:
+    """For `planes_contract`, or None where band sums and contract are better."""
+    area, sums, taps = problem.h * problem.w, sums_of(problem), taps_of(problem)
+    outputs = problem.c_out // problem.groups
+    if (
+        area > c.SMALL_PLANE
+        or is_large(problem)
+        or sums > c.FEW_SUMS
+        or (layout.unit == "planes" and area > 1)
+    ):
+        return None
+    BM, BN = (16, 64) if outputs > 32 else (16, 32)
+    if problem.n > 32 and outputs > 64:
+        BM, BN = 64, 32
+    if area > c.TINY_PLANE and ceil(outputs / BN) > c.PLANE_TILES:
+        return None
+    columns = 4 if itemsize < 8 else 2
+    across = layout.vector if layout.unit == "columns" and not layout.swapped else 1
+    share = pow2_at_least(ceil(area / across / 4))
+    loads = ceil(area / across / share)
+    threads = 2 * c.PRODUCT_THREADS if BM * BN >= 1024 else c.PRODUCT_THREADS
+    if share > c.WARP or itemsize == 8:
+        return None
+    best = 0
+    planes = 1
+    while planes <= 32:
+        mine = BM * planes * share / threads
+        registers = mine * loads * across * itemsize / 4 + planes * BN * taps * itemsize / 4 / threads
+        if mine >= 1 and planes * sums <= 72 and (registers <= 72 or not best):
+            best = planes
+        planes *= 2
+    if not best:
+        return None
+    return Product(threads, BM, BN, columns, best * sums, best, BN, sums, 1), Planes(across, share, loads)
