@@ -69,6 +69,7 @@ class Kernel:
         if shared > FREE_SHARED_BYTES:
             _check(_driver().cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_BYTES, shared))
         self._device = device
+        self.handle: tuple[int, int, int] = (function.value or 0, threads, shared)
         self._launch = _driver().cuLaunchKernel
         self._function = function
         # Converted once: ctypes passes its own objects on as they are.

@@ -35,8 +35,8 @@ def quotient(i, by):
 
 @triton.jit
 def pick(TABLE: tl.constexpr, i):
-    """TABLE[i] for an i that is known only at run time."""
-    found = tl.full((), TABLE[0], tl.int64)
+    """TABLE[i] for an i that is known only at run time, a number or a tensor."""
+    found = tl.full((), TABLE[0], tl.int64) + 0 * i
     for k in tl.static_range(1, len(TABLE)):
         found = tl.where(i >= k, TABLE[k], found)
     return found
@@ -53,13 +53,22 @@ def band_of(k, TAPS: tl.constexpr):
 
 @triton.jit
 def narrow(value, dtype: tl.constexpr):
-    """value in dtype, to nearest even. By hand for bfloat16, which Triton's interpreter would truncate."""
+    """A float64 value in dtype, to nearest even. By hand for bfloat16, which Triton's interpreter would truncate."""
+    if dtype == tl.float64:
+        return value
+    value = value.to(tl.float32)
     if dtype == tl.bfloat16:
         bits = value.to(tl.uint32, bitcast=True)
         bits += 0x7FFF + ((bits >> 16) & 1)
         rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
         return tl.where(value == value, rounded, value.to(tl.bfloat16))
     return value.to(dtype)
+
+
+@triton.jit
+def scaled(value, scale):
+    """value * scale in float64: one rounding, at the store, and no overflow on the way."""
+    return value.to(tl.float64) * tl.full((), scale, tl.float64)
 
 
 @triton.jit
@@ -232,13 +241,15 @@ def finish_products(acc, partials, counter, split, slices, live, FR: tl.constexp
         last = arrive(counter, slices)
         if last:
             acc = tl.zeros(acc.shape, acc.dtype)
+            ptrs = partials + at
             for first in range(0, slices, FR):
                 held = ()
                 for s in tl.static_range(FR):
-                    slice = partials + (first + s).to(tl.int64) * SIZE
-                    held += (tl.load(slice + at, mask=live & (first + s < slices), other=0, cache_modifier=".cg"),)
+                    own = live & (tl.full(acc.shape, first + s, tl.int32) < slices)
+                    held += (tl.load(ptrs + s * SIZE, mask=own, other=0, cache_modifier=".cg"),)
                 for s in tl.static_range(FR):
                     acc += held[s]
+                ptrs += FR * SIZE
     return last, acc
 
 
@@ -290,16 +301,18 @@ def lands(rb, cb, H, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W:
 
 @triton.jit
 def scale_and_store(total, out, bias, multiplier, n, co, live, G, g, CO, mult_n, mult_c, scale, bias_scale,
-                    BIAS: tl.constexpr, TENSOR: tl.constexpr):  # fmt: skip
+                    BIAS: tl.constexpr, TENSOR: tl.constexpr,
+                    ACC: tl.constexpr):  # fmt: skip
     """Steps 6 and 7 of outputs co of group g, of samples n."""
     c = g * CO + co
     # 6 scale and bias
-    total = (total * scale).to(total.dtype)
+    total = scaled(total, scale)
     if BIAS:
-        b = tl.load(bias + c, mask=co < CO, other=0)
-        total += (bias_scale * b.to(total.dtype)).to(total.dtype)
+        # Cast right after the load: the interpreter's bfloat16 arithmetic is wrong.
+        b = tl.load(bias + c, mask=co < CO, other=0).to(ACC)
+        total += scaled(b, bias_scale)
     if TENSOR:
-        total *= tl.load(multiplier + n * mult_n + c * mult_c, mask=live, other=0).to(total.dtype)
+        total *= tl.load(multiplier + n * mult_n + c * mult_c, mask=live, other=0).to(tl.float64)
     # 7 store
     tl.store(out + n * (G * CO) + c, narrow(total, out.dtype.element_ty), mask=live)
 
@@ -324,7 +337,7 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
     # A run is read in rows as long as an access, so that no access of a step is idle.
     live = (c < C)[:, None, None, None] if RUN else (c < C)[:, None, None, None] & (col < W - c0)
     # 3 masked load, 4 accumulate
-    acc = stream(planes, position, row, col, e, live, 0, rows, cols, step, stride_h, stride_w, RUN,
+    acc = stream(planes, position, row, col, e, live, tl.full((), 0, tl.int32), rows, cols, step, stride_h, stride_w, RUN,
                  RUN and BP == 1, ACC, UNROLL)  # fmt: skip
     # 5 reduce
     if not RUN:
@@ -336,9 +349,9 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
         last, total = finish(partials, counters + tile, part, parts, tl.arange(0, BP), c < C, total, BP, FR, ACC)
     if last:
         # 6 scale
-        total = (total * scale).to(ACC)
+        total = scaled(total, scale)
         if TENSOR:
-            total *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(ACC)
+            total *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(tl.float64)
         # 7 store
         tl.store(out + n * C + c, narrow(total, out.dtype.element_ty), mask=c < C)
 
@@ -364,10 +377,10 @@ def multiply_gap_flat(y, out, partials, counters, multiplier, mult_n, mult_c, sc
         own = run if GROUP == 1 else tl.where((i >= q * plane) & (i < (q + 1) * plane), run, 0)
         total = tl.sum(tl.sum(own, 2), 1)
         # 6 scale
-        total = (total * scale).to(ACC)
+        total = scaled(total, scale)
         if TENSOR:
             m = multiplier + n * mult_n + (c + q).to(tl.int64) * mult_c
-            total *= tl.load(m, mask=c < C, other=0).to(ACC)
+            total *= tl.load(m, mask=c < C, other=0).to(tl.float64)
         # 7 store
         tl.store(out + n * C + c + q, narrow(total, out.dtype.element_ty), mask=c < C)
 
@@ -462,17 +475,17 @@ def locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
 def tap_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH: tl.constexpr, KW: tl.constexpr,
                  BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
                  AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    """acc plus the products of channels [first, last), each tap by itself. k runs over (ci, tap)."""
+    """acc plus products [first, last), each tap by itself: k runs over (ci, tap)."""
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
-    for k0 in range(first * (KH * KW), last * (KH * KW), BK):
+    for k0 in range(first, last, BK):
         # 3 masked load
         k = k0 + tl.arange(0, BK)
         ci = (k // (KH * KW)).to(tl.int64)
         tap = k % (KH * KW)
         rb = band_of(tap // KW, TAPS_H)
         cb = band_of(tap % KW, TAPS_W)
-        live = (k < last * (KH * KW)) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+        live = (k < last) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
         w_ptrs = weights + (ci * CO * (KH * KW) + tap)[:, None] + co.to(tl.int64)[None, :] * (KH * KW)
         w = tl.load(w_ptrs, mask=live[:, None] & (co < CO)[None, :], other=0).to(acc.dtype)
         t_ptrs = sums + (n * G * CI)[:, None] * (RB * CB) + (ci * (RB * CB) + rb * CB + cb)[None, :]
@@ -496,7 +509,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
     co = block * BCO + tl.arange(0, BCO)
     first = split * share
-    last = tl.minimum(first + share, CI)
+    last = tl.minimum(first + share, CI if FOLD else CI * (KH * KW))
     # 2 addresses
     weight += g.to(tl.int64) * CI * CO * (KH * KW)
     sums += g.to(tl.int64) * CI * (RB * CB)
@@ -516,8 +529,8 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
                 acc = tl.dot(t, tl.where(live, w[band], 0), acc, input_precision="ieee", out_dtype=ACC)
         if any_wild(acc):
             # Inf * w1 + Inf * w2 is not Inf * (w1 + w2), and w1 + w2 may overflow. Samples without any keep their bits.
-            by_tap = tap_products(tl.zeros((BN, BCO), ACC), sums, weight, n, co, first, last, N, G, CI, CO, H, W, KH, KW,
-                                  BEFORE_H, AFTER_H, TAPS_H, BEFORE_W, AFTER_W, TAPS_W, BK)  # fmt: skip
+            by_tap = tap_products(tl.zeros((BN, BCO), ACC), sums, weight, n, co, first * (KH * KW), last * (KH * KW), N, G, CI,
+                                  CO, H, W, KH, KW, BEFORE_H, AFTER_H, TAPS_H, BEFORE_W, AFTER_W, TAPS_W, BK)  # fmt: skip
             acc = tl.where(acc - acc == 0, acc, by_tap)
     else:
         acc = tap_products(acc, sums, weight, n, co, first, last, N, G, CI, CO, H, W, KH, KW, BEFORE_H, AFTER_H, TAPS_H,
@@ -528,7 +541,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
                                   slices, live, FR)  # fmt: skip
     if done:
         scale_and_store(total, out, bias, multiplier, n[:, None], co[None, :], live, G, g.to(tl.int64), CO, mult_n,
-                        mult_c, scale, bias_scale, BIAS, TENSOR)  # fmt: skip
+                        mult_c, scale, bias_scale, BIAS, TENSOR, ACC)  # fmt: skip
 
 
 @triton.jit
@@ -577,10 +590,10 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     else:
         w = fold_many(w_ptrs, (co < CO)[None, :], KH, KW, KK, TAPS_H, TAPS_W, ACC)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
-    live = col < width
+    live = tl.full((1, 1, 1, 1), 1, tl.int1)
     first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h,
                                             stride_w, RIMS, L, VEC)  # fmt: skip
-    core = stream(planes, position, row, col, e, live, core_lo, core_hi, cols, step, stride_h, stride_w, RUN, False, ACC,
+    core = stream(planes, position, row, col, e, col < width, core_lo, core_hi, cols, step, stride_h, stride_w, RUN, False, ACC,
                   UNROLL)  # fmt: skip
     first = first.to(ACC)
     # Idle accesses are in no band.
@@ -605,21 +618,19 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     if any_wild(partial):
         # Tap by tap, as in `contract`.
         partial = tl.zeros((1, BCO), ACC)
-        for cb in tl.static_range(CB):
-            for rb in tl.static_range(RB):
-                lives = (co < CO)[None, :] & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                h: tl.constexpr = cb if SWAPPED else rb
-                w_: tl.constexpr = rb if SWAPPED else cb
+        for h in tl.static_range(len(TAPS_H) - 1):
+            for v in tl.static_range(len(TAPS_W) - 1):
+                lives = lands(v if SWAPPED else h, h if SWAPPED else v, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 for kh in range(TAPS_H[h], TAPS_H[h + 1]):
-                    for kw in range(TAPS_W[w_], TAPS_W[w_ + 1]):
-                        tap = tl.load(w_ptrs + (kh * KW + kw), mask=lives, other=0).to(ACC)
-                        partial += totals[cb * RB + rb] * tap
+                    for kw in range(TAPS_W[v], TAPS_W[v + 1]):
+                        tap = tl.load(w_ptrs + (kh * KW + kw), mask=(co < CO)[None, :], other=0).to(ACC)
+                        partial += totals[h * RB + v if SWAPPED else v * RB + h] * tl.where(lives, tap, 0)
     partials += ng.to(tl.int64) * CI * parts * BCO
     last, total = finish(partials, counters + ng, ci * parts + part, CI * parts, co, co < CO, tl.sum(partial, 0), BCO, FR,
                          ACC)  # fmt: skip
     if last:
         scale_and_store(total, out, bias, multiplier, n, co, co < CO, G, g, CO, mult_n, mult_c, scale, bias_scale, BIAS,
-                        TENSOR)  # fmt: skip
+                        TENSOR, ACC)  # fmt: skip
 
 
 @triton.jit
@@ -697,17 +708,16 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                 rb = v if SWAPPED else h
                 cb = h if SWAPPED else v
                 t = plane_sums(planes.to(ACC), row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                live = (ci < last)[:, None] & (co < CO)[None, :] & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W,
-                                                                         AFTER_W)  # fmt: skip
-                own = tl.load(w_ptrs + tap, mask=live, other=0).to(ACC)
-                by_tap = tl.dot(t, own, by_tap, input_precision="ieee", out_dtype=ACC)
+                live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                own = tl.load(w_ptrs + tap, mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(ACC)
+                by_tap = tl.dot(t, tl.where(live, own, 0), by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
     live = (n < N)[:, None] & (co < CO)[None, :]
     done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCO), counters + tile, split,
                                   slices, live, FR)  # fmt: skip
     if done:
         scale_and_store(total, out, bias, multiplier, n[:, None], co[None, :], live, G, g, CO, mult_n, mult_c, scale,
-                        bias_scale, BIAS, TENSOR)  # fmt: skip
+                        bias_scale, BIAS, TENSOR, ACC)  # fmt: skip
 
 
 @triton.jit
@@ -764,7 +774,7 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
     # 6 scale, 7 store
     live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
     to = d + (n[:, None] * G * CI + (g * CI + ci)[None, :]) * (RB * CB) + band
-    tl.store(to, tl.where(live, (acc * scale).to(ACC), 0), mask=(n < N)[:, None] & (ci < CI)[None, :])
+    tl.store(to, tl.where(live, scaled(acc, scale), 0).to(ACC), mask=(n < N)[:, None] & (ci < CI)[None, :])
 
 
 @triton.jit
@@ -798,7 +808,7 @@ def band_fill(d, dx,
         for rb in range(RB):
             total += tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
         core += tl.where(inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
-    core = narrow(core, dx.dtype.element_ty)
+    core = narrow(core.to(tl.float64), dx.dtype.element_ty)
     # 7 store
     if RUN:
         ptrs = planes + position + e
@@ -823,7 +833,7 @@ def band_fill(d, dx,
                 value += tl.where(own, band, 0)
         live = mask & (col < width) & (row < tl.minimum(others - j0, step))
         to = planes + at.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
-        tl.store(to, narrow(value, dx.dtype.element_ty), mask=live)
+        tl.store(to, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -857,5 +867,4 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
         acc = tl.dot(v, t, acc, input_precision="ieee", out_dtype=ACC)
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
     to = dw + (g * CI + ci)[None, :] * CO * (KH * KW) + co[:, None] * (KH * KW) + tap[None, :]
-    acc = tl.where(live[None, :], (acc * scale).to(ACC), 0)
-    tl.store(to, narrow(acc, dw.dtype.element_ty), mask=(co < CO)[:, None] & (ci < CI)[None, :])
+    tl.store(to, narrow(tl.where(live[None, :], scaled(acc, scale), 0), dw.dtype.element_ty), mask=(co < CO)[:, None] & (ci < CI)[None, :])

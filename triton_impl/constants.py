@@ -1,0 +1,160 @@
+"""Launch constants of the Triton kernels, one a line. Measured on an H100; docs/experiments.md says what else was tried."""
+
+from __future__ import annotations
+
+ACCESS_BYTES = 16
+"""Bytes of the widest access of a thread."""
+
+WARP = 32
+"""Threads of a warp."""
+
+# Streams of whole planes (multiply_gap)
+
+GAP_BYTES = 32 * 1024
+"""Bytes that a program has in flight: few programs at a time, for the memory likes few streams."""
+
+WHOLE_WARPS = 16
+"""Warps of a program that has whole planes: four accesses of 16 bytes per thread."""
+
+PART_WARPS = 8
+"""Warps of a program that has a part of a plane: eight accesses per thread, for its threads have to wait for the counter."""
+
+GAP_REGISTERS = 64
+"""Most registers per thread of both: those of a multiprocessor that has 64 KiB in flight."""
+
+UNCUT_BYTES = 256 * 1024
+"""Planes of at most so many bytes stay whole where a sample has UNCUT_PLANES of them: no finish is needed."""
+
+UNCUT_PLANES = 128
+"""Planes of a sample that are programs enough for a card."""
+
+PLANES_WARPS = 4
+"""Warps where neighbouring planes are read together (channels_last)."""
+
+SHORT_PLANE = 64
+"""Elements of a plane that two of these warps, with half the bytes, read."""
+
+PLANES_LINE_BYTES = 256
+"""Bytes of neighbouring planes that a program has: two lines of the L2."""
+
+GRID_WARPS = 4
+"""Warps where rows have gaps between them, or are strided."""
+
+GRID_ACCESSES = 4
+"""Accesses of a thread in a step of such rows: each has an address of its own in registers."""
+
+GRID_UNROLL = 2
+"""Such steps under way at a time."""
+
+# Small planes in a run (multiply_gap_flat)
+
+FLAT_PLANE = 1024
+"""Elements of a plane that is not short."""
+
+FLAT_BYTES = 4 * 1024
+"""Bytes of one program, which is one warp: it needs no barrier."""
+
+# Parts
+
+PART_BYTES = 64 * 1024
+"""Bytes of a plane that one program reads: long enough to hide its start and end, short enough that one large sample
+already fills the card."""
+
+# Bands (band_sums, band_sums_contract, band_fill)
+
+BANDS_BYTES = 8 * 1024
+"""Bytes of a step of float32, in one warp: it needs no barrier, and what a program does once is done by fewer threads."""
+
+LARGE_PLANE_BYTES = 32 * 1024
+"""Planes of more bytes are long enough for twice the step and two warps."""
+
+BANDS_REGISTERS = 255
+"""Most registers per thread: a thread keeps its sums of a whole step to the end."""
+
+BANDS_PLANES_BYTES = 128
+"""Bytes of neighbouring planes (channels_last) that a program has: one line of the L2."""
+
+BANDS_PLANES_ROWS = 4
+"""Accesses of a thread in a step of these, and steps under way at a time."""
+
+BANDS_GRID_ELEMENTS = 16
+"""Elements of a thread in a step of rows with gaps between them."""
+
+BANDS_GRID_UNROLL = 4
+"""Such steps under way at a time."""
+
+SMALL_PLANE = 256
+"""Elements of a plane that is over in one step: all its bands are summed from what one load brings."""
+
+RIM_ROWS = 4
+"""Accesses of a thread to rim rows that are asked for before the stream at most."""
+
+FINISH = 32
+"""Partial results that a thread of the last program loads at a time."""
+
+FINISH_WIDTH = 256
+"""Band sums that the last program of a block of planes adds up at a time."""
+
+# The chain in one launch
+
+FOLD_TAPS = 16
+"""Taps of a kernel whose taps are loaded one by one, or by rows: more would be too much code."""
+
+FOLD_BANDS = 9
+"""Pairs of a row band and a column band that there is code for, one after the other."""
+
+OWN_WEIGHTS = 2048
+"""Weights that a warp of band_sums_contract keeps in registers: 64 per thread."""
+
+OWN_ROWS = 16 * 1024
+"""Partial outputs of a sample that the last program of band_sums_contract adds up at most."""
+
+SMALLEST_PLANE = 64
+"""Elements of a plane for planes_contract: more do not fit the registers with all the channels of a product's step."""
+
+REREAD = 256
+"""Elements of a plane times blocks of outputs up to which planes_contract reads x again for each block."""
+
+# Matrix products (contract, planes_contract, expand, weight_grad)
+
+PRODUCT_WARPS = 4
+"""Warps of a program."""
+
+FEW_SAMPLES = 16
+"""Samples of a program where there are no more."""
+
+MANY_SAMPLES = 64
+"""Samples of a program otherwise."""
+
+OUTPUTS = 32
+"""Outputs of a program."""
+
+CHANNELS = 16
+"""Channels of one step of a product: the fewest that Triton multiplies."""
+
+PROGRAMS = 512
+"""Programs that fill a card: outputs are cut in slices of channels for so many, whatever the batch."""
+
+SLICES = 32
+"""Slices of an output at most: the last program has to add them up."""
+
+TAP_OUTPUTS = 8
+"""Outputs of a program where taps are not folded: there are few channels, and many taps to spread over programs."""
+
+TAP_STEP = 256
+"""(channel, tap) pairs of one step of such a product."""
+
+TAP_SLICES = 64
+"""Slices of such an output at most."""
+
+WILD_STEP = 16
+"""(channel, tap) pairs of a step where taps are multiplied one by one because something was not finite."""
+
+SLICE_REGISTERS = 128
+"""Registers per thread that the last program fills with slices at a time."""
+
+EXPAND_TAPS = 64
+"""Taps that `expand` adds at a time at most."""
+
+GRAD_STEP = 64
+"""(channel, tap) pairs, and outputs, of a program of weight_grad."""

@@ -1,0 +1,391 @@
+"""From sizes and strides to launches of the Triton kernels: one prepare_* function for each.
+
+A call is prepared once per distinct (sizes, strides, alignment, dtype). Its kind, which is all that is compiled, depends on
+the sizes only through the class of its tile. No choice that changes an answer's bits depends on the batch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil
+from typing import Any
+
+import torch
+import triton
+
+from reference.problem import Chain, Tail
+from runtime.layout import Layout, describe, pow2_at_least
+from runtime.prepared import Prepared, accumulator
+from triton_impl import constants as c
+from triton_impl import kernels, tiles
+from triton_impl.launch import INTERPRETED, POINTER, Launch, divisor, specialize
+from triton_impl.slices import Slices, fold_channels, product_slices, tap_slices
+
+__all__ = ["INTERPRETED"]
+
+NEVER = 2**62
+"""In place of a larger number of rows or columns that a band leaves out: no plane has so many."""
+
+
+def _acc(dtype: torch.dtype) -> Any:
+    return triton.language.float64 if dtype == torch.float64 else triton.language.float32
+
+
+def _bands(problem: Chain) -> dict[str, Any]:
+    found = {}
+    for axis, letter in enumerate("HW"):
+        bands = problem.distinct(axis)
+        found["BEFORE_" + letter] = tuple(min(before, NEVER) for before in bands.before)
+        found["AFTER_" + letter] = tuple(min(after, NEVER) for after in bands.after)
+    return found
+
+
+def _taps(problem: Chain) -> dict[str, Any]:
+    return {
+        "KH": problem.kernel[0], "KW": problem.kernel[1],
+        "TAPS_H": problem.distinct(0).taps, "TAPS_W": problem.distinct(1).taps,
+    }  # fmt: skip
+
+
+def count_bands(problem: Chain) -> int:
+    """Pairs of a row band and a column band."""
+    return len(problem.distinct(0)) * len(problem.distinct(1))
+
+
+def _output(dtype: torch.dtype) -> dict[str, str]:
+    """Types of what follows the first pointer of a kernel that makes an output."""
+    acc = POINTER[accumulator(dtype)]
+    return {
+        "out": POINTER[dtype], "partials": acc, "counters": "*i32", "multiplier": acc, "mult_n": "i64", "mult_c": "i64",
+        "scale": "fp64",
+    }  # fmt: skip
+
+
+def _chain_output(dtype: torch.dtype) -> dict[str, str]:
+    return {"weight": POINTER[dtype], "bias": POINTER[dtype], **_output(dtype), "bias_scale": "fp64"}
+
+
+def _finish_rows(width: int, warps: int) -> int:
+    """Rows of partial outputs, each `width` wide, that the last program loads at a time."""
+    return max(1, min(64, c.FINISH * c.WARP * warps // pow2_at_least(width)))
+
+
+def _seen(problem: Chain, layout: Layout) -> Chain:
+    """The problem as the kernel sees it: rows and columns exchanged where they are in memory."""
+    return problem.swapped() if layout.swapped else problem
+
+
+def _tile_constants(tile: tiles.Tile, layout: Layout) -> dict[str, Any]:
+    return {
+        "RUN": tile.RUN, "BP": tile.BP, "R": tile.R, "L": tile.L, "VEC": tile.VEC, "UNROLL": tile.UNROLL,
+        **tiles.unit_strides(layout),
+    }  # fmt: skip
+
+
+def _bands_text(tile: tiles.Tile) -> str:
+    if tile.WHOLE:
+        return f"planes are small: a program sums the bands of {tile.BP} of them from one load each"
+    form = "rows lie one behind the other" if tile.RUN else "rows have gaps between them or are strided"
+    return f"{form}: {tile.BP} planes a program, {tile.parts} parts a plane, accesses of {tile.VEC} elements"
+
+
+@lru_cache(maxsize=4096)
+def prepare_multiply_gap(
+    problem: Tail, stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
+) -> Prepared:
+    """Prepare multiply + average pool of y; `alignment` is the address modulo 16."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
+    call = {"y": POINTER[dtype], **_output(dtype)}
+    fixed = {"TENSOR": tensor, "ACC": _acc(dtype)}
+    if flat := tiles.flat(layout, dtype.itemsize):
+        blocks = ceil(layout.c / (flat.GROUP * flat.GROUPS))
+        special, sizes = specialize(
+            kernels.multiply_gap_flat,
+            call,
+            {"C": layout.c, "plane": layout.h, "stride_n": layout.stride[0], "blocks": blocks, "blocks_by": divisor(blocks)},
+            fixed | vars(flat),
+            {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC},
+            1,
+        )  # fmt: skip
+        why = f"planes of {layout.h} elements lie one behind the other: read as one run"
+        return Prepared(Launch(special, (layout.n * blocks, 1), sizes), 0, 0, why)
+    seen, tile = tiles.gap(layout, layout.c, dtype.itemsize)
+    blocks = tile.blocks(layout.c)
+    special, sizes = specialize(
+        kernels.multiply_gap,
+        call,
+        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(seen)},
+        fixed | _tile_constants(tile, seen) | {"FR": _finish_rows(tile.BP, tile.warps)},
+        tiles.divisible(seen, tile, "y", dtype.itemsize),
+        tile.warps,
+        None if dtype == torch.float64 and tile.registers == 255 else tile.registers,
+    )
+    programs = layout.n * blocks * tile.parts
+    partials, counters = (programs * tile.BP, layout.n * blocks) if tile.parts > 1 else (0, 0)
+    why = f"{tile.BP} planes a program, {tile.parts} parts a plane, accesses of {max(tile.VEC, layout.vector)} elements"
+    return Prepared(Launch(special, (programs, 1), sizes), partials, counters, why)
+
+
+@lru_cache(maxsize=4096)
+def prepare_band_sums(
+    problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int
+) -> Prepared:
+    """Prepare the band sums of x; `alignment` is its address modulo 16."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
+    seen = _seen(problem, layout)
+    tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
+    acc = POINTER[accumulator(dtype)]
+    blocks, bands = tile.blocks(layout.c), count_bands(problem)
+    width = min(pow2_at_least(tile.BP * bands), c.FINISH_WIDTH)
+    special, sizes = specialize(
+        kernels.band_sums,
+        {"x": POINTER[dtype], "sums": acc, "partials": acc, "counters": "*i32"},
+        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), "even": tile.even, **tile.sizes(layout)},
+        {
+            "ACC": _acc(dtype), **_bands(seen), "SWAPPED": layout.swapped, "WHOLE": tile.WHOLE, **_tile_constants(tile, layout),
+            "RIMS": _rims(seen, tile), "WIDTH": width, "FR": _finish_rows(width, tile.warps),
+        },
+        tiles.divisible(layout, tile, "x", dtype.itemsize),
+        tile.warps,
+        tile.registers,
+    )  # fmt: skip
+    programs = layout.n * blocks * tile.parts
+    partials, counters = (programs * tile.BP * bands, layout.n * blocks) if tile.parts > 1 else (0, 0)
+    return Prepared(Launch(special, (programs, 1), sizes), partials, counters, _bands_text(tile))
+
+
+def _rims(seen: Chain, tile: tiles.Tile) -> int:
+    """Accesses of a thread to rim rows before the stream: for the rims of rows as long as half a step's, at most RIM_ROWS."""
+    bands = seen.distinct(0)
+    rims = bands.before[0] - bands.before[-1] + bands.after[-1] - bands.after[0]
+    return min(c.RIM_ROWS, pow2_at_least(min(rims, c.RIM_ROWS)))
+
+
+def _folds(problem: Chain) -> bool:
+    """Whether the taps of a band are added before the product: where there are few of both."""
+    return problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS and count_bands(problem) <= c.FOLD_BANDS
+
+
+@lru_cache(maxsize=4096)
+def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepared:
+    """Prepare the product of band sums and weight."""
+    folds = _folds(problem)
+    cut = product_slices(problem) if folds else tap_slices(problem)
+    BN = _samples(problem.n)
+    acc = POINTER[accumulator(dtype)]
+    special, sizes = specialize(
+        kernels.contract,
+        {"sums": acc, **_chain_output(dtype)},
+        _product_sizes(problem, cut, BN),
+        {
+            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "FOLD": folds,
+            "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "BK": c.WILD_STEP if folds else c.TAP_STEP,
+            "FR": _slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
+        },
+        {"sums": 16, "weight": 16, "partials": 16},
+        c.PRODUCT_WARPS,
+    )  # fmt: skip
+    how = "taps of one band are added, then multiplied" if folds else "each tap is multiplied by itself: the kernel is large"
+    why = f"{how}: {BN} samples x {cut.BCO} outputs a program, products in {cut.slices} slices"
+    return _product(special, sizes, problem, cut, BN, why)
+
+
+def _samples(n: int) -> int:
+    return c.FEW_SAMPLES if n <= c.FEW_SAMPLES else c.MANY_SAMPLES
+
+
+def _slices_at_once(BN: int, BCO: int, warps: int, dtype: torch.dtype) -> int:
+    each = max(1, BN * BCO // (c.WARP * warps)) * (accumulator(dtype).itemsize // 4)
+    return max(1, min(c.SLICES, c.SLICE_REGISTERS // each))
+
+
+def _product_sizes(problem: Chain, cut: Slices, BN: int) -> dict[str, int]:
+    n_blocks = ceil(problem.n / BN)
+    blocks = ceil(problem.c_out // problem.groups / cut.BCO)
+    return {
+        "N": problem.n, "G": problem.groups, "CI": problem.c_in // problem.groups, "CO": problem.c_out // problem.groups,
+        "H": problem.h, "W": problem.w, "share": cut.share, "n_blocks": n_blocks, "n_blocks_by": divisor(n_blocks),
+        "slices": cut.slices, "slices_by": divisor(cut.slices), "blocks": blocks, "blocks_by": divisor(blocks),
+    }  # fmt: skip
+
+
+def _product(
+    special: Any, sizes: tuple[int, ...], problem: Chain, cut: Slices, BN: int, why: str
+) -> Prepared:
+    tiles_ = ceil(problem.n / BN) * problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
+    partials, counters = (tiles_ * cut.slices * BN * cut.BCO, tiles_) if cut.slices > 1 else (0, 0)
+    return Prepared(Launch(special, (tiles_ * cut.slices, 1), sizes), partials, counters, why)
+
+
+@lru_cache(maxsize=4096)
+def prepare_band_sums_contract(
+    problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int, tensor: bool
+) -> Prepared | None:
+    """Prepare the chain in one launch, or None where two are better."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
+    if planes_fit(problem):
+        return _planes_contract(problem, layout, dtype, tensor)
+    seen = _seen(problem, layout)
+    own = tiles.bands(layout, 1, dtype.itemsize, whole=False)
+    if not own_fits(problem, layout, own):
+        return None
+    CI, CO, G = problem.c_in // problem.groups, problem.c_out // problem.groups, problem.groups
+    BCO = pow2_at_least(CO)
+    special, sizes = specialize(
+        kernels.band_sums_contract,
+        {"x": POINTER[dtype], **_chain_output(dtype)},
+        {"G": G, "G_by": divisor(G), "CI": CI, "CI_by": divisor(CI), "CO": CO, "even": own.even, **own.sizes(layout)},
+        {
+            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
+            "SWAPPED": layout.swapped, "FOLD": problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS,
+            **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
+            "RIMS": _rims(seen, own), "BCO": BCO, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
+            "FR": own_finish_rows(BCO, own),
+        },
+        tiles.divisible(layout, own, "x", dtype.itemsize),
+        own.warps,
+        own.registers,
+    )  # fmt: skip
+    rows = CI * own.parts
+    why = f"weights are small beside planes: each program contracts its own band sums; {rows} partial outputs are added"
+    launch = Launch(special, (problem.n * G * rows, 1), sizes)
+    return Prepared(launch, problem.n * G * rows * BCO, problem.n * G, why)
+
+
+def own_finish_rows(BCO: int, own: tiles.Tile) -> int:
+    """Rows of partial outputs that the last program of band_sums_contract loads at a time: one or two warps have the
+    registers for twice as many."""
+    return _finish_rows(BCO // 2 if own.warps <= 2 else BCO, own.warps)
+
+
+def own_fits(problem: Chain, layout: Layout, own: tiles.Tile) -> bool:
+    """Whether each program contracts its own band sums and the last one of a sample finishes.
+
+    That reads the weights of a plane once per sample and part, so they must be small beside the part
+    (a half: L2 gives that away), fit the registers, and leave few rows to the finish. `own` is a tile of one plane;
+    where neighbouring planes share lines, that would waste them.
+    """
+    taps = problem.kernel[0] * problem.kernel[1]
+    ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
+    kept = pow2_at_least(co) * (taps if taps <= c.FOLD_TAPS else pow2_at_least(taps))
+    return (
+        layout.unit != "planes"
+        and count_bands(problem) <= c.FOLD_BANDS
+        and co * taps * 2 <= own.rows * own.cols
+        and kept <= c.OWN_WEIGHTS * own.warps
+        and ci * own.parts * co <= c.OWN_ROWS
+    )
+
+
+def planes_fit(problem: Chain) -> bool:
+    """Whether planes are so small that band sums need not leave a program: it reads them again for each block of outputs."""
+    plane = problem.h * problem.w
+    blocks = ceil(problem.c_out // problem.groups / plane_outputs(plane))
+    return _folds(problem) and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
+
+
+def plane_outputs(plane: int) -> int:
+    """Outputs of a program of planes_contract: twice as many where it has twice the warps for its planes."""
+    return c.OUTPUTS * (2 if plane > 16 else 1)
+
+
+def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor: bool) -> Prepared:
+    seen = _seen(problem, layout)
+    plane = layout.h * layout.w
+    VEC = layout.vector if layout.unit == "columns" else 1
+    run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
+    # Planes of 1, 4, 16 and 64 elements, so that there are few kinds.
+    positions = max(VEC, 4 ** ceil((pow2_at_least(plane).bit_length() - 1) / 2))
+    BN = _samples(problem.n) if positions <= 4 else c.FEW_SAMPLES
+    warps = c.PRODUCT_WARPS * (2 if positions > 16 else 1)
+    cut = product_slices(problem, plane_outputs(plane))
+    stride = dict(zip(("stride_n", "stride_c", "stride_h", "stride_w"), layout.stride, strict=True))
+    special, sizes = specialize(
+        kernels.planes_contract,
+        {"x": POINTER[dtype], **_chain_output(dtype)},
+        _product_sizes(problem, cut, BN)
+        | stride
+        | {"H": layout.h, "W": layout.w, "cols_by": divisor(max(1, layout.w // VEC))},
+        {
+            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
+            "SWAPPED": layout.swapped, "RUN": run, "L": positions // VEC, "VEC": VEC, **tiles.unit_strides(layout),
+            "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "FR": _slices_at_once(BN, cut.BCO, warps, dtype),
+        },
+        {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "weight": 16, "partials": 16},
+        warps,
+    )  # fmt: skip
+    why = f"planes of {plane} elements: band sums stay in the program, which multiplies them for {cut.BCO} outputs"
+    return _product(special, sizes, problem, cut, BN, why)
+
+
+@lru_cache(maxsize=4096)
+def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
+    """Prepare the gradient of the band sums."""
+    acc = POINTER[accumulator(dtype)]
+    bands = count_bands(problem)
+    BN = c.FEW_SAMPLES if problem.n <= c.FEW_SAMPLES else 2 * c.FEW_SAMPLES
+    most = max(b - a for a, b in zip(problem.distinct(0).taps, problem.distinct(0).taps[1:]))
+    most *= max(b - a for a, b in zip(problem.distinct(1).taps, problem.distinct(1).taps[1:]))
+    CI, G = problem.c_in // problem.groups, problem.groups
+    n_blocks, blocks = ceil(problem.n / BN), ceil(CI / c.CHANNELS)
+    special, sizes = specialize(
+        kernels.expand,
+        {"grad": acc, "weight": POINTER[dtype], "d": acc, "grad_n": "i64", "grad_c": "i64", "scale": "fp64"},
+        {
+            "N": problem.n, "G": G, "CI": CI, "CO": problem.c_out // G, "H": problem.h, "W": problem.w, "n_blocks": n_blocks,
+            "n_blocks_by": divisor(n_blocks), "blocks": blocks, "blocks_by": divisor(blocks),
+        },
+        {
+            "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "BANDS_BY": divisor(bands), "BN": BN,
+            "BCI": c.CHANNELS, "BCO": c.CHANNELS, "BT": min(c.EXPAND_TAPS, pow2_at_least(most)),
+        },
+        {"weight": 16},
+        c.PRODUCT_WARPS * (2 if most > c.EXPAND_TAPS // 4 else 1),
+    )  # fmt: skip
+    why = f"{BN} samples x {c.CHANNELS} input planes x one band a program"
+    return Prepared(Launch(special, (n_blocks * bands * blocks * G, 1), sizes), 0, 0, why)
+
+
+@lru_cache(maxsize=4096)
+def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype) -> Prepared:
+    """Prepare the gradient of x from that of its band sums; dx is fresh from the allocator, whose addresses are aligned."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
+    seen = _seen(problem, layout)
+    tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
+    blocks = tile.blocks(layout.c)
+    kept = {name: value for name, value in _tile_constants(tile, layout).items() if name != "UNROLL"}
+    special, sizes = specialize(
+        kernels.band_fill,
+        {"d": POINTER[accumulator(dtype)], "dx": POINTER[dtype]},
+        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
+        {"ACC": _acc(dtype), **_bands(seen), "SWAPPED": layout.swapped, **kept},
+        tiles.divisible(layout, tile, "dx", dtype.itemsize),
+        tile.warps,
+    )
+    return Prepared(Launch(special, (layout.n * blocks * tile.parts, 1), sizes), 0, 0, _bands_text(tile))
+
+
+@lru_cache(maxsize=4096)
+def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
+    """Prepare the gradient of the weight."""
+    acc = POINTER[accumulator(dtype)]
+    CI, CO, G = problem.c_in // problem.groups, problem.c_out // problem.groups, problem.groups
+    BCO = min(c.GRAD_STEP, max(c.CHANNELS, pow2_at_least(CO)))
+    k_blocks, blocks = ceil(CI * problem.kernel[0] * problem.kernel[1] / c.GRAD_STEP), ceil(CO / BCO)
+    special, sizes = specialize(
+        kernels.weight_grad,
+        {"grad": acc, "sums": acc, "dw": POINTER[dtype], "grad_n": "i64", "grad_c": "i64", "scale": "fp64"},
+        {
+            "N": problem.n, "G": G, "CI": CI, "CO": CO, "H": problem.h, "W": problem.w, "k_blocks": k_blocks,
+            "k_blocks_by": divisor(k_blocks), "blocks": blocks, "blocks_by": divisor(blocks),
+        },
+        {
+            "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "BN": c.CHANNELS, "BCO": BCO, "BK": c.GRAD_STEP,
+        },
+        {"dw": 16},
+        c.PRODUCT_WARPS,
+    )  # fmt: skip
+    why = f"{BCO} outputs x {c.GRAD_STEP} taps a program, samples in steps of {c.CHANNELS}"
+    return Prepared(Launch(special, (k_blocks * blocks * G, 1), sizes), 0, 0, why)
+
+
