@@ -141,7 +141,7 @@ def _served(
             raise
         return name, made
 
-    name, made = selection.serve(asked, device, run)
+    name, made = selection.serve(asked, device, operator, run)
     return name, left, made
 
 

@@ -93,7 +93,7 @@ def _plan_tail(y: Tensor, multiplier: Any, backend: str) -> tuple[Any, ...] | No
         plan.launch(pool, [(POINTER, X), (OUTPUT, 0)], tensor, [(MEAN, 0)])
         return plan.finished(problem.c, problem.h * problem.w, y.dim() == 4)
 
-    return _planned(backend, multiplier, tensor, batched, steps)
+    return _planned("multiply_gap", backend, multiplier, tensor, batched, steps)
 
 
 def _plan_chain(
@@ -122,10 +122,11 @@ def _plan_chain(
             plan.launch(kernels.prepare_contract(problem, weight.dtype, given), [sums, *ends], tensor, scales)
         return plan.finished(problem.c_out, problem.out_area, x.dim() == 4)
 
-    return _planned(backend, multiplier, tensor, batched, steps)
+    return _planned("chain", backend, multiplier, tensor, batched, steps)
 
 
 def _planned(
+    operator: str,
     backend: str,
     multiplier: Any,
     tensor: Tensor | None,
@@ -133,7 +134,9 @@ def _planned(
     steps: Callable[[call.KernelSet], tuple[Any, ...]],
 ) -> tuple[Any, ...] | None:
     """`steps` of the kernel set that serves the call; None where Python has more to do for it than to launch."""
-    name = selection.choose(backend, x.device)
+    name = selection.chosen(backend, x.device, operator)
+    if name is None:
+        raise LookupError("the first call of an operator is its probe, and goes through Python")
     if name == "torch" or not x.shape[0]:
         return None
     if isinstance(multiplier, Tensor) and multiplier.dtype != accumulator(x.dtype):

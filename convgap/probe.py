@@ -1,16 +1,25 @@
-"""Whether a kernel set works on a device: it can be loaded, and gives the right answers to a few small calls."""
+"""Whether a kernel set works on a device: it can be loaded, and gives the right answers.
+
+The first call of each operator is its probe: the same call on one sample of small whole numbers, against plain
+torch. So the kernels that are compiled for the probe are those that the call needs anyway. Where nothing was called
+yet, and where the first call is one that the kernel set cannot launch, a small problem takes its place.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reference.problem import Chain
 from runtime import call, private
 from runtime.names import importable
+from runtime.prepared import Unlaunchable, accumulator
 from torch_impl import bands
 
 
@@ -20,9 +29,23 @@ def kernel_set(name: str) -> ModuleType:
     return import_module(importable(f"{name}_impl.prepare"))
 
 
-def probe(name: str, device: torch.device) -> None:
-    """Load the kernel set and check its answers on `device`. Raises whatever is in the way."""
-    _check(_load(name, device), device)
+Check = Callable[[Any], None]
+"""check(kernel set): one call of the kind that is asked for; raises WrongAnswer, or what is in the way."""
+
+
+class WrongAnswer(RuntimeError):
+    """A kernel set can be launched, and is wrong."""
+
+
+def probe(name: str, device: torch.device, check: Check | None = None) -> None:
+    """Load the kernel set and check it on `device`, by `check` or by a small problem. Raises whatever is in the way."""
+    kernels = _load(name, device)
+    if check is not None:
+        try:
+            return check(kernels)
+        except Unlaunchable:
+            pass  # it may be this call alone
+    _small(kernels, device)
 
 
 def _load(name: str, device: torch.device) -> ModuleType:
@@ -66,36 +89,85 @@ def _import(name: str) -> ModuleType:
         raise RuntimeError(f"{package} is not installed") from None
 
 
-def _check(kernels: Any, device: torch.device) -> None:
-    """One small problem through every forward kernel; small integers, so that the answer is exact."""
+def _small(kernels: Any, device: torch.device) -> None:
+    """A small chain and a small tail, without much to compile."""
     problem = Chain(2, 2, 1, 24, 24, (3, 2), (2, 2), (1, 0), (1, 1), bias=True)
-    on_cpu: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are set to
-    x = (torch.arange(2 * 2 * 24 * 24, **on_cpu) % 7).reshape(problem.in_shape)
-    weight = torch.arange(12, **on_cpu).reshape(problem.weight_shape) - 5
-    bias = torch.tensor([3.0], **on_cpu)
-    expected = bands.conv_transpose2d_multiply_gap(
-        x,
-        weight,
-        bias,
-        multiplier=float(problem.out_area),
-        stride=problem.stride,
-        padding=problem.padding,
-        output_padding=problem.output_padding,
+    x, weight, bias = (
+        torch.ones(shape, dtype=torch.float32, device=device)  # whatever torch's defaults are set to
+        for shape in (problem.in_shape, problem.weight_shape, (1,))
     )
-    stream = private.current_stream(device)
-    x, weight, bias = x.to(device), weight.to(device), bias.to(device)
-    area = float(problem.out_area)
-    got = call.chain(kernels, problem, x, weight, bias, area, None, stream)
-    _expect("chain", got, expected)
-    sums = call.band_sums(kernels, problem, x, stream)
-    got = call.contract(kernels, problem, sums, weight, bias, area, None, stream)
-    _expect("band sums", got, expected)
-    got = call.tail(kernels, x, 24.0 * 24.0, None, stream)
-    _expect("tail", got, x.cpu().sum((2, 3), keepdim=True))
+    check_chain(problem, x, weight, bias, False)(kernels)
+    check_tail(x, False)(kernels)
 
 
-def _expect(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
-    got = got.cpu()
-    if not torch.allclose(got, expected, rtol=1e-6, atol=0):
-        numbers = got.flatten().tolist(), expected.flatten().tolist()
-        raise RuntimeError(f"its probe of the {what} gave {numbers[0]}, not {numbers[1]}")
+def check_tail(y: Tensor, tensor: bool) -> Check | None:
+    """The check of a tail like that of `y`; `tensor`: whether it has a tensor multiplier. None: y is no good
+    example."""
+    if not _usual(y):
+        return None
+
+    def check(kernels: Any) -> None:
+        stream = private.current_stream(y.device)
+        whole = _whole_numbers(y[:1])
+        multiplier = _ones(1, y.shape[1], y) if tensor else None
+        got = call.tail(kernels, whole, 1.0, multiplier, stream)
+        _expect("tail", got, whole.double().mean((2, 3), keepdim=True))
+
+    return check
+
+
+def check_chain(problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, tensor: bool) -> Check | None:
+    """The same for a chain."""
+    if not _usual(x):
+        return None
+
+    def check(kernels: Any) -> None:
+        stream = private.current_stream(x.device)
+        one = replace(problem, n=1)
+        given = [
+            _whole_numbers(x[:1]),
+            _whole_numbers(weight),
+            None if bias is None else _whole_numbers(bias),
+        ]
+        multiplier = _ones(1, problem.c_out, x) if tensor else None
+        got = call.chain(kernels, one, *given, 1.0, multiplier, stream)
+        expected = bands.conv_transpose2d_multiply_gap(
+            *(None if t is None else t.double() for t in given), stride=one.stride, padding=one.padding,
+            output_padding=one.output_padding, groups=one.groups, dilation=one.dilation,
+        )  # fmt: skip
+        _expect("chain", got, expected)
+
+    return check
+
+
+MOST = 1 << 24
+"""Elements that a sample of a call may take in memory for the call to be its own probe: 64 MiB of float32."""
+
+
+def _usual(x: Tensor) -> bool:
+    """Whether there is a sample, of moderate size, and each of its elements has a place of its own."""
+    if not x.shape[0] or any(stride == 0 and size > 1 for size, stride in zip(x.shape[1:], x.stride()[1:])):
+        return False
+    return sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:])) < MOST
+
+
+def _whole_numbers(like: Tensor) -> Tensor:
+    """0 to 4 in turn, with the strides of `like`. Without negative ones nothing cancels."""
+    numbers = torch.arange(like.numel(), device=like.device, dtype=torch.int64) % 5
+    made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+    return made.copy_(numbers.view(like.shape))
+
+
+def _ones(n: int, c: int, like: Tensor) -> Tensor:
+    return torch.ones(n, c, 1, 1, dtype=accumulator(like.dtype), device=like.device)
+
+
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+"""Relative error that a working kernel stays far below, with sums of numbers that are not negative."""
+
+
+def _expect(what: str, got: Tensor, expected: Tensor) -> None:
+    right = torch.isclose(got.double(), expected, rtol=ROUNDING[got.dtype], atol=0)
+    if not right.all():
+        values = tuple(t.double()[~right][:4].tolist() for t in (got, expected))
+        raise WrongAnswer(f"its probe of the {what} gave {values[0]}, not {values[1]}")

@@ -13,14 +13,14 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from threading import RLock
 from types import ModuleType
 from typing import TypeVar
 
 import torch
 
-from convgap.probe import kernel_set, probe
+from convgap.probe import Check, WrongAnswer, kernel_set, probe
 from runtime.prepared import Unlaunchable
 from runtime.refused import sentence
 
@@ -63,8 +63,8 @@ def check_name(backend: str) -> None:
         raise ValueError(f"backend: expected one of {('auto', *BACKENDS)}, got {backend!r}")
 
 
-def status_of(name: str, device: torch.device) -> Status:
-    """Probe backend `name` on `device`, once per process; "cpu:0" is the CPU.
+def status_of(name: str, device: torch.device, check: Check | None = None) -> Status:
+    """Backend `name` on `device`, probed once per process, by `check` if it is given; "cpu:0" is the CPU.
 
     Raises RuntimeError while a CUDA graph is captured, where nothing new can be probed, and
     torch.OutOfMemoryError, which says nothing about the backend: the next call probes again.
@@ -74,20 +74,20 @@ def status_of(name: str, device: torch.device) -> Status:
     with _lock:
         found = _found.get((name, device))
         if found is None:
-            found = _found[name, device] = _probed(name, device)
+            found = _found[name, device] = _probed(name, device, check)
         return found
 
 
-def _probed(name: str, device: torch.device) -> Status:
+def _probed(name: str, device: torch.device, check: Check | None) -> Status:
     if name == "torch":
         return Status(name, str(device), True, "torch operations", "")
-    if device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    if _capturing(device):
         raise RuntimeError(
             f"backend {name!r} has not been used on {device} yet, and cannot be tried while a CUDA graph is"
             " captured: call convgap.warmup(...) before"
         )
     try:
-        probe(name, device)
+        probe(name, device, check)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # any other failure makes the backend unusable, and is reported
@@ -96,20 +96,91 @@ def _probed(name: str, device: torch.device) -> Status:
     return Status(name, str(device), True, "compiled" if device.type == "cuda" else "interpreter", "")
 
 
-def serve(backend: str, device: torch.device, run: Callable[[ModuleType | None], Answer]) -> Answer:
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def chosen(backend: str, device: torch.device, operator: str) -> str | None:
+    """The backend that is asked first, or None if that is not known without a probe."""
+    return next(iter(_choices.get((backend, device, operator), ())), None)
+
+
+_choices: dict[tuple[str, torch.device, str], tuple[str, ...]] = {}
+"""(backend asked for, device, operator) -> the backends that may serve it, in order, without plain torch."""
+
+
+def _candidates(backend: str, device: torch.device, operator: str, check: Check | None) -> tuple[str, ...]:
+    """Usable backends for a call, each probed by `check` at the operator's first call."""
+    asked = DEFAULT if backend == "auto" else backend
+    if asked != "auto" and asked not in BACKENDS:
+        # The argument is checked before: what is left is the variable.
+        raise ValueError(f"CONVGAP_BACKEND: expected one of {('auto', *BACKENDS)}, got {asked!r}")
+    with _lock:
+        usable = []
+        for name in ORDER.get(device.type, ("torch",)) if asked == "auto" else (asked,):
+            new = (name, device) not in _found
+            found = status_of(name, device, check)
+            if found.usable and not new and check is not None and name != "torch" and not _capturing(device):
+                found = _checked(found, device, check)
+            if found.usable:
+                usable.append(name)
+                break
+            if asked != "auto":
+                raise RuntimeError(f"backend {name!r} is not usable on {device}: {found.reason}")
+            _warn(f"convgap: skipping backend {found.name!r} on {found.device}: {found.reason}")
+        names = tuple(usable) or ("torch",)
+        if not _capturing(device):
+            _choices[backend, device, operator] = names
+        return names
+
+
+def _checked(found: Status, device: torch.device, check: Check) -> Status:
+    """A backend that works, after the first call of another operator: a wrong answer gives it up as well."""
+    try:
+        check(kernel_set(found.name))
+    except Unlaunchable:
+        pass  # this call alone
+    except WrongAnswer as error:
+        found = _found[found.name, device] = Status(found.name, found.device, False, "", sentence(error))
+        _choices.clear()
+    return found
+
+
+def serve(
+    backend: str,
+    device: torch.device,
+    operator: str,
+    run: Callable[[ModuleType | None], Answer],
+    check: Callable[[], Check | None] = lambda: None,
+) -> Answer:
     """run(kernel set) with the one that serves `backend` on `device`; None is plain torch.
+
+    operator   name of the step that is run
+    check      makes its probe, where this is the operator's first call
 
     Raises RuntimeError, with the reason, if a named backend is not usable or cannot launch this call.
     """
-    asked = DEFAULT if backend == "auto" else backend
-    if asked != "auto":
-        name = _named(asked, device)
+    names = _choices.get((backend, device, operator))
+    if names is None:
+        names = _candidates(backend, device, operator, check())
+    for name in names:
+        if name == "torch":
+            break
         try:
-            return run(None if name == "torch" else kernel_set(name))
+            return run(kernel_set(name))
         except Unlaunchable as error:
-            raise RuntimeError(f"backend {name!r} cannot serve this call on {device}: {error}") from error
-    for name in ORDER.get(device.type, ()):
-        if name != "torch" and _usable(name, device):
+            if backend != "auto" or DEFAULT != "auto":
+                raise RuntimeError(f"backend {name!r} cannot serve this call on {device}: {error}") from error
+            _warn(f"convgap: backend {name!r} leaves calls of this kind on {device} to the next: {error}")
+            return _next(name, device, run)
+    return run(None)
+
+
+def _next(first: str, device: torch.device, run: Callable[[ModuleType | None], Answer]) -> Answer:
+    """run with what comes behind `first` in the order of "auto"."""
+    order = ORDER.get(device.type, ())
+    for name in order[order.index(first) + 1 :]:
+        if name != "torch" and status_of(name, device).usable:
             try:
                 return run(kernel_set(name))
             except Unlaunchable as error:
@@ -119,29 +190,7 @@ def serve(backend: str, device: torch.device, run: Callable[[ModuleType | None],
 
 def choose(backend: str, device: torch.device) -> str:
     """Name of the backend that is asked first for a call with `backend` on `device`. Raises as `serve` does."""
-    asked = DEFAULT if backend == "auto" else backend
-    if asked != "auto":
-        return _named(asked, device)
-    return next((name for name in ORDER.get(device.type, ()) if _usable(name, device)), "torch")
-
-
-@cache
-def _usable(name: str, device: torch.device) -> bool:
-    found = status_of(name, device)
-    if not found.usable:
-        _warn(f"convgap: skipping backend {found.name!r} on {found.device}: {found.reason}")
-    return found.usable
-
-
-@cache
-def _named(name: str, device: torch.device) -> str:
-    if name not in BACKENDS:
-        # The argument is checked before: what is left is the variable.
-        raise ValueError(f"CONVGAP_BACKEND: expected one of {('auto', *BACKENDS)}, got {name!r}")
-    found = status_of(name, device)
-    if not found.usable:
-        raise RuntimeError(f"backend {name!r} is not usable on {device}: {found.reason}")
-    return name
+    return _candidates(backend, device, "", None)[0]
 
 
 @lru_cache(maxsize=1024)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgap.probe import check_chain, check_tail
 from convgap.selection import serve
 from convgap.torch_op.schemas import ONE_BAND, Sizes, empty_dx
 from reference.problem import Chain
@@ -52,7 +53,7 @@ def multiply_gap(y: Tensor, multiplier: Tensor | None, scale: float, backend: st
             return steps.tail(y, scale, multiplier)
         return call.tail(kernels, y, scale, multiplier, current_stream(y.device))
 
-    return serve(backend, y.device, run)
+    return serve(backend, y.device, "multiply_gap", run, lambda: check_tail(y, multiplier is not None))
 
 
 def plane_sums(y: Tensor, backend: str) -> Tensor:
@@ -72,7 +73,8 @@ def chain(
         stream = current_stream(x.device)
         return call.chain(kernels, problem, x, weight, bias, scale, multiplier, stream)
 
-    return serve(backend, x.device, run)
+    given = multiplier is not None
+    return serve(backend, x.device, "chain", run, lambda: check_chain(problem, x, weight, bias, given))
 
 
 def band_sums(problem: Chain, x: Tensor, backend: str) -> Tensor:
@@ -81,7 +83,7 @@ def band_sums(problem: Chain, x: Tensor, backend: str) -> Tensor:
             return steps.band_sums(problem, x)
         return call.band_sums(kernels, problem, x, current_stream(x.device))
 
-    return serve(backend, x.device, run)
+    return serve(backend, x.device, "band_sums", run)
 
 
 def contract(
@@ -97,7 +99,7 @@ def contract(
         stream = current_stream(sums.device)
         return call.contract(kernels, problem, sums, weight, bias, scale, multiplier, stream)
 
-    return serve(backend, sums.device, run)
+    return serve(backend, sums.device, "contract", run)
 
 
 def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float, backend: str) -> Tensor:
@@ -108,7 +110,7 @@ def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float, backend: 
             return steps.expand(problem, grad, weight, scale)
         return call.expand(kernels, problem, grad, weight, scale, current_stream(grad.device))
 
-    return serve(backend, grad.device, run)
+    return serve(backend, grad.device, "expand", run)
 
 
 def weight_grad(
@@ -121,7 +123,7 @@ def weight_grad(
             return steps.weight_grad(problem, grad, sums, scale, dtype)
         return call.weight_grad(kernels, problem, grad, sums, scale, dtype, current_stream(grad.device))
 
-    return serve(backend, grad.device, run)
+    return serve(backend, grad.device, "weight_grad", run)
 
 
 def band_fill(problem: Chain, d: Tensor, dtype: torch.dtype, channels_last: bool, backend: str) -> Tensor:
@@ -133,7 +135,7 @@ def band_fill(problem: Chain, d: Tensor, dtype: torch.dtype, channels_last: bool
             return steps.band_fill(problem, d, dx)
         return call.band_fill(kernels, problem, d, dx, current_stream(d.device))
 
-    return serve(backend, d.device, run)
+    return serve(backend, d.device, "band_fill", run)
 
 
 # The same as torch.library calls them: the sizes are gathered from tensors and numbers.
