@@ -21,7 +21,6 @@ from typing import Any, Literal
 from harness.errors import UsageError
 from harness.records.record import SCHEMA, Run
 
-
 GZIP = b"\x1f\x8b"
 """What a file that gzip made begins with."""
 
