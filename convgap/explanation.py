@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from convgap import selection
 from convgap.torch_op.library import weighted_problem
 from runtime import execute
+from torch_impl import forward
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Step:
     kernels: tuple[str, ...]
     """Kernels launched, in order; empty for plain torch."""
     path: str
-    """Why these kernels; empty where there is no choice."""
+    """Why these kernels, or in plain torch why this form; empty where there is no choice."""
 
     def __str__(self) -> str:
         kernels = f": {' + '.join(self.kernels)}" if self.kernels else ""
@@ -126,7 +127,7 @@ def _load_for_any_batch(step: Step, args: tuple[Any, ...]) -> None:
 def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
     asked, device = args[-1], args[0].device
     name = selection.choose(asked, device)
-    kernels, path = ((), "") if name == "torch" or not out.numel() else _kernels(name, operator, args)
+    kernels, path = _kernels(name, operator, args) if out.numel() else ((), "")
     how = selection.status_of(name, device).how
     return Step(operator, str(device), name, how, _reason(asked, name, device), kernels, path)
 
@@ -144,8 +145,13 @@ def _reason(asked: str, name: str, device: torch.device) -> str:
 
 
 def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str, ...], str]:
-    kernels: Any = selection.kernel_set(name)
     x = args[0]
+    if name == "torch":
+        if operator != "chain":
+            return (), ""
+        form, why = forward.form(weighted_problem(x.shape, *args[1:3], args[5]), x.device)
+        return (), f"{form}: {why}"
+    kernels: Any = selection.kernel_set(name)
     address = x.data_ptr() % 16
     if operator == "multiply_gap":
         call = kernels.prepare_tail(tuple(x.shape), x.stride(), x.dtype, address, args[1] is not None)

@@ -24,7 +24,7 @@ from reference.problem import Chain, Problem, Tail
 from runtime import execute
 from runtime.names import importable
 from runtime.prepared import CPU
-from torch_impl import bands
+from torch_impl import forward
 
 BACKENDS = ("triton", "cupy", "torch")
 """Every backend, in the order in which "auto" tries them on a CUDA device."""
@@ -160,7 +160,7 @@ def depth(
     address  of the input, in bytes; only its alignment matters
     """
     if backend == "torch":
-        return bands.depth(problem)
+        return forward.depth(problem)
     _, c, h, w = problem.in_shape
     stride = stride or (c * h * w, h * w, w, 1)
     kernels = kernel_set(backend)
@@ -213,15 +213,7 @@ def _probe(kernels: Any, device: torch.device) -> None:
     weight = torch.arange(12, **on_cpu).reshape(problem.weight_shape) - 5
     bias = torch.tensor([3.0], **on_cpu)
     area = problem.out_size(0) * problem.out_size(1)
-    expected = bands.conv_transpose2d_multiply_gap(
-        x,
-        weight,
-        bias,
-        multiplier=float(area),
-        stride=problem.stride,
-        padding=problem.padding,
-        output_padding=problem.output_padding,
-    )
+    expected = forward.chain(problem, x, weight, bias, float(area), None)
     stream = current_stream(device)
     x, weight, bias = x.to(device), weight.to(device), bias.to(device)
     got = execute.chain(kernels, problem, x, weight, bias, float(area), None, stream)

@@ -15,19 +15,22 @@ from torch import Tensor
 
 from reference.problem import Band, Chain
 from torch_impl.folding import add_taps, all_bands, all_taps, fold, live, live_bands, live_kernel, unfold
-from torch_impl.forward import by_group, weight_by_group, without_autocast
+from torch_impl.forward import by_group, form, weight_by_group, without_autocast
 
 
 def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """Gradient of each band sum: the sum of grad * weight over output channels and the band's taps, times scale / area."""
+    """Gradient of each band sum: grad * weight added up over output channels and the band's taps, times scale / area.
+
+    weight [c_in, c_out / groups, kh, kw].
+    """
     rows, cols = len(live(problem, 0)), len(live(problem, 1))
     shape = problem.n, problem.c_in, rows, cols
     if not (rows and cols):
         return all_bands(problem, grad.new_zeros(shape))
     with without_autocast(grad):
         left = by_group(problem, grad)
-        if grad.device.type == "cpu":
-            right = fold(problem, weight.to(grad.dtype)).to(left.dtype)
+        if form(problem, grad.device)[0] in ("literal", "folded"):
+            right = fold(problem, weight, grad.dtype).to(left.dtype)
             # [groups, n, (bands, channels)]: the channels go before the bands.
             d = torch.bmm(left, right.mT).unflatten(2, (rows, cols, -1)).permute(1, 0, 4, 2, 3).reshape(shape)
             if isfinite(d.sum().item()):

@@ -16,7 +16,7 @@ from torch import Tensor
 from reference.problem import Chain
 
 MOST_SLICES = 16
-"""Taps of a band up to which their weights are added slice by slice: for more, one sum over both axes is faster."""
+"""Kernel rows (columns) up to which weights are added slice by slice; above, a sum along the axis takes less time."""
 
 
 @lru_cache(maxsize=4096)
@@ -31,16 +31,12 @@ def live_kernel(problem: Chain) -> tuple[int, int]:
     return len(_taps(problem, 0)), len(_taps(problem, 1))
 
 
-def fold(problem: Chain, weight: Tensor) -> Tensor:
+def fold(problem: Chain, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """weight [c_in, c_out / groups, kh, kw], the taps of each live band added up, as the right factor of a product:
-    [groups, bands * c_in / groups, c_out / groups], in the weight's dtype."""
-    rows, cols = problem.distinct(0).taps, problem.distinct(1).taps
-    slabs = [
-        _added(weight[:, :, rows[r] : rows[r + 1], cols[c] : cols[c + 1]])
-        for r in live(problem, 0)
-        for c in live(problem, 1)
-    ]
-    return torch.stack([slab.unflatten(0, (problem.groups, -1)) for slab in slabs], 1).flatten(1, 2)
+    [groups, row bands * column bands * c_in / groups, c_out / groups], in `dtype`."""
+    columns = _band_by_band(problem, 1, weight, 3, dtype)  # [column bands, c_in, c_out / groups, kh]
+    both = _band_by_band(problem, 0, columns, 3, dtype).flatten(0, 1)
+    return both.unflatten(1, (problem.groups, -1)).transpose(0, 1).flatten(1, 2)
 
 
 def unfold(problem: Chain, values: Tensor) -> Tensor:
@@ -93,12 +89,21 @@ def _taps(problem: Chain, axis: int) -> list[int]:
     return [k for b in live(problem, axis) for k in range(taps[b], taps[b + 1])]
 
 
-def _added(taps: Tensor) -> Tensor:
-    """Sum of [c_in, c_out, rows, columns] over the last two."""
-    if taps.shape[2] * taps.shape[3] > MOST_SLICES:
-        return taps.sum((2, 3))
-    slices = [column for row in taps.unbind(2) for column in row.unbind(2)]
-    return reduce(torch.add, slices)
+def _band_by_band(problem: Chain, axis: int, values: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """The taps of `axis` along dim added up in `dtype` for each live band; the bands become the first dimension."""
+    taps = problem.distinct(axis).taps
+    if problem.kernel[axis] > MOST_SLICES:
+        parts = [
+            values.narrow(dim, taps[b], taps[b + 1] - taps[b]).sum(dim, dtype=dtype)
+            for b in live(problem, axis)
+        ]
+    else:
+        slices = values.unbind(dim)
+        parts = [
+            reduce(torch.add, [tap.to(dtype) for tap in slices[taps[b] : taps[b + 1]]])
+            for b in live(problem, axis)
+        ]
+    return torch.stack(parts)
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:

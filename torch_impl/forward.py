@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -32,9 +33,12 @@ from reference.problem import Band, Chain, Problem, Tail
 from runtime.prepared import accumulator
 from torch_impl.folding import fold, live, live_bands, live_taps, unfold
 
-LITERAL_PRODUCTS = 100_000
-"""Products of an input element and a weight up to which torch's own convolution, in three calls, takes less time on a
-CPU than the bands, in a dozen. Found by timing."""
+LITERAL_WORK = 250_000
+"""Products of an input element and a weight, for each of (bands + 6), up to which torch's own convolution is faster
+on a CPU: it has four calls, where the bands have a dozen and more. Found by timing."""
+
+COLUMN_WORK = 16
+"""Products that take as long as storing the sum of some of them, which torch's convolution does for every tap."""
 
 PER_TAP = 16
 """Kernel rows (columns) up to which sums are written once per tap: one operation fewer than copying them afterwards."""
@@ -68,7 +72,7 @@ def chain(
     if name == "taps" and max(problem.kernel) <= PER_TAP:
         rows, cols = ([band for band in problem.bands(axis) if band[0] < band[1]] for axis in (0, 1))
         with without_autocast(x):
-            left = by_group(problem, _sums(x, rows, cols))
+            left = by_group(problem, sums_over(x, rows, cols))
             return _product(
                 problem, left, weight_by_group(problem, weight, left.dtype), bias, scale, multiplier, x.dtype
             )
@@ -78,13 +82,11 @@ def chain(
 def form(problem: Chain, device: torch.device) -> tuple[str, str]:
     """How `chain` works a call out, and why: "literal", "folded", "one band" or "taps", and a sentence."""
     if device.type == "cpu":
-        products = problem.n * problem.c_in * problem.weight_shape[1] * problem.h * problem.w
-        products *= problem.kernel[0] * problem.kernel[1]
-        if products <= LITERAL_PRODUCTS:
-            return (
-                "literal",
-                f"torch's own convolution: its {products} products take less than the calls of the bands",
-            )
+        # As torch works it out: products over the channels of a group, stored for every tap of every input element.
+        columns = problem.n * problem.c_out * problem.h * problem.w * problem.kernel[0] * problem.kernel[1]
+        work = columns * (problem.c_in // problem.groups + COLUMN_WORK)
+        if work <= LITERAL_WORK * (len(problem.distinct(0)) * len(problem.distinct(1)) + 6):
+            return "literal", "torch's own convolution, which has fewer calls: the work itself is small"
         return "folded", "weights of taps with one band are added before the product"
     bands = len(live(problem, 0)) * len(live(problem, 1))
     if bands <= 1:
@@ -100,7 +102,7 @@ def band_sums(problem: Chain, x: Tensor) -> Tensor:
 
     RB, CB are the numbers of distinct bands (`Chain.distinct`). The sum over an empty band is 0.
     """
-    return _sums(x, problem.distinct(0).at(problem.h), problem.distinct(1).at(problem.w))
+    return sums_over(x, problem.distinct(0).at(problem.h), problem.distinct(1).at(problem.w))
 
 
 def contract(
@@ -113,43 +115,46 @@ def contract(
         # A sum over an empty band never meets its weight: 0 * Inf would be NaN.
         none = torch.zeros(problem.out_shape, dtype=sums.dtype, device=sums.device)
         return _finished(none, problem.out_area, bias, scale, multiplier, dtype)
+    how, _ = form(problem, sums.device)
     with without_autocast(sums):
-        if sums.device.type != "cpu":
-            if len(rows) * len(cols) == 1:
-                return _as_stored(problem, sums, weight, bias, scale, multiplier)
-            left = by_group(problem, unfold(problem, sums))
-            right = weight_by_group(problem, weight, left.dtype)
-            return _product(problem, left, right, bias, scale, multiplier, dtype)
-        # Channels inside bands, as `fold` has them.
-        left = (
-            live_bands(problem, sums)
-            .flatten(2)
-            .unflatten(1, (problem.groups, -1))
-            .permute(1, 0, 3, 2)
-            .flatten(2)
-        )
-        left = left.to(product_dtype(left))
-        right = fold(problem, weight.to(sums.dtype)).to(left.dtype)
-        out = _product(problem, left, right, bias, scale, multiplier, dtype)
-        if isfinite(out.sum(dtype=sums.dtype).item()):
-            return out
-        left = by_group(problem, unfold(problem, sums).double())
-        return _product(
-            problem, left, weight_by_group(problem, weight, left.dtype), bias, scale, multiplier, dtype
-        )
+        if how == "one band":
+            return _as_stored(problem, sums, weight, bias, scale, multiplier)
+        if how != "taps":
+            # Channels inside bands, as `fold` has them.
+            left = live_bands(problem, sums).flatten(2).unflatten(1, (problem.groups, -1))
+            left = left.permute(1, 0, 3, 2).flatten(2)
+            left = left.to(product_dtype(left))
+            right = fold(problem, weight, sums.dtype).to(left.dtype)
+            out = _product(problem, left, right, bias, scale, multiplier, dtype)
+            if isfinite(out.sum(dtype=sums.dtype).item()):
+                return out
+            sums = sums.double()
+        left = by_group(problem, unfold(problem, sums))
+        right = weight_by_group(problem, weight, left.dtype)
+        return _product(problem, left, right, bias, scale, multiplier, dtype)
 
 
 def depth(problem: Problem) -> int:
-    """Longest chain of additions in the accumulator's dtype, in whichever form."""
+    """Longest chain of additions in the accumulator's dtype, on a CPU or a GPU."""
     if isinstance(problem, Tail):
         return mean_depth(problem.h * problem.w)
-    # Along each axis the core (or a band) and a rim on either side; then the product, the weights folded or not.
+    return max(_depth(problem, form(problem, torch.device(kind))[0]) for kind in ("cpu", "cuda"))
+
+
+def _depth(problem: Chain, how: str) -> int:
+    if how == "literal":
+        return eager.depth(problem)
+    channels, (rows, cols) = problem.c_in // problem.groups, problem.kernel
+    # Along each axis what all bands hold (or one band), and a rim on either side.
     sums = mean_depth(problem.h) + 2 + mean_depth(problem.w) + 2
-    taps = problem.kernel[0] * problem.kernel[1]
-    bands = len(live(problem, 0)) * len(live(problem, 1))
-    channels = problem.c_in // problem.groups
-    product = channels + taps if bands <= 1 else channels * taps
-    return max(sums + product, eager.depth(problem))
+    if how == "taps":
+        return sums + channels * rows * cols
+    if how == "one band":
+        return sums + channels + mean_depth(rows * cols)
+    # The weights of a band are added along one axis, then along the other.
+    counts = [[after - before for before, after in pairwise(problem.distinct(axis).taps)] for axis in (0, 1)]
+    folded = max(counts[0]) + max(counts[1]) - 2
+    return sums + folded + channels * len(counts[0]) * len(counts[1])
 
 
 def product_dtype(operand: Tensor) -> torch.dtype:
@@ -226,7 +231,7 @@ def _finished(
         return total.to(dtype).contiguous()
     if scale != 1:
         total = total.double()
-    total = total * (1 / count)
+    total = total.mul_(1 / count)
     if bias is not None:
         total = total + bias[:, None, None]
     if multiplier is not None:
@@ -241,18 +246,30 @@ def _moderate(scale: float) -> bool:
 def _literal(
     problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, multiplier: Tensor | None
 ) -> Tensor:
-    """The convolution and the mean, in the accumulator's dtype, or in float64 where a switch would reach the former."""
+    """The convolution and the mean, in the accumulator's dtype, or float64 where a switch would reach the former."""
+    x_dtype = x.dtype
     backends: Any = torch.backends
-    ieee = backends.mkldnn.conv.fp32_precision in _IEEE and not torch.is_autocast_enabled(x.device.type)
-    dtype = accumulator(x.dtype) if ieee else torch.float64
+    if backends.mkldnn.conv.fp32_precision not in _IEEE or torch.is_autocast_enabled("cpu"):
+        dtype = torch.float64
+    else:
+        dtype = accumulator(x.dtype)
+    if dtype != x.dtype:
+        x, weight = x.to(dtype), weight.to(dtype)
+    # The bias comes after the mean: added up over a plane it might overflow.
     y = F.conv_transpose2d(
-        x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), problem.stride, problem.padding,
-        problem.output_padding, problem.groups, problem.dilation,
-    )  # fmt: skip
-    return tail(y, scale, multiplier).to(x.dtype)
+        x,
+        weight,
+        None,
+        problem.stride,
+        problem.padding,
+        problem.output_padding,
+        problem.groups,
+        problem.dilation,
+    )
+    return _finished(y.sum((2, 3), keepdim=True), problem.out_area, bias, scale, multiplier, x_dtype)
 
 
-def _sums(x: Tensor, rows: Sequence[Band], cols: Sequence[Band]) -> Tensor:
+def sums_over(x: Tensor, rows: Sequence[Band], cols: Sequence[Band]) -> Tensor:
     """Sum of x [n, c, h, w] over each row band times column band, [n, c, rows, columns]; 0 for an empty band."""
     # The longer axis first, so that what is stored in between is small beside x.
     if x.shape[2] >= x.shape[3]:

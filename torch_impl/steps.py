@@ -14,29 +14,7 @@ from torch import Tensor
 
 from reference.problem import Band, Chain
 from runtime.prepared import accumulator
-from torch_impl import bands
-
-
-def tail(y: Tensor, scale: float, multiplier: Tensor | None) -> Tensor:
-    """multiplier * scale * (mean of y over h, w): [n, c, h, w] -> [n, c, 1, 1]."""
-    return bands.multiply_gap(y, _factor(scale, multiplier)).contiguous()
-
-
-def chain(
-    problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, multiplier: Tensor | None
-) -> Tensor:
-    """multiplier * scale * (bias + mean of the transposed convolution), in the fewest operations."""
-    return bands.conv_transpose2d_multiply_gap(
-        x,
-        weight,
-        bias,
-        multiplier=_factor(scale, multiplier),
-        stride=problem.stride,
-        padding=problem.padding,
-        output_padding=problem.output_padding,
-        groups=problem.groups,
-        dilation=problem.dilation,
-    ).contiguous()
+from torch_impl.forward import sums_over
 
 
 def band_sums(problem: Chain, x: Tensor) -> Tensor:
@@ -45,7 +23,7 @@ def band_sums(problem: Chain, x: Tensor) -> Tensor:
     if not rows or not cols:
         shape = problem.n, problem.c_in, *problem.kernel
         return torch.zeros(shape, dtype=accumulator(x.dtype), device=x.device)
-    sums = bands.band_sums(x, rows, cols)
+    sums = sums_over(x, rows, cols)
     for axis, dim in ((0, 2), (1, 3)):
         live = _live(problem, axis)
         if not all(live):

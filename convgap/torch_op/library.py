@@ -30,7 +30,7 @@ from convgap.torch_op.direct import direct
 from reference.problem import Chain
 from runtime import execute
 from runtime.prepared import accumulator
-from torch_impl import steps
+from torch_impl import forward, steps
 
 _library = torch.library.Library("convgap", "DEF")
 
@@ -92,7 +92,7 @@ def _chain(
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.chain(problem, x, weight, bias, scale, multiplier)
+            return forward.chain(problem, x, weight, bias, scale, multiplier)
         stream = current_stream(x.device)
         return execute.chain(kernels, problem, x, weight, bias, scale, multiplier, stream)
 
@@ -102,7 +102,7 @@ def _chain(
 def _multiply_gap(y: Tensor, multiplier: Tensor | None, scale: float, backend: str) -> Tensor:
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.tail(y, scale, multiplier).contiguous()
+            return forward.tail(y, scale, multiplier)
         return execute.tail(kernels, y, scale, multiplier, current_stream(y.device))
 
     return serve(backend, y.device, run)
