@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from harness.cases.case import Case
+from harness.cases.catalogue import TIMED
 from harness.commands.check import announce, finish
 from harness.console import Console, console, progress
 from harness.errors import UsageError
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare; 0 if every answer is inside its budget, 1 if not, 130 after Ctrl-C."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    cases = chosen_cases(args, ("headline", "grid"), gpu=gpu)
+    cases = chosen_cases(args, TIMED, gpu=gpu)
     if args.backward:
         cases = _backward(cases)
     entries = chosen_entries(args, gpu=gpu)
