@@ -149,7 +149,7 @@ def _kernels(name: str, operator: str, args: tuple[Any, ...]) -> tuple[tuple[str
     if name == "torch":
         if operator != "chain":
             return (), ""
-        form, why = forward.form(weighted_problem(x.shape, *args[1:3], args[5]), x.device)
+        form, why = forward.form(weighted_problem(x.shape, args[1], args[2], args[5]), x.device)
         return (), f"{form}: {why}"
     kernels: Any = selection.kernel_set(name)
     address = x.data_ptr() % 16
