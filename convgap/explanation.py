@@ -16,6 +16,7 @@ from convgap.torch_op.kernels import planes_problem, problem_of, weighted_proble
 from convgap.torch_op.schemas import ONE_BAND
 from runtime import call, refused
 from runtime.prepared import Prepared, Unlaunchable
+from torch_impl import forward
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Step:
     kernels: tuple[str, ...]
     """Kernels launched, in order; empty for plain torch."""
     path: str
-    """Why these kernels; empty where there is no choice."""
+    """Why these kernels, or in plain torch why this form; empty where there is no choice."""
 
     def __str__(self) -> str:
         kernels = f": {' + '.join(self.kernels)}" if self.kernels else ""
@@ -118,6 +119,9 @@ def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
     name, left, made = _served(asked, device, operator, args, out)
     kernels = tuple(prepared.launch.kernel for prepared in made)
     why = "; ".join(dict.fromkeys(prepared.why for prepared in made))
+    if name == "torch" and operator == "chain" and out.numel():
+        _, weight, bias, _, _, *geometry, _ = args
+        why = ": ".join(forward.form(weighted_problem(args[0].shape, weight, bias, *geometry), device))
     how = selection.status_of(name, device).how
     return Step(operator, str(device), name, how, _reason(asked, name, device, left), kernels, why)
 

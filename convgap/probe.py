@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from reference.problem import Chain
 from runtime import call, private
 from runtime.names import importable
 from runtime.prepared import Unlaunchable, accumulator
-from torch_impl import bands
+from torch_impl import forward
 
 
 def kernel_set(name: str) -> ModuleType:
@@ -42,7 +43,8 @@ def probe(name: str, device: torch.device, check: Check | None = None) -> None:
     kernels = _load(name, device)
     if check is not None:
         try:
-            return check(kernels)
+            check(kernels)
+            return
         except Unlaunchable:
             pass  # it may be this call alone
     _small(kernels, device)
@@ -96,48 +98,40 @@ def _small(kernels: Any, device: torch.device) -> None:
         torch.ones(shape, dtype=torch.float32, device=device)  # whatever torch's defaults are set to
         for shape in (problem.in_shape, problem.weight_shape, (1,))
     )
-    check_chain(problem, x, weight, bias, False)(kernels)
-    check_tail(x, False)(kernels)
+    _chain(kernels, problem, x, weight, bias, False)
+    _tail(kernels, x, False)
 
 
 def check_tail(y: Tensor, tensor: bool) -> Check | None:
-    """The check of a tail like that of `y`; `tensor`: whether it has a tensor multiplier. None: y is no good
-    example."""
-    if not _usual(y):
-        return None
-
-    def check(kernels: Any) -> None:
-        stream = private.current_stream(y.device)
-        whole = _whole_numbers(y[:1])
-        multiplier = _ones(1, y.shape[1], y) if tensor else None
-        got = call.tail(kernels, whole, 1.0, multiplier, stream)
-        _expect("tail", got, whole.double().mean((2, 3), keepdim=True))
-
-    return check
+    """The check of a tail like that of y; None if y is no good example. `tensor`: whether the multiplier is one."""
+    return partial(_tail, y=y, tensor=tensor) if _usual(y) else None
 
 
 def check_chain(problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, tensor: bool) -> Check | None:
     """The same for a chain."""
-    if not _usual(x):
-        return None
+    given = {"problem": problem, "x": x, "weight": weight, "bias": bias, "tensor": tensor}
+    return partial(_chain, **given) if _usual(x) else None
 
-    def check(kernels: Any) -> None:
-        stream = private.current_stream(x.device)
-        one = replace(problem, n=1)
-        given = [
-            _whole_numbers(x[:1]),
-            _whole_numbers(weight),
-            None if bias is None else _whole_numbers(bias),
-        ]
-        multiplier = _ones(1, problem.c_out, x) if tensor else None
-        got = call.chain(kernels, one, *given, 1.0, multiplier, stream)
-        expected = bands.conv_transpose2d_multiply_gap(
-            *(None if t is None else t.double() for t in given), stride=one.stride, padding=one.padding,
-            output_padding=one.output_padding, groups=one.groups, dilation=one.dilation,
-        )  # fmt: skip
-        _expect("chain", got, expected)
 
-    return check
+def _tail(kernels: Any, y: Tensor, tensor: bool) -> None:
+    stream = private.current_stream(y.device)
+    sample = _whole_numbers(y[:1])
+    multiplier = _ones(y.shape[1], y) if tensor else None
+    got = call.tail(kernels, sample, 1.0, multiplier, stream)
+    _expect("tail", got, sample.double().mean((2, 3), keepdim=True))
+
+
+def _chain(
+    kernels: Any, problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, tensor: bool
+) -> None:
+    stream = private.current_stream(x.device)
+    one = replace(problem, n=1)
+    sample, taps = _whole_numbers(x[:1]), _whole_numbers(weight)
+    added = None if bias is None else _whole_numbers(bias)
+    multiplier = _ones(problem.c_out, x) if tensor else None
+    got = call.chain(kernels, one, sample, taps, added, 1.0, multiplier, stream)
+    added = None if added is None else added.double()
+    _expect("chain", got, forward.chain(one, sample.double(), taps.double(), added, 1.0, None))
 
 
 MOST = 1 << 24
@@ -158,8 +152,8 @@ def _whole_numbers(like: Tensor) -> Tensor:
     return made.copy_(numbers.view(like.shape))
 
 
-def _ones(n: int, c: int, like: Tensor) -> Tensor:
-    return torch.ones(n, c, 1, 1, dtype=accumulator(like.dtype), device=like.device)
+def _ones(c: int, like: Tensor) -> Tensor:
+    return torch.ones(1, c, 1, 1, dtype=accumulator(like.dtype), device=like.device)
 
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}

@@ -8,24 +8,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from harness.commands import COMMANDS
 from harness.errors import UsageError, one_line
 from runtime.names import INSTALLED, importable
 
 PROGRAM = "convgap" if INSTALLED else "bench.py"
 DEFAULT = "compare"
 CLOSED_PIPE = 141
-COMMANDS = {
-    "compare": "harness.commands.compare",
-    "check": "harness.commands.check",
-    "fuzz": "harness.commands.fuzz",
-    "sanitize": "harness.commands.sanitize",
-    "doctor": "harness.commands.doctor",
-    "diff": "harness.commands.diff",
-    "inspect": "harness.commands.inspect_kernels",
-    "profile": "harness.commands.profile_entries",
-    "project": "harness.commands.project",
-    "export": "harness.candidates.export",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

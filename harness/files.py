@@ -74,12 +74,15 @@ def replace_block(path: Path, name: str, text: str) -> None:
 
 
 def _parts(path: Path, name: str) -> tuple[str, str]:
-    """The document up to and with the first mark, and from the second one on."""
-    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
     try:
-        document = path.read_text(encoding="utf-8")
+        return split_at_marks(path.read_text(encoding="utf-8"), name, path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
+
+
+def split_at_marks(document: str, name: str, path: Path) -> tuple[str, str]:
+    """The document up to and with the first mark, and from the second one on. UsageError if it has none."""
+    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
     before, found, rest = document.partition(start)
     _, found_end, after = rest.partition(end)
     if not found or not found_end:

@@ -12,7 +12,7 @@ from math import prod
 
 from harness.cases import spelling
 from harness.cases.case import LAYOUTS, VALUES, Case
-from harness.cases.catalogue import select
+from harness.cases.catalogue import SETS, select
 from harness.entries.entry import Entry, choose
 from harness.errors import UsageError
 from reference.problem import Chain
@@ -51,7 +51,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         "--cases",
         type=words,
         metavar="LIST",
-        help="sets (headline, grid, edge), names or globs such as 'tail/*'",
+        help=f"sets ({', '.join(SETS)}), names or globs such as 'tail/*'",
     )
     group.add_argument(
         "--shape",
@@ -93,9 +93,7 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
         if unknown := [value for value in values or [] if value not in known]:
             raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
     try:
-        own = [
-            Case(f"shape/{text}", spelling.parse(text), "given on the command line") for text in args.shape
-        ]
+        own = [spelling.own_case(spelling.parse(text), "given on the command line") for text in args.shape]
         named = list(select(args.cases or default, op=args.op, gpu=gpu)) if args.cases or not own else []
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -105,7 +103,7 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
     if not gpu:
         cases = [case.small() for case in cases]
     cases = [
-        _variant(case, dtype, layout)
+        spelling.variant(case, dtype, layout)
         for case, dtype, layout in product(cases, args.dtype or [None], args.layout or [None])
     ]
     cases = list({case.name: case for case in cases}.values())
@@ -146,10 +144,3 @@ def _multiplier(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise UsageError(f"--multiplier: expected a number or 'tensor', got {text!r}") from None
-
-
-def _variant(case: Case, dtype: str | None, layout: str | None) -> Case:
-    """The case in another dtype or layout, and its name says so."""
-    dtype, layout = dtype or case.dtype, layout or case.layout
-    odd = [new for new, old in ((dtype, case.dtype), (layout, case.layout)) if new != old]
-    return replace(case, name="@".join([case.name, *odd]), dtype=dtype, layout=layout)

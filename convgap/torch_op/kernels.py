@@ -18,7 +18,7 @@ from convgap.torch_op.schemas import ONE_BAND, Sizes, empty_dx
 from reference.problem import Chain
 from runtime import call
 from runtime.private import current_stream
-from torch_impl import steps
+from torch_impl import backward, forward
 
 
 @lru_cache(maxsize=4096)
@@ -50,7 +50,7 @@ def planes_problem(n: int, c: int, size: Sizes, kernel: Sizes, *bands: Sizes) ->
 def multiply_gap(y: Tensor, multiplier: Tensor | None, scale: float, backend: str) -> Tensor:
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.tail(y, scale, multiplier)
+            return forward.tail(y, scale, multiplier)
         return call.tail(kernels, y, scale, multiplier, current_stream(y.device))
 
     return serve(backend, y.device, "multiply_gap", run, lambda: check_tail(y, multiplier is not None))
@@ -69,7 +69,7 @@ def chain(
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.chain(problem, x, weight, bias, scale, multiplier)
+            return forward.chain(problem, x, weight, bias, scale, multiplier)
         stream = current_stream(x.device)
         return call.chain(kernels, problem, x, weight, bias, scale, multiplier, stream)
 
@@ -80,7 +80,7 @@ def chain(
 def band_sums(problem: Chain, x: Tensor, backend: str) -> Tensor:
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.band_sums(problem, x)
+            return forward.band_sums(problem, x)
         return call.band_sums(kernels, problem, x, current_stream(x.device))
 
     return serve(backend, x.device, "band_sums", run)
@@ -95,7 +95,7 @@ def contract(
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.contract(problem, sums, weight, bias, scale, multiplier)
+            return forward.contract(problem, sums, weight, bias, scale, multiplier)
         stream = current_stream(sums.device)
         return call.contract(kernels, problem, sums, weight, bias, scale, multiplier, stream)
 
@@ -107,7 +107,7 @@ def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float, backend: 
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.expand(problem, grad, weight, scale)
+            return backward.expand(problem, grad, weight, scale)
         return call.expand(kernels, problem, grad, weight, scale, current_stream(grad.device))
 
     return serve(backend, grad.device, "expand", run)
@@ -120,7 +120,7 @@ def weight_grad(
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return steps.weight_grad(problem, grad, sums, scale, dtype)
+            return backward.weight_grad(problem, grad, sums, scale, dtype)
         return call.weight_grad(kernels, problem, grad, sums, scale, dtype, current_stream(grad.device))
 
     return serve(backend, grad.device, "weight_grad", run)
@@ -132,7 +132,7 @@ def band_fill(problem: Chain, d: Tensor, dtype: torch.dtype, channels_last: bool
     def run(kernels: Any) -> Tensor:
         dx = empty_dx(d, (problem.h, problem.w), dtype, channels_last)
         if kernels is None:
-            return steps.band_fill(problem, d, dx)
+            return backward.band_fill(problem, d, dx)
         return call.band_fill(kernels, problem, d, dx, current_stream(d.device))
 
     return serve(backend, d.device, "band_fill", run)

@@ -63,20 +63,21 @@ class Case:
         return self if self.twin is None else replace(self, problem=self.twin, twin=None)
 
 
-def shrink(problem: Problem) -> Problem:
+def shrink(problem: Problem, elements: int = SMALL_ELEMENTS) -> Problem:
     """Same kernel, stride, padding and dilation; fewer samples, channels and groups, smaller planes.
 
-    Planes keep their size if they are small, for then the size is what the case is about.
+    x has about `elements` elements. Planes keep their size if they are small, for then the size is what the case is
+    about.
     """
     n = min(problem.n, 2)
     if isinstance(problem, Tail):
-        c = min(problem.c, max(3, SMALL_ELEMENTS // (n * problem.h * problem.w)))
-        return Tail(n, c, *_plane(problem, n * c))
+        c = min(problem.c, max(3, elements // (n * problem.h * problem.w)))
+        return Tail(n, c, *_plane(problem, n * c, elements))
     groups = min(problem.groups, 16)
     per_group = problem.c_in // problem.groups
-    c_in = groups * min(per_group, max(3, SMALL_ELEMENTS // (n * problem.h * problem.w * groups)))
+    c_in = groups * min(per_group, max(3, elements // (n * problem.h * problem.w * groups)))
     c_out = groups * min(problem.c_out // problem.groups, 5)
-    h, w = _plane(problem, n * c_in)
+    h, w = _plane(problem, n * c_in, elements)
     return replace(problem, n=n, c_in=c_in, c_out=c_out, h=h, w=w, groups=groups)
 
 
@@ -105,9 +106,9 @@ def random_chain(rng: Random, *, size: int = 9) -> Chain:
             return chain
 
 
-def _plane(problem: Problem, planes: int) -> tuple[int, int]:
+def _plane(problem: Problem, planes: int, elements: int) -> tuple[int, int]:
     # A multiple of 4, as the large planes are, so that loads are as wide.
-    side = isqrt(SMALL_ELEMENTS // planes) // 4 * 4
-    if problem.h * problem.w <= SMALL_ELEMENTS // planes:
+    side = isqrt(elements // planes) // 4 * 4
+    if problem.h * problem.w <= elements // planes:
         return problem.h, problem.w
     return min(problem.h, side), min(problem.w, side)

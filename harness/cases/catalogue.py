@@ -1,4 +1,4 @@
-"""The cases as data, each with its reason."""
+"""The cases as data, each with its reason. Layers of models are in harness/cases/models.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from harness.cases.case import Case, shrink
+from harness.cases.models import MODELS
 from reference.problem import Chain, Problem, Tail
 
 
@@ -272,13 +273,14 @@ EDGE: tuple[Case, ...] = (
     ),
 )
 
-SETS = {"headline": HEADLINE, "grid": GRID, "edge": EDGE}
+SETS = {"headline": HEADLINE, "grid": GRID, "models": MODELS, "edge": EDGE}
+
+TIMED = ("headline", "grid", "models")
+"""The sets that are about speed."""
 
 
-def select(
-    patterns: Iterable[str] = ("headline", "grid"), *, op: str | None = None, gpu: bool = True
-) -> tuple[Case, ...]:
-    """Cases named by set ("headline", "grid", "edge"), by name, or by glob ("tail/*"), in house order.
+def select(patterns: Iterable[str] = TIMED, *, op: str | None = None, gpu: bool = True) -> tuple[Case, ...]:
+    """Cases named by set (a key of SETS), by name, or by glob ("tail/*"), in house order.
 
     `op` keeps "chain" or "tail" only; `gpu` False leaves out the cases that only a GPU can run.
     Raises ValueError for a pattern that names nothing.

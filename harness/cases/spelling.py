@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -98,6 +99,28 @@ def spell(problem: Problem) -> str:
     if not problem.bias:
         words.append("nobias")
     return f"chain:{','.join(words)}"
+
+
+def command(case: Case, backend: str) -> str:
+    """The command line that checks the same numbers on one backend; what equals the command's default is left out."""
+    words = ["python3 bench.py check", f"--shape {spell(case.problem)}"]
+    usual = {"dtype": "float32", "layout": "contiguous", "values": "uniform", "seed": 0}
+    words += [f"--{name} {value}" for name in usual if (value := getattr(case, name)) != usual[name]]
+    if case.multiplier != 0.5:
+        words.append(f"--multiplier={'tensor' if case.multiplier is None else case.multiplier}")
+    return " ".join([*words, f"--backends {backend}"])
+
+
+def variant(case: Case, dtype: str | None, layout: str | None) -> Case:
+    """The case in another dtype or layout, and its name, which is part of the seed, says so."""
+    dtype, layout = dtype or case.dtype, layout or case.layout
+    odd = [new for new, old in ((dtype, case.dtype), (layout, case.layout)) if new != old]
+    return replace(case, name="@".join([case.name, *odd]), dtype=dtype, layout=layout)
+
+
+def own_case(problem: Problem, reason: str) -> Case:
+    """The case that `--shape` makes."""
+    return Case(f"shape/{spell(problem)}", problem, reason)
 
 
 _FIELDS = ("name", "dtype", "layout", "multiplier", "values", "seed", "backward")

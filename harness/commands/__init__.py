@@ -1,1 +1,17 @@
 """One short file per command of bench.py."""
+
+COMMANDS = {
+    "compare": "harness.commands.compare",
+    "check": "harness.commands.check",
+    "fuzz": "harness.commands.fuzz",
+    "sanitize": "harness.commands.sanitize",
+    "doctor": "harness.commands.doctor",
+    "diff": "harness.commands.diff",
+    "inspect": "harness.commands.inspect_kernels",
+    "profile": "harness.commands.profile_entries",
+    "project": "harness.commands.project",
+    "list": "harness.commands.list_all",
+    "show": "harness.commands.show_record",
+    "export": "harness.candidates.export",
+}
+"""Name on the command line, and the module with its SUMMARY, add_arguments(parser) and run(args) -> exit code."""

@@ -7,6 +7,7 @@ import argparse
 import torch
 
 import convgap
+from harness.cases.catalogue import SETS
 from harness.console import Console, console, progress
 from harness.errors import UsageError
 from harness.mutants import score
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device("cuda" if gpu else "cpu")
     if args.mutants:
         return _mutants(args.backends, device)
-    cases = chosen_cases(args, ("headline", "grid", "edge"), gpu=gpu)
+    cases = chosen_cases(args, tuple(SETS), gpu=gpu)
     entries = chosen_entries(args, gpu=gpu)
     found = begun(args.resume, environment(device, None), {"seed": str(args.seed)})
     out = console()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from harness.cases.case import Case
+from harness.cases.catalogue import TIMED
 from harness.commands.check import announce, finish
 from harness.console import Console, console, progress
 from harness.errors import UsageError
@@ -23,6 +24,7 @@ from harness.runs import timer as timing
 from harness.runs.check import Lost
 from harness.runs.run import add_resume, begun, continue_elsewhere, run_cases
 from harness.show import cross_check, plots, tables
+from harness.show.page import record_page
 from harness.show.text import print_lines
 from harness.timing.session import FLUSHES, Stop
 
@@ -72,10 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="FILE", help="write the whole record, raw samples included"
     )
     group.add_argument("--csv", type=Path, metavar="FILE", help="write one line per case, entry and mode")
-    group.add_argument(
-        "--plot", metavar="PATH", help="draw plots: a directory, or a name with or without .png or .svg"
-    )
-
+    group.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs nothing else")
+    plots.add_plot_options(group)
     add_resume(parser)
 
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare; 0 if every answer is inside its budget, 1 if not, 130 after Ctrl-C."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    cases = chosen_cases(args, ("headline", "grid"), gpu=gpu)
+    cases = chosen_cases(args, TIMED, gpu=gpu)
     if args.backward:
         cases = _backward(cases)
     entries = chosen_entries(args, gpu=gpu)
@@ -154,22 +154,18 @@ def _settings(args: argparse.Namespace) -> timing.Settings:
 
 def _require_outputs(args: argparse.Namespace, *, timed: bool) -> None:
     """UsageError now rather than after minutes of measuring."""
-    files = [path for path in (args.json, args.csv) if path]
-    if args.plot is not None:
-        if not timed:
-            raise UsageError("--plot: there is nothing to draw without times, and timing needs a GPU")
-        plots.require_matplotlib()
-        files += [path for _, path in plots.targets(args.plot)]
-    require_writable(files)
+    if args.plot is not None and not timed:
+        raise UsageError("--plot: there is nothing to draw without times, and timing needs a GPU")
+    require_writable([*(path for path in (args.json, args.csv, args.html) if path), *plots.files_of(args)])
 
 
 def _write(args: argparse.Namespace, found: Run, out: Console) -> None:
     written = []
-    for path, convert in ((args.json, to_json), (args.csv, to_csv)):
+    for path, convert in ((args.json, to_json), (args.csv, to_csv), (args.html, record_page)):
         if path:
             write_whole(path, convert(found))
             written.append(path)
     if args.plot is not None and any(result.samples for case in found.cases for result in case.results):
-        written += plots.save(found, args.plot)
+        written += plots.draw(found, args)
     if written:
         print_lines(out, ["", *(f"wrote {path}" for path in written)])

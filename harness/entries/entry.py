@@ -52,12 +52,14 @@ class Built:
 class Entry:
     """What the bench compares: `build` makes it for a case.
 
+    about: what it is, in a few words.
     product: one of the project's own backends, whose failure is a defect.
     graph: whether it may be captured in a CUDA graph; if not, `why_not` is shown with its times.
     cpu: whether it belongs to a run without a GPU.
     """
 
     name: str
+    about: str
     build: Callable[[Case, Inputs], Built]
     product: bool = False
     cpu: bool = False
@@ -239,22 +241,48 @@ _STREAM = "CuPy allocates from its own pool, which a capture forbids"
 ENTRIES: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("triton", _product("triton"), product=True, cpu=True),
-        Entry("cupy", _product("cupy"), product=True, cpu=True),
-        Entry("torch", _product("torch"), product=True, cpu=True),
-        Entry("triton-tail", _fused_tail("triton"), product=True),
-        Entry("cupy-tail", _fused_tail("cupy"), product=True),
-        Entry("eager-ieee", _eager_ieee, cpu=True),
-        Entry("eager-tf32", _eager_tf32),
-        Entry("inductor", _inductor("default")),
-        Entry("inductor-max", _inductor("max-autotune-no-cudagraphs")),
-        Entry("baseline", _baseline),
-        Entry("cub", _cub, graph=False, why_not=_STREAM),
+        Entry("triton", "the Triton kernels", _product("triton"), product=True, cpu=True),
+        Entry(
+            "cupy", "the CUDA C++ kernels, launched through CuPy", _product("cupy"), product=True, cpu=True
+        ),
+        Entry("torch", "the bands in plain PyTorch", _product("torch"), product=True, cpu=True),
+        Entry(
+            "triton-tail",
+            "PyTorch's convolution, then the fused tail in Triton",
+            _fused_tail("triton"),
+            product=True,
+        ),
+        Entry(
+            "cupy-tail",
+            "PyTorch's convolution, then the fused tail in CUDA C++",
+            _fused_tail("cupy"),
+            product=True,
+        ),
+        Entry(
+            "eager-ieee",
+            "the operator step by step in PyTorch, float32 convolutions in IEEE arithmetic",
+            _eager_ieee,
+            cpu=True,
+        ),
+        Entry("eager-tf32", "the same with TF32, PyTorch's default", _eager_tf32),
+        Entry("inductor", "torch.compile", _inductor("default")),
+        Entry("inductor-max", "torch.compile, max-autotune", _inductor("max-autotune-no-cudagraphs")),
+        Entry(
+            "baseline",
+            "PyTorch's convolution, then the schedule this project began from, in Triton",
+            _baseline,
+        ),
+        Entry("cub", "cupy.mean, for tails", _cub, graph=False, why_not=_STREAM),
     )
 }
 
 # What speed-ups are over: the first of these that was timed. TF32 is what torch does unless told otherwise.
 REFERENCES = ("eager-tf32", "eager-ieee")
+
+
+def is_product(name: str) -> bool:
+    """Whether the entry of that name is one of the project's own backends; False for a name that is no entry."""
+    return name in ENTRIES and ENTRIES[name].product
 
 
 def choose(names: list[str] | None, *, gpu: bool) -> list[Entry]:

@@ -90,12 +90,12 @@ def _triton_binary(compiled: Any, types: dict[str, str]) -> Binary:
     )
 
 
-def compile_cuda(special: Any, arch: int) -> Binary:
-    """A Specialization of cupy_impl.launch, compiled for sm_<arch> by the compiler that CuPy uses."""
+def compile_cuda(prepared: Any, arch: int) -> Binary:
+    """The code of a Launch of cupy_impl.launch, compiled for sm_<arch> by the compiler that CuPy uses."""
     from cupy_impl import launch
 
-    source = launch.device_source(special)
-    return compile_cuda_source(source, special.kernel, launch.OPTIONS, special.threads, arch)
+    source = launch.device_source(prepared.kind)
+    return compile_cuda_source(source, prepared.kernel, launch.OPTIONS, prepared.threads, arch)
 
 
 def compile_cuda_source(

@@ -77,19 +77,19 @@ def _cupy_run(change: Source) -> Run:
     text = change.apply(kernel_source())
 
     @cache
-    def compiled(special: Any) -> Any:
+    def compiled(kind: Any) -> Any:
         import cupy
 
-        return cupy.RawKernel(device_source(special, text), special.kernel, options=OPTIONS)
+        return cupy.RawKernel(device_source(kind, text), kind.kernel, options=OPTIONS)
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        special = launch.special
-        pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
+        pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in (*arguments, *launch.sizes))
         if device.type == "cpu":
-            interpreted(special, text)(launch.grid, special.threads, pointers)
+            interpreted(launch.kind, text)(launch.grid, launch.threads, pointers)
             return
         with torch.cuda.device(device):
-            compiled(special)(launch.grid, (special.threads,), pointers, stream=SimpleNamespace(ptr=stream))
+            kernel, ours = compiled(launch.kind), SimpleNamespace(ptr=stream)
+            kernel(launch.grid, (launch.threads,), pointers, shared_mem=launch.shared, stream=ours)
 
     return run
 

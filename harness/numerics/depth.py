@@ -8,7 +8,7 @@ import torch
 
 from reference.problem import Problem, Tail
 from runtime.names import importable
-from torch_impl import bands
+from torch_impl import forward
 
 
 def depth(
@@ -24,7 +24,7 @@ def depth(
     address  of the input, in bytes; only its alignment matters
     """
     if backend == "torch":
-        return bands.depth(problem)
+        return forward.depth(problem)
     _, c, h, w = problem.in_shape
     where = stride or (c * h * w, h * w, w, 1), dtype, address % 16
     depths = import_module(importable(f"{backend}_impl.depth"))

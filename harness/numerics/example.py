@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
+from harness.cases import spelling
 from harness.cases.case import LAYOUTS, Case, random_chain
-from harness.cases.spelling import spell
+from harness.cases.spelling import own_case, variant
 from reference.problem import Chain, Tail
 
 FINITE_VALUES = ("uniform", "normal", "huge_border", "huge", "subnormal", "cancelling")
@@ -65,26 +66,16 @@ class Example:
 
     def command(self) -> str:
         """The command line that checks the same numbers on the same backend."""
-        case = self.case
-        words = ["python3 bench.py check", f"--shape {spell(case.problem)}"]
-        options = {"dtype": "float32", "layout": "contiguous", "values": "uniform", "seed": 0}
-        words += [f"--{o} {v}" for o, usual in options.items() if (v := getattr(case, o)) != usual]
-        if case.multiplier != 0.5:
-            words.append(f"--multiplier={'tensor' if case.multiplier is None else case.multiplier}")
-        return " ".join([*words, f"--backends {self.backend}"])
+        return spelling.command(self.case, self.backend)
 
 
 def make_case(template: Template, rng: Random, values: tuple[str, ...]) -> Case:
     """A case of the template: batch, values, multiplier and seed."""
     problem = replace(template.problem, n=rng.choice((0, 1, 2, 2, 3)))
-    odd = [o for o, usual in ((template.dtype, "float32"), (template.layout, "contiguous")) if o != usual]
-    return Case(
-        # As bench.py names it, for the name is part of the seed.
-        "@".join([f"shape/{spell(problem)}", *odd]),
-        problem,
-        "drawn",
-        dtype=template.dtype,
-        layout=template.layout,
+    # Named as bench.py names it, for the name is part of the seed.
+    case = variant(own_case(problem, "drawn"), template.dtype, template.layout)
+    return replace(
+        case,
         multiplier=None if template.tensor else rng.choice(MULTIPLIERS),
         values=rng.choice(values),
         seed=rng.randrange(1 << 16),

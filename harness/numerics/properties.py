@@ -22,7 +22,7 @@ from harness.numerics.truth import Truth, truth, truth_gradients
 from reference import eager
 from reference.problem import Chain, Tail
 from runtime import call as calls
-from torch_impl import steps
+from torch_impl import forward
 
 
 def check(example: Example) -> bool:
@@ -311,8 +311,11 @@ def _refused(example: Example) -> None:
         tail=lambda *_: launched.append("tail"),
         chain=lambda *_: launched.append("chain"),
     ), mock.patch.multiple(
-        steps,
+        forward,
         tail=lambda *_: launched.append("tail"),
+        chain=lambda *_: launched.append("chain"),
+    ), mock.patch.multiple(
+        forward,
         band_sums=lambda *_: launched.append("band_sums"),
     ):  # fmt: skip
         try:

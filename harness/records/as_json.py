@@ -6,10 +6,12 @@ machine with a GPU and no network.
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import types
 import typing
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass
@@ -18,6 +20,9 @@ from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.records.record import SCHEMA, Run
+
+GZIP = b"\x1f\x8b"
+"""What a file that gzip made begins with."""
 
 
 class RecordError(UsageError):
@@ -54,10 +59,11 @@ def from_json(text: str, name: str = "record") -> Run:
 
 
 def load(path: Path) -> Run:
-    """Run from a file; RecordError if it cannot be read or is no record."""
+    """Run from a file, which gzip may have compressed; RecordError if it cannot be read or is no record."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if content.startswith(GZIP) else content).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read ({error})") from None
     return from_json(text, str(path))
 

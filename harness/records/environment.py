@@ -15,6 +15,7 @@ import torch
 
 from harness.records.record import Environment
 from harness.timing.telemetry import Telemetry
+from runtime.names import ROOT
 
 PACKAGES = {
     "torch": ("torch",),
@@ -29,7 +30,7 @@ def environment(device: torch.device, telemetry: Telemetry | None) -> Environmen
     found = Environment(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        commit=_commit(),
+        commit=commit_of(),
         platform=platform.platform(),
         python=platform.python_version(),
         versions={name: version for name, names in PACKAGES.items() if (version := _version(names))},
@@ -51,15 +52,23 @@ def _version(names: Sequence[str]) -> str | None:
     return None
 
 
-def _commit() -> str:
-    """Commit of this source tree, marked if files differ from it; "" outside a git checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+def commit_of(root: Path = ROOT) -> str:
+    """Commit of the source tree at `root`, marked "+changes" if a file of the source differs from it.
+
+    "" where there is none: an installed package, whatever checkout is around it. Files that git does not track are no
+    change, for every run leaves some; nor are documents and tests, which no measured number depends on.
+    """
+    source = (".", ":!docs", ":!tests", ":!*.md")
     try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        if Path(_git(root, "rev-parse", "--show-toplevel")) != root.resolve():
+            return ""
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *source)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+    return commit + ("+changes" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -63,12 +63,13 @@ def pairwise_tables(run: Run) -> list[Table]:
     for group in _groups({name: name for name in entries}, max(map(len, entries), default=0)):
         table = new_table(["", *group])
         for a in entries:
-            table.add_row(a, *(_pair_cell(run, a, b) for b in group))
+            table.add_row(a, *(pair_text(run, a, b) for b in group))
         tables.append(table)
     return tables
 
 
-def _pair_cell(run: Run, a: str, b: str) -> str:
+def pair_text(run: Run, a: str, b: str) -> str:
+    """Largest difference between two entries over all cases, in units of the sum of their budgets."""
     found = [case.pairwise[a][b] for case in run.cases if b in case.pairwise.get(a, {})]
     return error_text(max(found, key=_nan_last)) if found and a != b else NONE
 

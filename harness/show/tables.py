@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.entries.entry import ENTRIES
+from harness.entries.entry import is_product
 from harness.records.differences import Change
 from harness.records.record import CaseRecord, Result, Run
 from harness.show.text import (
@@ -65,7 +65,7 @@ def case_table(case: CaseRecord) -> Table:
         cells = [result.entry]
         for mode in modes:
             summary = result.summary(mode)
-            cells += [number(summary.median), _share(case, mode, summary.median)] if summary else [NONE, NONE]
+            cells += [number(summary.median), share(case, mode, summary.median)] if summary else [NONE, NONE]
             if mode == modes[0]:
                 cells += _first_cells(case, result, mode)[not spread :]
         host = number(summarise(result.host_us).median) if result.host_us else NONE
@@ -84,12 +84,18 @@ def _first_cells(case: CaseRecord, result: Result, mode: str) -> list[str]:
     return [f"{number(summary.p20)}..{number(summary.p80)}", number(rate), gain]
 
 
-def _share(case: CaseRecord, mode: str, us: float) -> str:
+def first_mode(run: Run) -> str:
+    """The mode that tables and pictures show: the first that was measured, "cold" where none was."""
+    return next((mode for case in run.cases for result in case.results for mode in result.samples), "cold")
+
+
+def share(case: CaseRecord, mode: str, us: float) -> str:
+    """Floor over time in percent."""
     floor = case.floor_us.get(mode)
     if floor is None:
         return NONE
-    share = 100 * floor / us
-    return f"{share:.0f}%" if share >= 1 else "<1%"
+    percent = 100 * floor / us
+    return f"{percent:.0f}%" if percent >= 1 else "<1%"
 
 
 def case_notes(case: CaseRecord) -> list[str]:
@@ -192,14 +198,14 @@ def print_case(case: CaseRecord, out: Console) -> None:
 
 def summary_table(run: Run) -> Table:
     """One line per case: the fastest entry of the product against its floor and the reference, and any faster one."""
-    mode = next((mode for case in run.cases for result in case.results for mode in result.samples), "cold")
+    mode = first_mode(run)
     table = new_table(
         ["case", "fastest", f"{mode} us", "floor us", "floor", "speed-up", "over", "faster still"], 2
     )
     for case in run.cases:
         timed = [(s.median, result) for result in case.results if (s := result.summary(mode))]
         timed.sort(key=lambda pair: pair[0])
-        own = next((pair for pair in timed if _is_product(pair[1].entry)), None)
+        own = next((pair for pair in timed if is_product(pair[1].entry)), None)
         first = timed[0][1].entry if timed and timed[0] != own else NONE
         if own is None:
             table.add_row(label(case), *[NONE] * 6, first)
@@ -207,13 +213,9 @@ def summary_table(run: Run) -> Table:
         us, result = own
         gain = case.speed_up(result, mode)
         floor = number(case.floor_us.get(mode))
-        cells = [number(us), floor, _share(case, mode, us), gain_text(gain), case.reference or NONE, first]
+        cells = [number(us), floor, share(case, mode, us), gain_text(gain), case.reference or NONE, first]
         table.add_row(label(case), result.entry, *cells)
     return table
-
-
-def _is_product(entry: str) -> bool:
-    return entry in ENTRIES and ENTRIES[entry].product
 
 
 def diff_table(changes: Sequence[Change]) -> Table:

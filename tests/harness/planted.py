@@ -41,9 +41,9 @@ def broken(case: Case, inputs: Inputs) -> Built:
 def three() -> dict[str, Entry]:
     """One right, one right and the reference, one absent."""
     return {
-        "right": Entry("right", eagerly(), product=True, cpu=True),
-        "eager-ieee": Entry("eager-ieee", eagerly(), cpu=True),
-        "absent": Entry("absent", unavailable, cpu=True),
+        "right": Entry("right", "planted", eagerly(), product=True, cpu=True),
+        "eager-ieee": Entry("eager-ieee", "planted", eagerly(), cpu=True),
+        "absent": Entry("absent", "planted", unavailable, cpu=True),
     }
 
 

@@ -109,7 +109,7 @@ def test_right_answers_exit_with_0(
 
 
 def test_a_wrong_answer_exits_with_1(entries: dict[str, Entry], capsys: pytest.CaptureFixture[str]) -> None:
-    entries["wrong"] = Entry("wrong", eagerly(1.01), cpu=True)
+    entries["wrong"] = Entry("wrong", "planted", eagerly(1.01), cpu=True)
     assert main(SMALL) == 1
     out = capsys.readouterr().out
     assert "wrong: wrong:" in out and "1 wrong" in out
@@ -118,10 +118,10 @@ def test_a_wrong_answer_exits_with_1(entries: dict[str, Entry], capsys: pytest.C
 def test_a_product_backend_that_dies_is_wrong_and_another_row_is_not(
     entries: dict[str, Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entries["other"] = Entry("other", broken, cpu=True)
+    entries["other"] = Entry("other", "planted", broken, cpu=True)
     assert main(SMALL) == 0
     assert "other: not on 1 of 1 cases: RuntimeError: device on fire" in capsys.readouterr().out
-    entries["own"] = Entry("own", broken, product=True, cpu=True)
+    entries["own"] = Entry("own", "planted", broken, product=True, cpu=True)
     assert main(SMALL) == 1
     assert "own: wrong: RuntimeError: device on fire" in capsys.readouterr().out
 
@@ -186,7 +186,7 @@ def test_ctrl_c_keeps_what_is_finished(
             raise KeyboardInterrupt
         return eagerly()(case, inputs)
 
-    entries["right"] = Entry("right", interrupted, cpu=True)
+    entries["right"] = Entry("right", "planted", interrupted, cpu=True)
     path = tmp_path / "run.json"
     assert main([*SMALL, "--shape", "tail:2,3,6,7", "--json", str(path)]) == 130
     out = capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_the_seed_changes_the_inputs(entries: dict[str, Entry]) -> None:
         seen.append(inputs.x)
         return eagerly()(case, inputs)
 
-    entries["right"] = Entry("right", watch, cpu=True)
+    entries["right"] = Entry("right", "planted", watch, cpu=True)
     for seed in ("0", "0", "1"):
         assert main([*SMALL, "--seed", seed]) == 0
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
@@ -249,7 +249,7 @@ def test_a_whole_timed_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(timer, "timer_for", lambda device, settings: fake_timer([]))
-    entries["wrong"] = Entry("wrong", eagerly(1.01), cpu=True)
+    entries["wrong"] = Entry("wrong", "planted", eagerly(1.01), cpu=True)
     path = tmp_path / "run.json"
     command = [*SMALL, "--json", str(path), "--csv", str(tmp_path / "run.csv")]
     plot = ["--plot", str(tmp_path / "p.svg")] if find_spec("matplotlib") else []

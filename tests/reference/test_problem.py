@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from harness.cases.case import random_chain
-from harness.cases.catalogue import EDGE, GRID, HEADLINE
+from harness.cases.catalogue import EDGE, GRID, HEADLINE, MODELS
 from reference.problem import Chain, Tail, band, distinct_bands
 
 RANDOM = [random_chain(Random(seed)) for seed in range(200)]
 SMALL = [
-    case.small().problem for case in (*HEADLINE, *GRID, *EDGE) if not case.gpu_only and case.op == "chain"
+    case.small().problem
+    for case in (*HEADLINE, *GRID, *MODELS, *EDGE)
+    if not case.gpu_only and case.op == "chain"
 ]
 
 

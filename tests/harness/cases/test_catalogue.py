@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from harness.cases.case import LAYOUTS, SMALL_ELEMENTS, VALUES, Case
-from harness.cases.catalogue import EDGE, GRID, HEADLINE, select
+from harness.cases.catalogue import EDGE, GRID, HEADLINE, MODELS, select
 from harness.cases.inputs import make_inputs
 from reference.problem import Chain
 
-ALL = (*HEADLINE, *GRID, *EDGE)
+ALL = (*HEADLINE, *GRID, *MODELS, *EDGE)
 
 
 def test_names_are_unique_and_say_the_operator() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
+from dataclasses import replace
+
 import pytest
 
 from harness.cases import spelling
 from harness.cases.case import Case
-from harness.cases.catalogue import EDGE, GRID, HEADLINE
+from harness.cases.catalogue import EDGE, GRID, HEADLINE, MODELS
+from harness.options import add_case_options, chosen_cases
 from reference.problem import Chain, Tail
 
 
-@pytest.mark.parametrize("case", [*HEADLINE, *GRID, *EDGE], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*HEADLINE, *GRID, *MODELS, *EDGE], ids=lambda case: case.name)
 def test_every_problem_has_a_spelling(case: Case) -> None:
     assert spelling.parse(spelling.spell(case.problem)) == case.problem
 
@@ -58,3 +63,22 @@ def test_bad_shapes(text: str, says: str) -> None:
 )
 def test_a_case_survives_the_way_to_another_process(case: Case) -> None:
     assert spelling.case_of([*spelling.arguments(case), "--entry=cub"]) == (case, ["--entry=cub"])
+
+
+def test_the_command_line_of_a_case_makes_it_again() -> None:
+    parser = argparse.ArgumentParser()
+    add_case_options(parser)
+    for case in (
+        spelling.own_case(Tail(2, 3, 4, 5), ""),
+        replace(spelling.own_case(Tail(2, 3, 4, 5), ""), multiplier=None, seed=3),
+        replace(
+            spelling.variant(spelling.own_case(Chain(1, 2, 3, 4, 5, (1, 2)), ""), "float16", "sliced"),
+            multiplier=-1.7, values="normal",
+        ),
+    ):  # fmt: skip
+        words = shlex.split(spelling.command(case, "torch"))
+        assert words[:3] == ["python3", "bench.py", "check"]
+        args = parser.parse_args(words[3:])
+        assert args.backends == ["torch"]
+        (again,) = chosen_cases(args, (), gpu=True)
+        assert replace(again, reason="") == case

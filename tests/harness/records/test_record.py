@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -69,6 +70,15 @@ def test_a_bad_sample_deep_inside_is_found() -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"nowhere.json: cannot be read"):
         load(tmp_path / "nowhere.json")
+
+
+def test_a_compressed_record_loads(tmp_path: Path) -> None:
+    path = tmp_path / "run.json.gz"
+    path.write_bytes(gzip.compress(to_json(synthetic.run()).encode()))
+    assert load(path) == synthetic.run()
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(RecordError, match="cannot be read"):
+        load(path)
 
 
 def test_csv_has_one_line_per_row_and_mode() -> None:

@@ -26,7 +26,7 @@ def timed_run(entries: dict[str, Entry], timer: Timer) -> CaseRecord:
 
 
 def test_right_rows_are_timed_and_wrong_ones_never(entries: dict[str, Entry]) -> None:
-    entries["wrong"] = Entry("wrong", eagerly(1.01), cpu=True)
+    entries["wrong"] = Entry("wrong", "planted", eagerly(1.01), cpu=True)
     captured: list[Any] = []
     record = timed_run(entries, fake_timer(captured))
     assert {found.entry: (found.status, set(found.samples)) for found in record.results} == {
@@ -57,7 +57,7 @@ def test_a_graph_that_goes_wrong_loses_its_times(entries: dict[str, Entry]) -> N
 
 
 def test_what_cannot_be_captured_is_timed_by_events_and_says_so(entries: dict[str, Entry]) -> None:
-    entries["plain"] = Entry("plain", eagerly(), graph=False, why_not="its allocator forbids it")
+    entries["plain"] = Entry("plain", "planted", eagerly(), graph=False, why_not="its allocator forbids it")
 
     def capture(call: Callable[[], torch.Tensor]) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -82,7 +82,7 @@ def test_a_row_that_writes_nothing_is_wrong_even_after_a_right_one(entries: dict
     def lazy(case: Case, inputs: Inputs) -> Built:
         return Built(lambda: torch.empty(case.problem.out_shape), "nothing", 1)
 
-    entries["lazy"] = Entry("lazy", lazy, cpu=True)
+    entries["lazy"] = Entry("lazy", "planted", lazy, cpu=True)
     found = timed_run(entries, fake_timer([])).result("lazy")
     assert found is not None and found.status == "wrong"
 

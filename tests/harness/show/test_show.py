@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from harness.console import WIDTH, console
 from harness.errors import UsageError
 from harness.records.record import Result, Run
-from harness.show import cross_check, plots, tables, text
+from harness.show import cross_check, pictures, plots, tables, text
 from harness.timing.intervals import Interval
 from tests import synthetic
 
@@ -30,7 +31,7 @@ def crowded() -> Run:
     """As wide as it gets: every backend's name, long numbers, a wrong row."""
     run = synthetic.run()
     for case in run.cases:
-        for row, name in zip(case.results, plots.COLOURS, strict=False):
+        for row, name in zip(case.results, pictures.COLOURS, strict=False):
             row.entry = name
         case.reference = "eager-ieee"
         case.results[4].entry = "inductor-max"
@@ -48,7 +49,7 @@ def crowded() -> Run:
 @pytest.mark.parametrize("run", [synthetic.run(), crowded()], ids=["usual", "crowded"])
 def test_tables_fit_and_nothing_is_cut(run: Run) -> None:
     text = printed(run)
-    table = [line for line in text.splitlines() if line.startswith(tuple(plots.COLOURS))]
+    table = [line for line in text.splitlines() if line.startswith(tuple(pictures.COLOURS))]
     assert table and max(map(len, table)) <= WIDTH
     assert "…" not in text
 
@@ -61,22 +62,22 @@ def test_three_modes_fit_too() -> None:
                 row.samples["dirty"] = [us * 1.3 for us in row.samples["cold"]]
     text = printed(run)
     assert "dirty us" in text and "…" not in text
-    assert max(len(line) for line in text.splitlines() if line.startswith(tuple(plots.COLOURS))) <= WIDTH
+    assert max(len(line) for line in text.splitlines() if line.startswith(tuple(pictures.COLOURS))) <= WIDTH
 
 
 def test_the_cross_check_of_all_rows_fits() -> None:
     run = synthetic.run()
     for case in run.cases:
         case.name = f"{case.name}, a name as long as any"
-        case.results = [Result(name, "right", what="interpreter", error=0.00012) for name in plots.COLOURS]
-        case.pairwise = {a: dict.fromkeys(plots.COLOURS, 0.1) for a in plots.COLOURS}
+        case.results = [Result(name, "right", what="interpreter", error=0.00012) for name in pictures.COLOURS]
+        case.pairwise = {a: dict.fromkeys(pictures.COLOURS, 0.1) for a in pictures.COLOURS}
     file = io.StringIO()
     cross_check.print_check(run, console(file))
     text = file.getvalue()
     assert "…" not in text and max(map(len, text.splitlines())) <= WIDTH
-    assert all(f"{name} (interpreter)" in text for name in plots.COLOURS)
-    assert text.count("0.00012") == 2 * len(plots.COLOURS)
-    assert text.count("0.1") == len(plots.COLOURS) * (len(plots.COLOURS) - 1)
+    assert all(f"{name} (interpreter)" in text for name in pictures.COLOURS)
+    assert text.count("0.00012") == 2 * len(pictures.COLOURS)
+    assert text.count("0.1") == len(pictures.COLOURS) * (len(pictures.COLOURS) - 1)
 
 
 def test_piped_text_has_no_escape_codes_and_no_boxes() -> None:
@@ -133,7 +134,7 @@ needs_matplotlib = pytest.mark.skipif(
 @needs_matplotlib
 def test_plots_into_a_directory(tmp_path: Path) -> None:
     written = plots.save(synthetic.run(), str(tmp_path))
-    names = {f"{plot}{suffix}" for plot in ("time", "speed-up", "roofline") for suffix in (".png", ".svg")}
+    names = {f"{plot}{suffix}" for plot in pictures.COMPACT for suffix in (".png", ".svg")}
     assert {path.name for path in written} == names == set(os.listdir(tmp_path))
     for path in written:
         if path.suffix == ".png":
@@ -154,6 +155,24 @@ def test_plots_of_one_record_are_the_same_file(tmp_path: Path) -> None:
 def test_the_suffix_picks_the_format(tmp_path: Path, name: str, files: int) -> None:
     targets = [path.name for _, path in plots.targets(str(tmp_path / name))]
     assert len(targets) == files and all(target.startswith("x-") for target in targets)
+
+
+@needs_matplotlib
+def test_pictures_fit_a_page_and_the_dark_ones_differ(tmp_path: Path) -> None:
+    run = synthetic.run()
+    run.cases = [replace(run.cases[i % 2], name=f"{run.cases[i % 2].name}-{i}") for i in range(70)]
+    light = plots.save(run, str(tmp_path / "light.png"))
+    dark = plots.save(run, str(tmp_path / "dark.png"), theme="dark")
+    for path, other in zip(light, dark, strict=True):
+        width, height = (int.from_bytes(path.read_bytes()[at : at + 4]) for at in (16, 20))
+        assert width <= 1600 and height <= 1200, path
+        assert path.read_bytes() != other.read_bytes()
+
+
+@needs_matplotlib
+def test_all_of_them_draw_a_panel_for_every_case(tmp_path: Path) -> None:
+    written = plots.save(synthetic.run(), str(tmp_path / "x.svg"), pictures.ALL)
+    assert "x-time.svg" in {path.name for path in written}
 
 
 def test_an_unknown_format_is_refused() -> None:

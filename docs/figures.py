@@ -1,0 +1,218 @@
+"""Tables of the documents, made from the records under docs/results: `python3 docs/figures.py [--check]`.
+
+Each table stands between two marks, `<!-- NAME -->` and `<!-- end NAME -->`, and nobody writes there by hand. With
+--check nothing is written: the exit code is 1, and each page that says something else than its record is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+# Run as a script, Python looks in docs/ only.
+sys.path.insert(0, str(DOCS.parent))
+
+from harness.errors import UsageError  # noqa: E402
+from harness.files import split_at_marks, write_whole  # noqa: E402
+from harness.records.as_json import load  # noqa: E402
+from harness.records.record import CaseRecord, Run  # noqa: E402
+from harness.show.text import number  # noqa: E402
+
+OURS = ("triton", "cupy")
+EAGER = ("eager-ieee", "eager-tf32")
+COMPILED = ("inductor", "inductor-max")
+# What is not a peer of the fused tail: it is the schedule that the project began from.
+SCHEDULE = "baseline"
+PEERS_OF_CHAIN = ("torch", *EAGER, *COMPILED, SCHEDULE)
+PEERS_OF_TAIL = ("torch", *EAGER, *COMPILED, "cub")
+# Goals, in floors, and in us beyond them; "" is for every other case.
+GOALS = {
+    "chain/headline": (1.10, 0.0),
+    "chain/headline-float16": (1.15, 0.0),
+    "chain/headline-bfloat16": (1.15, 0.0),
+    "tail/headline": (1.03, 0.0),
+    "chain": (1.25, 3.0),
+    "tail": (1.15, 0.0),
+}
+# As fast as a peer: within the noise between two runs.
+AS_FAST = 1 / 0.98
+
+
+@cache
+def record(name: str) -> Run:
+    """The record docs/results/NAME.json.gz."""
+    return load(DOCS / "results" / f"{name}.json.gz")
+
+
+def case(name: str, of: str = "h100") -> CaseRecord:
+    """One case of a record. UsageError if it is not there."""
+    for found in record(of).cases:
+        if found.name == name:
+            return found
+    raise UsageError(f"docs/results/{of}.json.gz: no case {name}")
+
+
+def median(of: CaseRecord, entry: str) -> float | None:
+    """Median time in us with a clean cold L2, None if the entry was not timed."""
+    result = of.result(entry)
+    summary = result.summary("cold") if result else None
+    return summary.median if summary else None
+
+
+def fastest(of: CaseRecord, entries: Iterable[str]) -> tuple[float, str] | None:
+    """(us, entry) of the fastest of these entries."""
+    return min(((us, entry) for entry in entries if (us := median(of, entry)) is not None), default=None)
+
+
+def sizes(of: CaseRecord) -> str:
+    """[N,Cin,H,W] -> Cout and the convolution's arguments, or [N,C,H,W]; then what is not usual."""
+    fields = of.shape.partition(":")[2].split(",")
+    if of.shape.startswith("chain"):
+        n, c_in, c_out, h, w, *rest = fields
+        words = [f"[{n},{c_in},{h},{w}] -> {c_out}", " ".join(rest)]
+    else:
+        words = [f"[{','.join(fields)}]"]
+    words += [word for word in (of.dtype, of.layout) if word not in ("float32", "contiguous")]
+    return ", ".join(words + (["its gradients"] if of.op == "backward" else []))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def us(value: float | None) -> str:
+    """A time in us, three digits; empty where there is none."""
+    return "" if value is None else number(value)
+
+
+def provenance() -> str:
+    """The hardware, the versions, the commit and the command of the record."""
+    found = record("h100").environment
+    names = {"torch": "torch", "triton": "Triton", "cupy": "CuPy"}
+    versions = ", ".join(f"{names[name]} {v}" for name, v in found.versions.items() if name in names)
+    return (
+        f"One {found.gpu}, driver {found.driver}, CUDA {found.cuda}, {versions}; {found.date[:10]}, commit "
+        f"{found.commit}:\n`{found.command}`."
+    )
+
+
+def overview(names: Iterable[tuple[str, str]]) -> str:
+    """One line a case: the floor, each backend, the best of what others offer."""
+    rows = []
+    for name, of in names:
+        found = case(name, of)
+        eager = fastest(found, EAGER)
+        tf32 = " (TF32)" if eager and eager[1] == "eager-tf32" and found.dtype == "float32" else ""
+        rows.append([
+            sizes(found), us(found.floor_us["cold"]), *(us(median(found, entry)) for entry in (*OURS, "torch")),
+            us((fastest(found, COMPILED) or [None])[0]), f"{us(eager[0])}{tf32}" if eager else "",
+            us(median(found, SCHEDULE)),
+        ])  # fmt: skip
+    heads = ("sizes", "floor", "Triton", "CUDA", "plain torch", "best of torch.compile", "eager")
+    return table((*heads, "baseline schedule"), rows)
+
+
+def goal(of: CaseRecord) -> float:
+    """The longest time in us that meets this case's goal."""
+    floors, beyond = GOALS.get(of.name) or GOALS[of.op]
+    floor = of.floor_us["cold"]
+    if floor is None:
+        raise UsageError(f"the record has no floor of {of.name}")
+    return floors * floor + beyond
+
+
+def met(times: Iterable[float | None], limit: float) -> str:
+    """Yes or no for each."""
+    return " / ".join("yes" if time is not None and time <= limit else "no" for time in times)
+
+
+def chain_goals() -> str:
+    """Every chain of the record against its goal, and the fastest that is not ours."""
+    rows = []
+    for found in (found for found in record("h100").cases if found.op == "chain"):
+        times = [median(found, entry) for entry in OURS]
+        peer = fastest(found, PEERS_OF_CHAIN)
+        rows.append([
+            found.name.removeprefix("chain/"), sizes(found), us(found.floor_us["cold"]), *map(us, times),
+            us(goal(found)), met(times, goal(found)), f"{us(peer[0])} {peer[1]}" if peer else "",
+        ])  # fmt: skip
+    return table(("case", "sizes", "floor", "Triton", "CUDA", "goal", "met", "fastest other"), rows)
+
+
+def tail_goals() -> str:
+    """Every tail of the record against its goal and against the fastest that is not ours."""
+    rows = []
+    for found in (found for found in record("h100").cases if found.op == "tail"):
+        times = [median(found, entry) for entry in OURS]
+        peer = fastest(found, PEERS_OF_TAIL)
+        rows.append([
+            sizes(found), us(found.floor_us["cold"]), *map(us, times), us(goal(found)), met(times, goal(found)),
+            f"{us(peer[0])} {peer[1]}" if peer else "", met(times, AS_FAST * peer[0]) if peer else "",
+        ])  # fmt: skip
+    heads = ("y", "floor", "Triton", "CUDA", "goal", "met", "fastest other", "as fast")
+    return table(heads, rows)
+
+
+README_CHAIN = (
+    *((f"chain/{name}", "h100") for name in ("headline", "headline-float16", "headline-channels_last")),
+    ("backward/chain/headline", "h100-backward"),
+    *((f"chain/{name}", "h100") for name in ("batch1", "plane256", "unet-k2s2", "dcgan16", "dcgan8")),
+)
+README_TAIL = tuple(
+    (f"tail/{name}", "h100")
+    for name in ("headline", "headline-float16", "headline-channels_last", "7x7", "4x4", "14x14", "1024")
+)
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "provenance": provenance,
+        "chain": lambda: overview(README_CHAIN),
+        "tail": lambda: overview(README_TAIL),
+    },
+    "docs/kernels.md": {"provenance": provenance, "chain goals": chain_goals, "tail goals": tail_goals},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the pages, or with --check say which differ; 0 if all is well, 1 if a page differs, 2 for a bad record."""
+    parser = argparse.ArgumentParser(description="Make the tables of the documents from the records.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page differs")
+    args = parser.parse_args(argv)
+    try:
+        return run(DOCS.parent, check=args.check)
+    except UsageError as error:
+        print(f"figures: {error}", file=sys.stderr)
+        return 2
+
+
+def run(root: Path, *, check: bool) -> int:
+    """The same for the pages below `root`."""
+    differ = 0
+    for page, blocks in BLOCKS.items():
+        path = root / page
+        before = after = path.read_text(encoding="utf-8")
+        for name, text in blocks.items():
+            start, end = split_at_marks(after, name, path)
+            after = f"{start}\n{text()}\n{end}"
+        if after == before:
+            continue
+        differ = 1
+        if check:
+            lines = difflib.unified_diff(
+                before.splitlines(), after.splitlines(), page, "its record", "", "", 0, ""
+            )
+            print("\n".join(lines))
+        else:
+            write_whole(path, after)
+            print(f"{page}: written")
+    return differ if check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Between taps and bands: taps of one band share its sum, so their weights may be added and their values copied.
+
+Rows first, then columns, in the order of the kernel indices. *Live* is a band that holds anything, and a tap that has
+such a band: only these are in what these functions return, for a sum over nothing must never meet a weight (0 * Inf is
+NaN). Everything is picked by slices: a list of indices would be copied to the device, which a CUDA graph forbids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, reduce
+
+import torch
+from torch import Tensor
+
+from reference.problem import Chain
+
+MOST_SLICES = 16
+"""Kernel rows (columns) up to which weights are added slice by slice; above, a sum along the axis takes less time."""
+
+
+@lru_cache(maxsize=4096)
+def live(problem: Chain, axis: int) -> tuple[int, ...]:
+    """The distinct bands of an axis that hold anything."""
+    size = (problem.h, problem.w)[axis]
+    return tuple(b for b, (lo, hi) in enumerate(problem.distinct(axis).at(size)) if lo < hi)
+
+
+def live_kernel(problem: Chain) -> tuple[int, int]:
+    """Rows and columns of live taps."""
+    return len(_taps(problem, 0)), len(_taps(problem, 1))
+
+
+def fold(problem: Chain, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """weight [c_in, c_out / groups, kh, kw], the taps of each live band added up, as the right factor of a product:
+    [groups, row bands * column bands * c_in / groups, c_out / groups], in `dtype`."""
+    columns = _band_by_band(problem, 1, weight, 3, dtype)  # [column bands, c_in, c_out / groups, kh]
+    both = _band_by_band(problem, 0, columns, 3, dtype).flatten(0, 1)
+    return both.unflatten(1, (problem.groups, -1)).transpose(0, 1).flatten(1, 2)
+
+
+def unfold(problem: Chain, values: Tensor) -> Tensor:
+    """What belongs to bands, [..., RB, CB], at each live tap: [..., rows, columns]."""
+    for axis, dim in ((0, values.dim() - 2), (1, values.dim() - 1)):
+        taps = problem.distinct(axis).taps
+        parts = []
+        for b in live(problem, axis):
+            size = list(values.shape)
+            size[dim] = taps[b + 1] - taps[b]
+            parts.append(values.narrow(dim, b, 1).expand(size))
+        values = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+    return values
+
+
+def add_taps(problem: Chain, values: Tensor) -> Tensor:
+    """What belongs to live taps, [..., rows, columns], added up for each live band: [..., row bands, column bands]."""
+    for axis, dim in ((0, values.dim() - 2), (1, values.dim() - 1)):
+        taps = problem.distinct(axis).taps
+        counts = [taps[b + 1] - taps[b] for b in live(problem, axis)]
+        if max(counts) > 1:
+            values = torch.stack([part.sum(dim) for part in values.split(counts, dim)], dim)
+    return values
+
+
+def live_bands(problem: Chain, values: Tensor) -> Tensor:
+    """What belongs to bands, [..., RB, CB], without the empty ones."""
+    return _kept(_kept(values, live(problem, 0), -2), live(problem, 1), -1)
+
+
+def live_taps(problem: Chain, values: Tensor) -> Tensor:
+    """What belongs to taps, [..., kh, kw], without those that meet nothing."""
+    return _kept(_kept(values, _taps(problem, 0), -2), _taps(problem, 1), -1)
+
+
+def all_bands(problem: Chain, values: Tensor) -> Tensor:
+    """The opposite of live_bands: 0 for empty bands."""
+    values = _spread(values, live(problem, 0), len(problem.distinct(0)), -2)
+    return _spread(values, live(problem, 1), len(problem.distinct(1)), -1)
+
+
+def all_taps(problem: Chain, values: Tensor) -> Tensor:
+    """The opposite of live_taps: 0 for taps that meet nothing."""
+    values = _spread(values, _taps(problem, 0), problem.kernel[0], -2)
+    return _spread(values, _taps(problem, 1), problem.kernel[1], -1)
+
+
+def _taps(problem: Chain, axis: int) -> list[int]:
+    taps = problem.distinct(axis).taps
+    return [k for b in live(problem, axis) for k in range(taps[b], taps[b + 1])]
+
+
+def _band_by_band(problem: Chain, axis: int, values: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """The taps of `axis` along dim added up in `dtype` for each live band; the bands become the first dimension."""
+    taps = problem.distinct(axis).taps
+    if problem.kernel[axis] > MOST_SLICES:
+        parts = [
+            values.narrow(dim, taps[b], taps[b + 1] - taps[b]).sum(dim, dtype=dtype)
+            for b in live(problem, axis)
+        ]
+    else:
+        slices = values.unbind(dim)
+        parts = [
+            reduce(torch.add, [tap.to(dtype) for tap in slices[taps[b] : taps[b + 1]]])
+            for b in live(problem, axis)
+        ]
+    return torch.stack(parts)
+
+
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """Rising indices as ranges: [0, 1, 2, 5] -> [(0, 3), (5, 6)]."""
+    runs: list[tuple[int, int]] = []
+    for i in indices:
+        if runs and runs[-1][1] == i:
+            runs[-1] = runs[-1][0], i + 1
+        else:
+            runs.append((i, i + 1))
+    return runs
+
+
+def _kept(values: Tensor, indices: Sequence[int], dim: int) -> Tensor:
+    runs = _runs(indices)
+    if runs == [(0, values.shape[dim])]:
+        return values
+    parts = [values.narrow(dim, lo, hi - lo) for lo, hi in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _spread(values: Tensor, indices: Sequence[int], count: int, dim: int) -> Tensor:
+    """values, the slices of `indices` along dim, in their places among `count` slices that are 0 otherwise."""
+    if len(indices) == count:
+        return values
+    size = list(values.shape)
+    size[dim] = count
+    out = values.new_zeros(size)
+    done = 0
+    for lo, hi in _runs(indices):
+        out.narrow(dim, lo, hi - lo).copy_(values.narrow(dim, done, hi - lo))
+        done += hi - lo
+    return out
