@@ -91,6 +91,11 @@ def _channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
+def _scaled(values: Tensor, scale: float) -> Tensor:
+    """values * scale. Torch makes the number one of the values' dtype: 1e39 would be Inf in float32."""
+    return values if scale == 1 else values.double() * scale
+
+
 def _through_multiplier(grad: Tensor, multiplier: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The output's gradient in the accumulator's dtype, before and behind the multiplier."""
     grad = grad.to(accumulator(dtype))
@@ -133,8 +138,7 @@ def chain_backward(ctx: Any, grad: Tensor | None, grad_sums: Tensor | None) -> t
         if wants_weight:
             dw = steps.weight_grad(inner, sums, scale, weight.dtype)
         if wants_bias:
-            db = inner.sum((0, 2, 3))
-            db = (db if scale == 1 else db * scale).to(ctx.bias_dtype)
+            db = _scaled(inner.sum((0, 2, 3)), scale).to(ctx.bias_dtype)
         if wants_multiplier:
             # In the accumulator's dtype, so that nothing is rounded before the product.
             weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
@@ -155,7 +159,7 @@ def keep_multiply_gap(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 def multiply_gap_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (multiplier,) = ctx.saved_tensors
     _, inner = _through_multiplier(grad, multiplier, ctx.dtype)
-    inner = inner * (ctx.scale / (ctx.shape[2] * ctx.shape[3]))
+    inner = _scaled(inner, ctx.scale / (ctx.shape[2] * ctx.shape[3]))
     return inner.to(ctx.dtype).expand(ctx.shape), None, None, None
 
 
@@ -204,7 +208,7 @@ def _contract_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[1]:
         dw = ctx.steps.weight_grad(inner, sums, ctx.scale, weight.dtype)
     if ctx.needs_input_grad[2]:
-        db = (inner.sum((0, 2, 3)) * ctx.scale).to(ctx.bias_dtype)
+        db = _scaled(inner.sum((0, 2, 3)), ctx.scale).to(ctx.bias_dtype)
     if ctx.needs_input_grad[3]:
         weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
         dm = outer * ctx.steps.contract(sums, weight, bias, None, ctx.scale)

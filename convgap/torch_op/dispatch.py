@@ -147,7 +147,8 @@ def _chain_by_parts(
 
 def _multiply_gap_by_parts(y: Tensor, multiplier: Tensor | None, scale: float, backend: str) -> Tensor:
     """The plane sums are kept for the multiplier, not y."""
-    mean = ops.plane_sums(y, backend) * (scale / (y.shape[2] * y.shape[3]))
+    # In float64, where no multiplier is too large or too small.
+    mean = ops.plane_sums(y, backend).double() * (scale / (y.shape[2] * y.shape[3]))
     return (mean if multiplier is None else mean * multiplier).to(y.dtype)
 
 
