@@ -16,9 +16,8 @@ which axis, on the tile, and on the bands: row band rb is rows [BEFORE_H[rb], H 
 is large, each meets T by itself.
 
 A program that reads planes has BP of them and walks down their rows in steps. A step is `step` whole rows of `cols` columns,
-one row behind the other, dealt out to R x L accesses of VEC elements; so a thread keeps its columns, and bands of columns
-cost nothing in the stream. Accesses past the last row of a step are idle. A plane of more than `rows` x `cols` elements is
-cut in parts. Planes stored column by column come with rows and columns SWAPPED, and only taps and bands keep their places.
+one row behind the other, dealt out to R x L positions; so a thread keeps its columns, and bands of columns cost nothing in
+the stream. Positions past the last row of a step are idle. A plane of more than `rows` x `cols` elements is cut in parts. Planes stored column by column come with rows and columns SWAPPED, and only taps and bands keep their places.
 A group of the convolution is a run of CI planes in and CO planes out. Offsets up to the first row of a part are 64-bit; inside
 a part, row and column numbers are 32-bit. Divisors come as pairs: the number, and what `quotient` multiplies by.
 """
@@ -90,24 +89,37 @@ def locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by):
 
 
 @triton.jit
-def deal(R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, cols, cols_by):
-    """The accesses of a step: first position of each [1, R, L, 1], its row and its first column."""
-    access = (tl.arange(0, R)[:, None] * L + tl.arange(0, L)[None, :])[None, :, :, None]
-    row = quotient(access, cols_by)
-    return access * VEC, row, access * VEC - row * cols
+def deal(R: tl.constexpr, L: tl.constexpr, cols, cols_by):
+    """The positions [1, R, L] of a step, and their rows and columns, by R + L divisions."""
+    down = (tl.arange(0, R) * L)[None, :, None]
+    along = tl.arange(0, L)[None, None, :]
+    rows_down, rows_along = quotient(down, cols_by), quotient(along, cols_by)
+    col = (down - rows_down * cols) + (along - rows_along * cols)
+    next_row = (col >= cols).to(tl.int32)
+    return down + along, rows_down + rows_along + next_row, col - next_row * cols
 
 
 @triton.jit
-def stream(planes, position, row, col, e, live, lo, hi, cols, step, stride_h, stride_w, RUN: tl.constexpr,
-           FULL: tl.constexpr, ACC: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
-    """Sum of rows [lo, hi), still spread over the accesses of a step. What idle ones hold means nothing.
-
-    FULL: no access is idle. Else masks, without a value for what is not loaded, which would cost a register each time.
-    """
+def address(position, row, col, stride_h, stride_w, RUN: tl.constexpr, VEC: tl.constexpr):
+    """Offsets of positions [1, R, L]. RUN: rows lie one behind the other."""
     if RUN:
-        ptrs = planes + position + e
+        at = position
     else:
-        ptrs = planes + row.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
+        # Lanes are to follow L, which the compiler cannot see. To say that two or VEC neighbours are adjacent orders the
+        # axes; accesses are as wide as VEC, and that is true.
+        at = row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
+        PAIR: tl.constexpr = VEC if VEC > 1 else 2
+        at = tl.multiple_of(tl.max_contiguous(at, (1, 1, PAIR)), (1, 1, VEC))
+    return at
+
+
+@triton.jit
+def stream(ptrs, position, live, lo, hi, cols, step, stride_h, FULL: tl.constexpr, ACC: tl.constexpr,
+           UNROLL: tl.constexpr):  # fmt: skip
+    """Sum of rows [lo, hi), still spread over the positions of a step. What idle ones hold means nothing.
+
+    FULL: no position is idle. Else masks, without a value for what is not loaded, which would cost a register each time.
+    """
     acc = tl.zeros(ptrs.shape, ACC)
     busy = live & (position < step * cols)
     advance = step * stride_h
@@ -157,37 +169,36 @@ def inside(position, band, BEFORE: tl.constexpr, AFTER: tl.constexpr, start, len
 
 @triton.jit
 def load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h, stride_w, R: tl.constexpr,
-              L: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
-    """R x L accesses of the rim rows, from access j0 on, and the row and first column of each."""
-    access = j0 + (tl.arange(0, R)[:, None] * L + tl.arange(0, L)[None, :])[None, :, :, None]
-    j = quotient(access, cols_by)
-    col = access * VEC - j * cols
+              L: tl.constexpr):  # fmt: skip
+    """R x L positions of the rim rows, from position j0 on, and the row and column of each."""
+    position = j0 + (tl.arange(0, R)[:, None] * L + tl.arange(0, L)[None, :])[None, :, :]
+    j = quotient(position, cols_by)
+    col = position - j * cols
     row = tl.where(j < top, rim_lo + j, core_hi + j - top)
-    at = row.to(tl.int64) * stride_h + (col + tl.arange(0, VEC)[None, None, None, :]).to(tl.int64) * stride_w
+    at = address(position, row, col, stride_h, stride_w, False, 1)
     return tl.load(planes + at, mask=live & (j < rims) & (col < width), other=0), row, col
 
 
 @triton.jit
-def core_columns(core, col, e, even, cb, c0, width, W, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr):
-    """Sums of the core's columns in band cb, still spread over the accesses of a row of the deal: [BP, L, VEC].
+def core_columns(core, col, cols, cols_by, even, cb, c0, width, W, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr):
+    """Sums of the core's columns in band cb, still spread over L: [BP, L].
 
-    even: whether all rows of the deal have the same columns, so that they can be added first.
+    even: whether all R positions of an l have the same column, so that they can be added first.
     """
     if even:
-        # The first row's columns, by a sum of one: Triton cannot take a row out of a tensor.
-        first = tl.sum(tl.where(tl.arange(0, col.shape[1])[None, :, None, None] == 0, col, 0), 1)
-        own = inside(first + tl.arange(0, core.shape[3])[None, None, :], cb, BEFORE_W, AFTER_W, c0, width, W)
+        along = tl.arange(0, core.shape[2])[None, :]
+        own = inside(along - quotient(along, cols_by) * cols, cb, BEFORE_W, AFTER_W, c0, width, W)
         columns = tl.where(own, tl.sum(core, 1), 0)
     else:
-        columns = tl.sum(tl.where(inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W), core, 0), 1)
+        columns = tl.sum(tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), core, 0), 1)
     return columns
 
 
 @triton.jit
-def rim_columns(rim, row, col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
+def rim_columns(rim, row, col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
                 BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr):  # fmt: skip
     """The same of rim rows, in row band rb and column band cb."""
-    own = inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H) & inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W)
+    own = inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H) & inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
     return tl.sum(tl.where(own, rim, 0), 1)
 
 
@@ -231,12 +242,15 @@ def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, 
 
 
 @triton.jit
-def finish_products(acc, partials, counter, split, slices, live, FR: tl.constexpr):
-    """Store one slice of a matrix of outputs. The last program to come gets (True, the sum of all slices, in order)."""
+def finish_products(acc, partials, counter, split, slices, rows, FR: tl.constexpr):
+    """Store one slice of a matrix of outputs, of the first `rows` samples. The last program to come gets (True, the sum of
+    all slices, in order)."""
     SIZE: tl.constexpr = acc.shape[0] * acc.shape[1]
     last = slices == 1
     if slices > 1:
-        at = tl.arange(0, acc.shape[0])[:, None] * acc.shape[1] + tl.arange(0, acc.shape[1])[None, :]
+        row = tl.arange(0, acc.shape[0])[:, None]
+        at = row * acc.shape[1] + tl.arange(0, acc.shape[1])[None, :]
+        live = row < rows
         tl.store(partials + split.to(tl.int64) * SIZE + at, acc, mask=live)
         last = arrive(counter, slices)
         if last:
@@ -245,7 +259,7 @@ def finish_products(acc, partials, counter, split, slices, live, FR: tl.constexp
             for first in range(0, slices, FR):
                 held = ()
                 for s in tl.static_range(FR):
-                    own = live & (tl.full(acc.shape, first + s, tl.int32) < slices)
+                    own = live & (first + s + 0 * row < slices)
                     held += (tl.load(ptrs + s * SIZE, mask=own, other=0, cache_modifier=".cg"),)
                 for s in tl.static_range(FR):
                     acc += held[s]
@@ -261,23 +275,31 @@ def any_wild(value):
 
 
 @triton.jit
-def fold(ptrs, mask, KH: tl.constexpr, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+def follow(offsets):
+    """Offsets [a, b], for lanes to follow b whatever the compiler would choose: it is told that pairs are adjacent, which
+    orders the axes, and that no access may be wider than one element."""
+    return tl.multiple_of(tl.max_contiguous(offsets, (1, 2)), (1, 1))
+
+
+@triton.jit
+def fold(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
          ACC: tl.constexpr):  # fmt: skip
-    """Weights of each band, for a matrix of kernels whose first taps are at `ptrs`. All taps are loaded before any is
+    """Weights of each band, for a matrix of kernels whose first taps are at offsets `at`. All taps are loaded before any is
     added, and rows of two, four or eight taps in one access each."""
     ROW: tl.constexpr = KW == 2 or KW == 4 or KW == 8
     kw = tl.arange(0, KW if ROW else 1)[None, None, :]
     taps = ()
     for kh in tl.static_range(KH):
         if ROW:
-            taps += (tl.load(ptrs[:, :, None] + (kh * KW + kw), mask=mask[:, :, None], other=0).to(ACC),)
+            row = tl.multiple_of(tl.max_contiguous(at[:, :, None] + (kh * KW + kw), (1, 2, KW)), (1, 1, KW))
+            taps += (tl.load(weights + row, mask=mask[:, :, None], other=0).to(ACC),)
         else:
             for k in tl.static_range(KW):
-                taps += (tl.load(ptrs + (kh * KW + k), mask=mask, other=0).to(ACC),)
+                taps += (tl.load(weights + follow(at + (kh * KW + k)), mask=mask, other=0).to(ACC),)
     folded = ()
     for rb in tl.static_range(len(TAPS_H) - 1):
         for cb in tl.static_range(len(TAPS_W) - 1):
-            total = tl.zeros(ptrs.shape, ACC)
+            total = tl.zeros(at.shape, ACC)
             for kh in tl.static_range(KH):
                 if kh >= TAPS_H[rb] and kh < TAPS_H[rb + 1]:
                     if ROW:
@@ -306,15 +328,15 @@ def scale_and_store(total, out, bias, multiplier, n, co, live, G, g, CO, mult_n,
     """Steps 6 and 7 of outputs co of group g, of samples n."""
     c = g * CO + co
     # 6 scale and bias
-    total = scaled(total, scale)
+    mean = scaled(total, scale)
     if BIAS:
         # Cast right after the load: the interpreter's bfloat16 arithmetic is wrong.
         b = tl.load(bias + c, mask=co < CO, other=0).to(ACC)
-        total += scaled(b, bias_scale)
+        mean += scaled(b, bias_scale)
     if TENSOR:
-        total *= tl.load(multiplier + n * mult_n + c * mult_c, mask=live, other=0).to(tl.float64)
+        mean *= tl.load(multiplier + n * mult_n + c * mult_c, mask=live, other=0).to(tl.float64)
     # 7 store
-    tl.store(out + n * (G * CO) + c, narrow(total, out.dtype.element_ty), mask=live)
+    tl.store(out + n * (G * CO) + c, narrow(mean, out.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -331,29 +353,29 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
     c0 = across.to(tl.int64) * cols
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, VEC, cols, cols_by)
-    e = tl.arange(0, VEC)[None, None, None, :]
-    planes = y + n * stride_n + c.to(tl.int64)[:, None, None, None] * stride_c + r0 * stride_h + c0 * stride_w
-    # A run is read in rows as long as an access, so that no access of a step is idle.
-    live = (c < C)[:, None, None, None] if RUN else (c < C)[:, None, None, None] & (col < W - c0)
+    position, row, col = deal(R, L, cols, cols_by)
+    planes = y + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
+    # A run is read in rows as long as an access, so that no position of a step is idle.
+    live = (c < C)[:, None, None] if RUN else (c < C)[:, None, None] & (col < W - c0)
     # 3 masked load, 4 accumulate
-    acc = stream(planes, position, row, col, e, live, tl.full((), 0, tl.int32), rows, cols, step, stride_h, stride_w, RUN,
-                 RUN and BP == 1, ACC, UNROLL)  # fmt: skip
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
+    lo = tl.full((), 0, tl.int32)
+    acc = stream(ptrs, position, live, lo, rows, cols, step, stride_h, RUN and BP == 1, ACC, UNROLL)
     # 5 reduce
     if not RUN:
         acc = tl.where(live & (position < step * cols), acc, 0)
-    total = tl.sum(tl.sum(tl.sum(acc, 3), 1), 1)
+    total = tl.sum(tl.sum(acc, 1), 1)
     last = parts == 1
     if parts > 1:
         partials += tile.to(tl.int64) * parts * BP
         last, total = finish(partials, counters + tile, part, parts, tl.arange(0, BP), c < C, total, BP, FR, ACC)
     if last:
         # 6 scale
-        total = scaled(total, scale)
+        mean = scaled(total, scale)
         if TENSOR:
-            total *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(tl.float64)
+            mean *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(tl.float64)
         # 7 store
-        tl.store(out + n * C + c, narrow(total, out.dtype.element_ty), mask=c < C)
+        tl.store(out + n * C + c, narrow(mean, out.dtype.element_ty), mask=c < C)
 
 
 @triton.jit
@@ -377,12 +399,12 @@ def multiply_gap_flat(y, out, partials, counters, multiplier, mult_n, mult_c, sc
         own = run if GROUP == 1 else tl.where((i >= q * plane) & (i < (q + 1) * plane), run, 0)
         total = tl.sum(tl.sum(own, 2), 1)
         # 6 scale
-        total = scaled(total, scale)
+        mean = scaled(total, scale)
         if TENSOR:
             m = multiplier + n * mult_n + (c + q).to(tl.int64) * mult_c
-            total *= tl.load(m, mask=c < C, other=0).to(tl.float64)
+            mean *= tl.load(m, mask=c < C, other=0).to(tl.float64)
         # 7 store
-        tl.store(out + n * C + c + q, narrow(total, out.dtype.element_ty), mask=c < C)
+        tl.store(out + n * C + c + q, narrow(mean, out.dtype.element_ty), mask=c < C)
 
 
 @triton.jit
@@ -404,10 +426,10 @@ def band_sums(x, sums, partials, counters,
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, VEC, cols, cols_by)
-    e = tl.arange(0, VEC)[None, None, None, :]
-    planes = x + n * stride_n + c.to(tl.int64)[:, None, None, None] * stride_c + r0 * stride_h + c0 * stride_w
-    live = (c < C)[:, None, None, None]
+    position, row, col = deal(R, L, cols, cols_by)
+    planes = x + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
+    live = (c < C)[:, None, None]
     # From here on a block's first plane is number 0, in sums and in partials alike.
     sums += (n * C + block * BP) * (RB * CB)
     partials += tile.to(tl.int64) * parts * (BP * RB * CB)
@@ -415,41 +437,36 @@ def band_sums(x, sums, partials, counters,
     to += tl.arange(0, BP) * (RB * CB)
     if WHOLE:
         # 3 masked load: all of a plane in one step
-        if RUN:
-            ptrs = planes + position + e
-        else:
-            ptrs = planes + row.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
         plane = tl.load(ptrs, mask=live & (row < rows), other=0, eviction_policy="evict_first").to(ACC)
         for rb in range(RB):
             for cb in range(CB):
                 # 4 accumulate, 5 reduce
-                total = rim_columns(plane, row, col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H, AFTER_H,
-                                    BEFORE_W, AFTER_W)  # fmt: skip
+                total = rim_columns(plane, row, col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H, AFTER_H, BEFORE_W,
+                                    AFTER_W)  # fmt: skip
                 # 7 store
-                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(tl.sum(total, 2), 1), mask=c < C)
+                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(total, 1), mask=c < C)
     else:
         # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
         core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
         first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by,
-                                                stride_h, stride_w, RIMS, L, VEC)  # fmt: skip
-        core = stream(planes, position, row, col, e, live & (col < width), core_lo, core_hi, cols, step, stride_h,
-                      stride_w, RUN, False, ACC, UNROLL)  # fmt: skip
+                                                stride_h, stride_w, RIMS, L)  # fmt: skip
+        core = stream(ptrs, position, live & (col < width), core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL)
         first = first.to(ACC)
-        # Idle accesses are in no band.
-        col = tl.where(position < step * cols, col, -VEC)
+        # Idle positions are in no band.
+        col = tl.where(position < step * cols, col, -1)
         for cb in range(CB):
             # 5 reduce
-            columns = core_columns(core, col, e, even, cb, c0, width, W, BEFORE_W, AFTER_W)
+            columns = core_columns(core, col, cols, cols_by, even, cb, c0, width, W, BEFORE_W, AFTER_W)
             for rb in range(RB):
-                total = columns + rim_columns(first, first_row, first_col, e, rb, cb, r0, rows, H, c0, width, W,
-                                              BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
-                for j0 in range(RIMS * L, rims * (cols // VEC), RIMS * L):
+                total = columns + rim_columns(first, first_row, first_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
+                                              AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
+                for j0 in range(RIMS * L, rims * cols, RIMS * L):
                     rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols,
-                                                      cols_by, stride_h, stride_w, RIMS, L, VEC)  # fmt: skip
-                    total += rim_columns(rim.to(ACC), rim_row, rim_col, e, rb, cb, r0, rows, H, c0, width, W,
-                                         BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
+                                                      cols_by, stride_h, stride_w, RIMS, L)  # fmt: skip
+                    total += rim_columns(rim.to(ACC), rim_row, rim_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
+                                         AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
                 # 7 store
-                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(tl.sum(total, 2), 1), mask=c < C)
+                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(total, 1), mask=c < C)
     if parts > 1:
         if arrive(counters + tile, parts):
             # As many sums at a time as one step of add_rows holds: one wait for L2, not one per band.
@@ -486,12 +503,13 @@ def tap_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH:
         rb = band_of(tap // KW, TAPS_H)
         cb = band_of(tap % KW, TAPS_W)
         live = (k < last) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-        w_ptrs = weights + (ci * CO * (KH * KW) + tap)[:, None] + co.to(tl.int64)[None, :] * (KH * KW)
-        w = tl.load(w_ptrs, mask=live[:, None] & (co < CO)[None, :], other=0).to(acc.dtype)
-        t_ptrs = sums + (n * G * CI)[:, None] * (RB * CB) + (ci * (RB * CB) + rb * CB + cb)[None, :]
-        t = tl.load(t_ptrs, mask=(n < N)[:, None] & live[None, :], other=0)
+        # Lanes follow k in both.
+        w_at = follow((ci * CO * (KH * KW) + tap)[None, :] + co.to(tl.int64)[:, None] * (KH * KW))
+        w = tl.load(weights + w_at, mask=live[None, :] & (co < CO)[:, None], other=0).to(acc.dtype)
+        t_at = follow((n * G * CI)[:, None] * (RB * CB) + (ci * (RB * CB) + rb * CB + cb)[None, :])
+        t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
         # 4 accumulate
-        acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=acc.dtype)
+        acc = tl.dot(t, tl.trans(w), acc, input_precision="ieee", out_dtype=acc.dtype)
     return acc
 
 
@@ -518,12 +536,12 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
         for ci0 in range(first, last, BCI):
             # 3 masked load: the weights come first, for they are farther away
             ci = ci0 + tl.arange(0, BCI)
-            w_ptrs = weight + ci.to(tl.int64)[:, None] * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
-            w = fold(w_ptrs, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
-            t_ptrs = sums + (n * G * CI)[:, None] * (RB * CB) + ci[None, :] * (RB * CB)
+            w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
+            w = fold(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+            t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
             for band in tl.static_range(RB * CB):
-                t = tl.load(t_ptrs + band, mask=mask, other=0)
+                t = tl.load(sums + follow(t_at + band), mask=mask, other=0)
                 # 4 accumulate
                 live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 acc = tl.dot(t, tl.where(live, w[band], 0), acc, input_precision="ieee", out_dtype=ACC)
@@ -538,18 +556,18 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     # 5 reduce
     live = (n < N)[:, None] & (co < CO)[None, :]
     done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCO), counters + tile, split,
-                                  slices, live, FR)  # fmt: skip
+                                  slices, N - n_block * BN, FR)  # fmt: skip
     if done:
         scale_and_store(total, out, bias, multiplier, n[:, None], co[None, :], live, G, g.to(tl.int64), CO, mult_n,
                         mult_c, scale, bias_scale, BIAS, TENSOR, ACC)  # fmt: skip
 
 
 @triton.jit
-def fold_many(ptrs, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+def fold_many(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
               ACC: tl.constexpr):  # fmt: skip
     """What `fold` gives, without code for each tap: for a row of kernels [1, n], KK >= KH * KW."""
     tap = tl.arange(0, KK)[None, None, :]
-    taps = tl.load(ptrs[:, :, None] + tap, mask=mask[:, :, None] & (tap < KH * KW), other=0).to(ACC)
+    taps = tl.load(weights + (at[:, :, None] + tap), mask=mask[:, :, None] & (tap < KH * KW), other=0).to(ACC)
     folded = ()
     for rb in tl.static_range(len(TAPS_H) - 1):
         for cb in tl.static_range(len(TAPS_W) - 1):
@@ -579,39 +597,39 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, VEC, cols, cols_by)
-    e = tl.arange(0, VEC)[None, None, None, :]
+    position, row, col = deal(R, L, cols, cols_by)
     planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
     co = tl.arange(0, BCO)
-    w_ptrs = weight + (g * CI + ci) * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
+    weight += (g * CI + ci) * CO * (KH * KW)
+    w_at = (co * (KH * KW))[None, :]
     # 3 masked load, 4 accumulate. Weights come first: they arrive while the plane streams.
     if FOLD:
-        w = fold(w_ptrs, (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+        w = fold(weight, w_at, (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
     else:
-        w = fold_many(w_ptrs, (co < CO)[None, :], KH, KW, KK, TAPS_H, TAPS_W, ACC)
+        w = fold_many(weight, w_at, (co < CO)[None, :], KH, KW, KK, TAPS_H, TAPS_W, ACC)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
-    live = tl.full((1, 1, 1, 1), 1, tl.int1)
+    live = tl.full((1, 1, 1), 1, tl.int1)
     first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h,
-                                            stride_w, RIMS, L, VEC)  # fmt: skip
-    core = stream(planes, position, row, col, e, col < width, core_lo, core_hi, cols, step, stride_h, stride_w, RUN, False, ACC,
-                  UNROLL)  # fmt: skip
+                                            stride_w, RIMS, L)  # fmt: skip
+    core = stream(ptrs, position, col < width, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL)
     first = first.to(ACC)
-    # Idle accesses are in no band.
-    col = tl.where(position < step * cols, col, -VEC)
+    # Idle positions are in no band.
+    col = tl.where(position < step * cols, col, -1)
     # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
     totals = ()
     partial = tl.zeros((1, BCO), ACC)
     for cb in tl.static_range(CB):
-        columns = core_columns(core, col, e, even, cb, c0, width, W, BEFORE_W, AFTER_W)
+        columns = core_columns(core, col, cols, cols_by, even, cb, c0, width, W, BEFORE_W, AFTER_W)
         for rb in tl.static_range(RB):
-            total = columns + rim_columns(first, first_row, first_col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
+            total = columns + rim_columns(first, first_row, first_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
                                           AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
-            for j0 in range(RIMS * L, rims * (cols // VEC), RIMS * L):
+            for j0 in range(RIMS * L, rims * cols, RIMS * L):
                 rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by,
-                                                  stride_h, stride_w, RIMS, L, VEC)  # fmt: skip
-                total += rim_columns(rim.to(ACC), rim_row, rim_col, e, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
+                                                  stride_h, stride_w, RIMS, L)  # fmt: skip
+                total += rim_columns(rim.to(ACC), rim_row, rim_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
                                      AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
-            total = tl.sum(tl.sum(tl.sum(total, 2), 1), 0)
+            total = tl.sum(tl.sum(total, 1), 0)
             lives = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
             partial += total * tl.where(lives, w[cb * RB + rb if SWAPPED else rb * CB + cb], 0)
             totals += (total,)
@@ -623,7 +641,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
                 lives = lands(v if SWAPPED else h, h if SWAPPED else v, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 for kh in range(TAPS_H[h], TAPS_H[h + 1]):
                     for kw in range(TAPS_W[v], TAPS_W[v + 1]):
-                        tap = tl.load(w_ptrs + (kh * KW + kw), mask=(co < CO)[None, :], other=0).to(ACC)
+                        tap = tl.load(weight + w_at + (kh * KW + kw), mask=(co < CO)[None, :], other=0).to(ACC)
                         partial += totals[h * RB + v if SWAPPED else v * RB + h] * tl.where(lives, tap, 0)
     partials += ng.to(tl.int64) * CI * parts * BCO
     last, total = finish(partials, counters + ng, ci * parts + part, CI * parts, co, co < CO, tl.sum(partial, 0), BCO, FR,
@@ -634,20 +652,20 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
 
 
 @triton.jit
-def load_planes(x, n, ci, g, first_free, N, CI, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN: tl.constexpr,
-                L: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
-    """Whole planes ci of group g of samples n, in L accesses of VEC elements each: [BN, BCI, L, VEC], and where these are."""
-    access = tl.arange(0, L)[None, None, :, None]
-    e = tl.arange(0, VEC)[None, None, None, :]
-    row = quotient(access, cols_by)
-    col = access * VEC - row * W.to(tl.int32) + e
-    planes = x + (n * stride_n)[:, None, None, None] + ((g * CI + ci) * stride_c)[None, :, None, None]
+def load_planes(x, n, ci, end, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN: tl.constexpr,
+                P: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+    """Whole planes ci of samples n, up to channel `end`: [BN, BCI, P], and the rows and columns of their elements."""
+    position = tl.arange(0, P)[None, None, :]
+    row = quotient(position, cols_by)
+    col = position - row * W.to(tl.int32)
+    at = (n * stride_n)[:, None, None] + (ci * stride_c)[None, :, None]
     if RUN:
-        ptrs = planes + access * VEC + e
+        # Lanes follow a plane, then the next; see `follow`.
+        at = tl.multiple_of(tl.max_contiguous(at + position, (1, 2, P)), (1, 1, VEC))
     else:
-        ptrs = planes + row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
-    mask = (n < N)[:, None, None, None] & (ci < first_free)[None, :, None, None] & (row < H)
-    return tl.load(ptrs, mask=mask, other=0), row, col
+        at += row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
+    mask = (n < N)[:, None, None] & (ci < end)[None, :, None] & (row < H)
+    return tl.load(x + at, mask=mask, other=0), row, col
 
 
 @triton.jit
@@ -655,7 +673,7 @@ def plane_sums(planes, row, col, rb, cb, H, W, BEFORE_H: tl.constexpr, AFTER_H: 
                AFTER_W: tl.constexpr):  # fmt: skip
     """Sums of whole planes over row band rb and column band cb."""
     own = inside(row, rb, BEFORE_H, AFTER_H, 0, H, H) & inside(col, cb, BEFORE_W, AFTER_W, 0, W, W)
-    return tl.sum(tl.sum(tl.where(own, planes, 0), 3), 2)
+    return tl.sum(tl.where(own, planes, 0), 2)
 
 
 @triton.jit
@@ -665,7 +683,7 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                     TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                     BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
                     AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr,
-                    L: tl.constexpr, VEC: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
+                    P: tl.constexpr, VEC: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
                     FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -677,15 +695,16 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
     start = split * share
     last = tl.minimum(start + share, CI)
     # 2 addresses
+    x += g * CI * stride_c
     weight += g * CI * CO * (KH * KW)
     acc = tl.zeros((BN, BCO), ACC)
     for ci0 in range(start, last, BCI):
         # 3 masked load
         ci = ci0 + tl.arange(0, BCI)
-        planes, row, col = load_planes(x, n, ci, g, last, N, CI, H, W, stride_n, stride_c, stride_h, stride_w, cols_by,
-                                       RUN, L, VEC)  # fmt: skip
-        w_ptrs = weight + ci.to(tl.int64)[:, None] * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
-        w = fold(w_ptrs, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+        planes, row, col = load_planes(x, n, ci, last, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN, P,
+                                       VEC)  # fmt: skip
+        w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
+        w = fold(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
         planes = planes.to(ACC)
         for rb in tl.static_range(RB):
             for cb in tl.static_range(CB):
@@ -699,9 +718,9 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
         by_tap = tl.zeros((BN, BCO), ACC)
         for ci0 in range(start, last, BCI):
             ci = ci0 + tl.arange(0, BCI)
-            planes, row, col = load_planes(x, n, ci, g, last, N, CI, H, W, stride_n, stride_c, stride_h, stride_w,
-                                           cols_by, RUN, L, VEC)  # fmt: skip
-            w_ptrs = weight + ci.to(tl.int64)[:, None] * CO * (KH * KW) + co.to(tl.int64)[None, :] * (KH * KW)
+            planes, row, col = load_planes(x, n, ci, last, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN,
+                                           P, VEC)  # fmt: skip
+            w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
             for tap in range(KH * KW):
                 h = band_of(tap // KW, TAPS_H)
                 v = band_of(tap % KW, TAPS_W)
@@ -709,12 +728,12 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                 cb = h if SWAPPED else v
                 t = plane_sums(planes.to(ACC), row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                own = tl.load(w_ptrs + tap, mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(ACC)
+                own = tl.load(weight + follow(w_at + tap), mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(ACC)
                 by_tap = tl.dot(t, tl.where(live, own, 0), by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
     live = (n < N)[:, None] & (co < CO)[None, :]
     done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCO), counters + tile, split,
-                                  slices, live, FR)  # fmt: skip
+                                  slices, N - n_block * BN, FR)  # fmt: skip
     if done:
         scale_and_store(total, out, bias, multiplier, n[:, None], co[None, :], live, G, g, CO, mult_n, mult_c, scale,
                         bias_scale, BIAS, TENSOR, ACC)  # fmt: skip
@@ -740,7 +759,7 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
     across = pick(TAPS_W, cb + 1).to(tl.int32) - left
     taps = (pick(TAPS_H, rb + 1).to(tl.int32) - top) * across
     # 2 addresses
-    w_planes = weight + (g * CI + ci)[None, :] * CO * (KH * KW)
+    weight += g * CI * CO * (KH * KW)
     acc = tl.zeros((BN, BCI), ACC)
     for co0 in range(0, CO, BCO):
         # 3 masked load
@@ -748,12 +767,12 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
         v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
                     mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
         mask = (co < CO)[:, None] & (ci < CI)[None, :]
-        w_ptrs = w_planes + co.to(tl.int64)[:, None] * (KH * KW)
+        w_at = (ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW)
         w = tl.zeros((BCO, BCI), ACC)
         for t0 in range(0, taps, BT):
             t = t0 + tl.arange(0, BT)
             tap = (top + t // across) * KW + left + t % across
-            more = tl.load(w_ptrs[:, :, None] + tap[None, None, :], mask=mask[:, :, None] & (t < taps)[None, None, :],
+            more = tl.load(weight + (w_at[:, :, None] + tap[None, None, :]), mask=mask[:, :, None] & (t < taps)[None, None, :],
                            other=0)  # fmt: skip
             w += tl.sum(more.to(ACC), 2)
         # 4 accumulate
@@ -766,9 +785,9 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
             v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
                         mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
             mask = (co < CO)[:, None] & (ci < CI)[None, :]
-            w_ptrs = w_planes + co.to(tl.int64)[:, None] * (KH * KW)
+            w_at = (ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW)
             for t in range(taps):
-                w = tl.load(w_ptrs + ((top + t // across) * KW + left + t % across), mask=mask, other=0).to(ACC)
+                w = tl.load(weight + w_at + ((top + t // across) * KW + left + t % across), mask=mask, other=0).to(ACC)
                 by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
     # 6 scale, 7 store
@@ -795,25 +814,21 @@ def band_fill(d, dx,
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, VEC, cols, cols_by)
-    e = tl.arange(0, VEC)[None, None, None, :]
-    planes = dx + n * stride_n + c.to(tl.int64)[:, None, None, None] * stride_c + r0 * stride_h + c0 * stride_w
-    d += (n * C + c)[:, None, None, None] * (RB * CB)
-    mask = (c < C)[:, None, None, None]
+    position, row, col = deal(R, L, cols, cols_by)
+    planes = dx + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
+    d += (n * C + c)[:, None, None] * (RB * CB)
+    mask = (c < C)[:, None, None]
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     # 3 masked load, 4 accumulate: the core's rows are in every row band
-    core = tl.zeros((BP, R, L, VEC), ACC)
+    core = tl.zeros((BP, R, L), ACC)
     for cb in range(CB):
-        total = tl.zeros((BP, 1, 1, 1), ACC)
+        total = tl.zeros((BP, 1, 1), ACC)
         for rb in range(RB):
             total += tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
-        core += tl.where(inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
+        core += tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
     core = narrow(core.to(tl.float64), dx.dtype.element_ty)
     # 7 store
-    if RUN:
-        ptrs = planes + position + e
-    else:
-        ptrs = planes + row.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
     ptrs += core_lo * stride_h
     for r in range(core_lo, core_hi, step):
         live = mask & (col < width) & (position < tl.minimum(core_hi - r, step) * cols)
@@ -824,15 +839,15 @@ def band_fill(d, dx,
     for j0 in range(0, others, step):
         at = j0 + row
         at = tl.where(at < core_lo, at, at + (core_hi - core_lo))
-        value = tl.zeros((BP, R, L, VEC), ACC)
+        value = tl.zeros((BP, R, L), ACC)
         for rb in range(RB):
             for cb in range(CB):
                 own = inside(at, rb, BEFORE_H, AFTER_H, r0, rows, H)
-                own &= inside(col + e, cb, BEFORE_W, AFTER_W, c0, width, W)
+                own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
                 band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
                 value += tl.where(own, band, 0)
         live = mask & (col < width) & (row < tl.minimum(others - j0, step))
-        to = planes + at.to(tl.int64) * stride_h + (col + e).to(tl.int64) * stride_w
+        to = planes + address(position, at, col, stride_h, stride_w, False, VEC)
         tl.store(to, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=live)
 
 
@@ -855,16 +870,17 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
     rb = band_of(tap // KW, TAPS_H)
     cb = band_of(tap % KW, TAPS_W)
     live = (ci < CI) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-    t_ptrs = sums + ((g * CI + ci) * (RB * CB) + rb * CB + cb)[None, :]
+    sums += g * CI * (RB * CB)
     acc = tl.zeros((BCO, BK), ACC)
     for n0 in range(0, N, BN):
         # 3 masked load
         n = (n0 + tl.arange(0, BN)).to(tl.int64)
-        v = tl.load(grad + ((g * CO + co) * grad_c)[:, None] + (n * grad_n)[None, :],
-                    mask=(co < CO)[:, None] & (n < N)[None, :], other=0)  # fmt: skip
-        t = tl.load(t_ptrs + (n * G * CI)[:, None] * (RB * CB), mask=(n < N)[:, None] & live[None, :], other=0)
+        v_at = follow((n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :])
+        v = tl.load(grad + v_at, mask=(n < N)[:, None] & (co < CO)[None, :], other=0)
+        t_at = follow((n * G * CI)[:, None] * (RB * CB) + (ci * (RB * CB) + rb * CB + cb)[None, :])
+        t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
         # 4 accumulate, 5 reduce
-        acc = tl.dot(v, t, acc, input_precision="ieee", out_dtype=ACC)
+        acc = tl.dot(tl.trans(v), t, acc, input_precision="ieee", out_dtype=ACC)
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
     to = dw + (g * CI + ci)[None, :] * CO * (KH * KW) + co[:, None] * (KH * KW) + tap[None, :]
     tl.store(to, narrow(tl.where(live[None, :], scaled(acc, scale), 0), dw.dtype.element_ty), mask=(co < CO)[:, None] & (ci < CI)[None, :])

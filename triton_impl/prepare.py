@@ -65,7 +65,7 @@ def _chain_output(dtype: torch.dtype) -> dict[str, str]:
     return {"weight": POINTER[dtype], "bias": POINTER[dtype], **_output(dtype), "bias_scale": "fp64"}
 
 
-def _finish_rows(width: int, warps: int) -> int:
+def finish_rows(width: int, warps: int) -> int:
     """Rows of partial outputs, each `width` wide, that the last program loads at a time."""
     return max(1, min(64, c.FINISH * c.WARP * warps // pow2_at_least(width)))
 
@@ -115,7 +115,7 @@ def prepare_multiply_gap(
         kernels.multiply_gap,
         call,
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(seen)},
-        fixed | _tile_constants(tile, seen) | {"FR": _finish_rows(tile.BP, tile.warps)},
+        fixed | _tile_constants(tile, seen) | {"FR": finish_rows(tile.BP, tile.warps)},
         tiles.divisible(seen, tile, "y", dtype.itemsize),
         tile.warps,
         None if dtype == torch.float64 and tile.registers == 255 else tile.registers,
@@ -143,7 +143,7 @@ def prepare_band_sums(
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), "even": tile.even, **tile.sizes(layout)},
         {
             "ACC": _acc(dtype), **_bands(seen), "SWAPPED": layout.swapped, "WHOLE": tile.WHOLE, **_tile_constants(tile, layout),
-            "RIMS": _rims(seen, tile), "WIDTH": width, "FR": _finish_rows(width, tile.warps),
+            "RIMS": rim_accesses(seen), "WIDTH": width, "FR": finish_rows(width, tile.warps),
         },
         tiles.divisible(layout, tile, "x", dtype.itemsize),
         tile.warps,
@@ -154,14 +154,14 @@ def prepare_band_sums(
     return Prepared(Launch(special, (programs, 1), sizes), partials, counters, _bands_text(tile))
 
 
-def _rims(seen: Chain, tile: tiles.Tile) -> int:
-    """Accesses of a thread to rim rows before the stream: for the rims of rows as long as half a step's, at most RIM_ROWS."""
+def rim_accesses(seen: Chain) -> int:
+    """Accesses of a thread to rim rows before the stream: one for each rim row, at most RIM_ROWS."""
     bands = seen.distinct(0)
     rims = bands.before[0] - bands.before[-1] + bands.after[-1] - bands.after[0]
     return min(c.RIM_ROWS, pow2_at_least(min(rims, c.RIM_ROWS)))
 
 
-def _folds(problem: Chain) -> bool:
+def folds(problem: Chain) -> bool:
     """Whether the taps of a band are added before the product: where there are few of both."""
     return problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS and count_bands(problem) <= c.FOLD_BANDS
 
@@ -169,8 +169,8 @@ def _folds(problem: Chain) -> bool:
 @lru_cache(maxsize=4096)
 def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepared:
     """Prepare the product of band sums and weight."""
-    folds = _folds(problem)
-    cut = product_slices(problem) if folds else tap_slices(problem)
+    fold = folds(problem)
+    cut = product_slices(problem) if fold else tap_slices(problem)
     BN = _samples(problem.n)
     acc = POINTER[accumulator(dtype)]
     special, sizes = specialize(
@@ -178,14 +178,14 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
         {"sums": acc, **_chain_output(dtype)},
         _product_sizes(problem, cut, BN),
         {
-            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "FOLD": folds,
-            "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "BK": c.WILD_STEP if folds else c.TAP_STEP,
+            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "FOLD": fold,
+            "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "BK": c.WILD_STEP if fold else c.TAP_STEP,
             "FR": _slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
         },
         {"sums": 16, "weight": 16, "partials": 16},
         c.PRODUCT_WARPS,
     )  # fmt: skip
-    how = "taps of one band are added, then multiplied" if folds else "each tap is multiplied by itself: the kernel is large"
+    how = "taps of one band are added, then multiplied" if fold else "each tap is multiplied by itself: the kernel is large"
     why = f"{how}: {BN} samples x {cut.BCO} outputs a program, products in {cut.slices} slices"
     return _product(special, sizes, problem, cut, BN, why)
 
@@ -239,7 +239,7 @@ def prepare_band_sums_contract(
             "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
             "SWAPPED": layout.swapped, "FOLD": problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS,
             **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
-            "RIMS": _rims(seen, own), "BCO": BCO, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
+            "RIMS": rim_accesses(seen), "BCO": BCO, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "FR": own_finish_rows(BCO, own),
         },
         tiles.divisible(layout, own, "x", dtype.itemsize),
@@ -255,7 +255,7 @@ def prepare_band_sums_contract(
 def own_finish_rows(BCO: int, own: tiles.Tile) -> int:
     """Rows of partial outputs that the last program of band_sums_contract loads at a time: one or two warps have the
     registers for twice as many."""
-    return _finish_rows(BCO // 2 if own.warps <= 2 else BCO, own.warps)
+    return finish_rows(BCO // 2 if own.warps <= 2 else BCO, own.warps)
 
 
 def own_fits(problem: Chain, layout: Layout, own: tiles.Tile) -> bool:
@@ -281,7 +281,7 @@ def planes_fit(problem: Chain) -> bool:
     """Whether planes are so small that band sums need not leave a program: it reads them again for each block of outputs."""
     plane = problem.h * problem.w
     blocks = ceil(problem.c_out // problem.groups / plane_outputs(plane))
-    return _folds(problem) and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
+    return folds(problem) and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
 
 
 def plane_outputs(plane: int) -> int:
@@ -305,10 +305,10 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
         {"x": POINTER[dtype], **_chain_output(dtype)},
         _product_sizes(problem, cut, BN)
         | stride
-        | {"H": layout.h, "W": layout.w, "cols_by": divisor(max(1, layout.w // VEC))},
+        | {"H": layout.h, "W": layout.w, "cols_by": divisor(layout.w)},
         {
             "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
-            "SWAPPED": layout.swapped, "RUN": run, "L": positions // VEC, "VEC": VEC, **tiles.unit_strides(layout),
+            "SWAPPED": layout.swapped, "RUN": run, "P": positions, "VEC": VEC, **tiles.unit_strides(layout),
             "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "FR": _slices_at_once(BN, cut.BCO, warps, dtype),
         },
         {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "weight": 16, "partials": 16},

@@ -16,7 +16,7 @@ from triton_impl.launch import divisor
 
 @dataclass(frozen=True)
 class Tile:
-    """BP planes, whose steps are R x L accesses of VEC elements, with UNROLL steps under way. RUN: rows lie one behind the
+    """BP planes, whose steps are R x L positions, with UNROLL steps under way; accesses are VEC elements wide. RUN: rows lie one behind the
     other, elements too. WHOLE: a plane is one step.
 
     rows, cols: rows and columns of a part. step: whole rows of one step. cuts, across: parts of a plane down and across.
@@ -43,8 +43,8 @@ class Tile:
 
     @property
     def even(self) -> bool:
-        """Whether all accesses of a thread have the same columns."""
-        return self.L * self.VEC % self.cols == 0
+        """Whether all R positions of a thread have the same column."""
+        return self.L % self.cols == 0
 
     def blocks(self, planes: int) -> int:
         return ceil(planes / self.BP)
@@ -54,7 +54,7 @@ class Tile:
         stride = dict(zip(("stride_n", "stride_c", "stride_h", "stride_w"), layout.stride, strict=True))
         return {
             "H": layout.h, "W": layout.w, **stride, "rows": self.rows, "cols": self.cols,
-            "cols_by": divisor(max(1, self.cols // self.VEC)), "step": self.step, "parts": self.parts,
+            "cols_by": divisor(self.cols), "step": self.step, "parts": self.parts,
             "parts_by": divisor(self.parts), "cuts": self.cuts, "cuts_by": divisor(self.cuts),
         }  # fmt: skip
 
@@ -108,13 +108,13 @@ def gap(layout: Layout, planes: int, itemsize: int) -> tuple[Layout, Tile]:
         cut = _cut(seen, BP, L * VEC, VEC, unroll, itemsize)
         if uncut:
             cut = (rows, *cut[1:3], 1, 1)
-        return seen, Tile(BP, 1, L, VEC, unroll, True, False, warps, c.GAP_REGISTERS, *cut)
+        return seen, Tile(BP, 1, L * VEC, VEC, unroll, True, False, warps, c.GAP_REGISTERS, *cut)
     VEC = layout.vector if layout.unit == "columns" else 1
     size = c.WARP * c.GRID_WARPS * c.GRID_ACCESSES * VEC
     BP = min(pow2_at_least(planes), max(1, size // pow2_at_least(layout.h * layout.w)))
     L = max(1, c.WARP * c.GRID_WARPS // BP)
     cut = _cut(layout, BP, c.GRID_ACCESSES * L * VEC, VEC, c.GRID_UNROLL, itemsize)
-    tile = Tile(BP, c.GRID_ACCESSES, L, VEC, c.GRID_UNROLL, False, False, c.GRID_WARPS, 255, *cut)
+    tile = Tile(BP, c.GRID_ACCESSES, L * VEC, VEC, c.GRID_UNROLL, False, False, c.GRID_WARPS, 255, *cut)
     return layout, tile
 
 
@@ -129,7 +129,7 @@ def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
         warps = double
         BP = min(pow2_at_least(planes), max(1, c.BANDS_BYTES // 4 // positions))
         run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
-        return Tile(BP, 1, positions // VEC, VEC, 1, run, True, warps, 255, layout.h, layout.w, layout.h, 1, 1)
+        return Tile(BP, 1, positions, VEC, 1, run, True, warps, 255, layout.h, layout.w, layout.h, 1, 1)
     if layout.unit == "planes":
         warps = 2 * double
         BP = min(pow2_at_least(planes), c.BANDS_PLANES_BYTES // acc)
@@ -152,7 +152,7 @@ def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
     L = max(1, min(c.WARP * warps // BP, positions // VEC))
     R = max(1, positions // (L * VEC))
     cut = _cut(layout, BP, R * L * VEC, VEC, UNROLL, itemsize)
-    return Tile(BP, R, L, VEC, UNROLL, run, False, warps, c.BANDS_REGISTERS, *cut)
+    return Tile(BP, R, L * VEC, VEC, UNROLL, run, False, warps, c.BANDS_REGISTERS, *cut)
 
 
 @dataclass(frozen=True)

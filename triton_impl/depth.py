@@ -1,0 +1,107 @@
+"""Longest chains of additions behind an output, as docs/numerics.md needs them. Only the lab imports this.
+
+How the compiler adds up an axis of a tensor: a thread what it holds of the axis, one after the other, then a tree over lanes
+and warps. A product of matrices adds its products one after the other.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import torch
+
+from reference.problem import Bands, Chain, Tail
+from runtime.layout import describe, pow2_at_least
+from triton_impl import constants as c
+from triton_impl import tiles
+from triton_impl.prepare import (
+    count_bands,
+    finish_rows,
+    folds,
+    own_finish_rows,
+    own_fits,
+    plane_outputs,
+    planes_fit,
+    rim_accesses,
+)
+from triton_impl.slices import Slices, product_slices, tap_slices
+
+
+def _sum(length: int) -> int:
+    """Additions in a row when an axis of `length`, a power of two, is added up: at most all but one in one thread, or a
+    tree, or first the one and then the other."""
+    return length - 1 if length <= c.WARP else length // c.WARP + c.WARP.bit_length()
+
+
+def _stream(tile: tiles.Tile, rows: int) -> int:
+    """Additions behind a number of `kernels.stream`."""
+    return ceil(rows / (tile.UNROLL * tile.step)) * tile.UNROLL
+
+
+def _add_rows(rows: int, at_once: int) -> int:
+    return ceil(rows / at_once) + at_once - 1
+
+
+def tail_depth(problem: Tail, stride: tuple[int, ...], dtype: torch.dtype, alignment: int) -> int:
+    """Longest chain of additions behind one output of multiply_gap."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
+    if flat := tiles.flat(layout, dtype.itemsize):
+        return flat.VEC - 1 + _sum(flat.PIECES)
+    _, tile = tiles.gap(layout, layout.c, dtype.itemsize)
+    finish = _add_rows(tile.parts, finish_rows(tile.BP, tile.warps)) if tile.parts > 1 else 0
+    return _stream(tile, tile.rows) + tile.R - 1 + _sum(tile.L) + finish
+
+
+def chain_depth(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int) -> int:
+    """Longest chain of additions behind one output of the chain: in one launch or in two, whichever is longer, so that it
+    is also the depth of band_sums followed by contract."""
+    layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
+    seen = problem.swapped() if layout.swapped else problem
+    tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
+    cut = product_slices(problem) if folds(problem) else tap_slices(problem)
+    depth = _band_depth(seen, tile) + tile.parts + _product_depth(problem, cut)
+    plane = layout.h * layout.w
+    if planes_fit(problem):
+        # A thread has at most all of a plane.
+        own = _product_depth(problem, product_slices(problem, plane_outputs(plane)))
+        depth = max(depth, plane - 1 + own)
+    else:
+        one = tiles.bands(layout, 1, dtype.itemsize, whole=False)
+        if own_fits(problem, layout, one):
+            taps = problem.kernel[0] * problem.kernel[1]
+            rows = problem.c_in // problem.groups * one.parts
+            BCO = pow2_at_least(problem.c_out // problem.groups)
+            finish = _add_rows(rows, own_finish_rows(BCO, one))
+            depth = max(depth, _band_depth(seen, one) + taps + count_bands(problem) + finish)
+    # The bias is one more.
+    return depth + 1
+
+
+def _band_depth(seen: Chain, tile: tiles.Tile) -> int:
+    """Longest chain of additions behind one band sum of one part."""
+    if tile.WHOLE:
+        return _sum(tile.L)
+    rims = _rim_rows(seen.distinct(0), seen.h)
+    chunk = rim_accesses(seen) * tile.L
+    chunks = max(1, ceil(rims * tile.cols / chunk))
+    return _stream(tile, tile.rows) + tile.R - 1 + chunks * rim_accesses(seen) + _sum(tile.L)
+
+
+def _rim_rows(bands: Bands, size: int) -> int:
+    """Rows in some bands and not in all."""
+    at = [band for band in bands.at(size) if band[0] < band[1]]
+    if not at:
+        return 0
+    reach = max(hi for _, hi in at) - min(lo for lo, _ in at)
+    first, last = bands.before[0], size - bands.after[-1]
+    return reach - max(0, last - first)
+
+
+def _product_depth(problem: Chain, cut: Slices) -> int:
+    """Additions in a row when products of band sums and weights are added up: those of a band's taps, those of a slice,
+    the slices."""
+    taps = problem.kernel[0] * problem.kernel[1]
+    if not folds(problem):
+        return cut.share + cut.slices
+    # A band's taps are added first; or, where something is not finite, each tap is multiplied by itself.
+    return max(cut.share * count_bands(problem) + taps, cut.share * taps) + cut.slices
