@@ -23,24 +23,51 @@ typedef long long index_t;
 
 __device__ __forceinline__ bool finite(ACC value) { return value - value == 0; }
 
+// i / d for 0 <= i < 2^31, of `by`, which prepare.divisor makes of d: a multiplication, for a division takes 30 instructions.
+__device__ __forceinline__ int quotient(int i, index_t by) { return (int)((unsigned long long)i * (unsigned)by >> (by >> 32)); }
+
 #ifdef BEFORE_H
-__device__ constexpr index_t before_h[] = {BEFORE_H}, after_h[] = {AFTER_H}, before_w[] = {BEFORE_W}, after_w[] = {AFTER_W};
+// LIMIT is int, unless some band leaves out 2^30 rows or columns or more.
+typedef LIMIT limit_t;
+__device__ constexpr limit_t before_h[] = {BEFORE_H}, after_h[] = {AFTER_H}, before_w[] = {BEFORE_W}, after_w[] = {AFTER_W};
 __device__ constexpr int taps_h[] = {TAPS_H}, taps_w[] = {TAPS_W};
-constexpr int RB = sizeof(before_h) / sizeof(index_t), CB = sizeof(before_w) / sizeof(index_t), SUMS = RB * CB;
+constexpr int RB = sizeof(before_h) / sizeof(limit_t), CB = sizeof(before_w) / sizeof(limit_t), SUMS = RB * CB;
 
 // Place of bands (rb, cb) in the sums of a plane.
 __device__ __forceinline__ int sum_at(int rb, int cb) { return SWAPPED ? cb * RB + rb : rb * CB + cb; }
 
 // Whether the bands hold anything: a weight that never meets x must not turn 0 into NaN.
 __device__ __forceinline__ bool lands(int rb, int cb, index_t H, index_t W) {
-    return before_h[rb] + after_h[rb] < H && before_w[cb] + after_w[cb] < W;
+    return (index_t)before_h[rb] + after_h[rb] < H && (index_t)before_w[cb] + after_w[cb] < W;
 }
 
-// [from, size - after) inside [start, start + length), counted from start.
 struct Range { int lo, hi; };
-__device__ __forceinline__ Range clip(index_t from, index_t to, index_t start, int length) {
-    return {(int)min(max(from - start, 0LL), (index_t)length), (int)min(max(to - start, 0LL), (index_t)length)};
-}
+
+// A part of an axis: `length` of its places, from one that has `start` before it and `rest` behind it, itself among them.
+struct Part {
+    limit_t start, rest;
+    int length;
+    __device__ __forceinline__ Part(index_t from, index_t size, int most) {
+        bool narrow = sizeof(limit_t) < sizeof(index_t);
+        start = (limit_t)(narrow ? min(from, 1LL << 30) : from);
+        rest = (limit_t)(narrow ? min(size - from, (1LL << 31) - 1) : size - from);
+        length = (int)min(size - from, (index_t)most);
+    }
+    // What of [before, size - after) is in it, counted from its first place.
+    __device__ __forceinline__ Range cut(limit_t before, limit_t after) const {
+        return {(int)min(max(before - start, (limit_t)0), (limit_t)length),
+                (int)min(max(rest - after, (limit_t)0), (limit_t)length)};
+    }
+    // What every band holds, an empty range where there is no such place; what some band may hold.
+    __device__ __forceinline__ Range core(const limit_t* before, const limit_t* after, int bands) const {
+        Range found = cut(before[0], after[bands - 1]);
+        found.hi = max(found.lo, found.hi);
+        return found;
+    }
+    __device__ __forceinline__ Range all(const limit_t* before, const limit_t* after, int bands) const {
+        return cut(before[bands - 1], after[0]);
+    }
+};
 #endif
 
 #ifdef KH
@@ -62,8 +89,8 @@ __device__ constexpr Inverse<KW> band_w = invert<KW>(taps_w);
 // Place of tap (kh, kw) in the weights of a pair of planes.
 __device__ __forceinline__ int tap_at(int kh, int kw) { return SWAPPED ? kw * KH + kh : kh * KW + kw; }
 
-// total + t * weight for one tap of the bands after the other: what a sum of weights must not be used for where it, or t, is
-// infinite or NaN.
+// total + t * weight for one tap of the bands after the other: where t or the sum of the weights is infinite or NaN, that
+// sum must not be used.
 __device__ __noinline__ ACC add_taps(ACC total, ACC t, const ELEMENT* weight, int rb, int cb) {
     #pragma unroll 1
     for (int kh = taps_h[rb]; kh < taps_h[rb + 1]; kh++)
@@ -89,39 +116,34 @@ __device__ __noinline__ ACC add_taps(ACC total, ACC t, const ELEMENT* weight, in
 
 #ifdef AXIS
 typedef vec<ELEMENT, VEC> access;
-constexpr int OWN = AXIS == 1 ? VEC : 1;   // planes of a thread
+constexpr int OWN = AXIS == 1 ? VEC : 1, TURN = PLANES / OWN;   // planes of a thread; threads of all planes at one place
 typedef vec<ELEMENT, OWN> rim_access;
 
 struct Place {
-    index_t n, r0, c0;
-    int tile, part, first, rows, cols, p, lane;   // first: plane of the block; p: this thread's plane, from there
+    int n, tile, part, first, p, lane;   // first: plane of the block; p: this thread's plane, from there
+    index_t r0, c0;
 };
 
-// Place of this block and thread: parts run fastest, then blocks of planes, then samples.
-__device__ __forceinline__ Place locate(int blocks, int parts, int cuts, index_t H, index_t W, int rows, int cols, int planes,
-                                        int lanes) {
+// Place of this block and thread: parts run fastest, then blocks of planes, then samples. A thread's plane is t >> shift.
+__device__ __forceinline__ Place locate(index_t blocks_by, index_t parts_by, index_t cuts_by, int blocks, int parts, int cuts,
+                                        int rows, int cols, int planes, int shift) {
     Place at;
-    at.tile = parts == 1 ? blockIdx.x : blockIdx.x / parts;
+    at.tile = quotient(blockIdx.x, parts_by);
     at.part = blockIdx.x - at.tile * parts;
-    int n = blocks == 1 ? at.tile : at.tile / blocks, across = cuts == 1 ? at.part : at.part / cuts;
+    int n = quotient(at.tile, blocks_by), across = quotient(at.part, cuts_by), t = threadIdx.x;
     at.n = n;
     at.first = (at.tile - n * blocks) * planes;
     at.r0 = (index_t)(at.part - across * cuts) * rows;
     at.c0 = (index_t)across * cols;
-    if (cuts == parts) at.r0 = (index_t)at.part * rows, at.c0 = 0;
-    at.rows = (int)min((index_t)rows, H - at.r0);
-    at.cols = (int)min((index_t)cols, W - at.c0);
-    int t = threadIdx.x, turn = AXIS == 1 ? planes / VEC : lanes;
-    int q = turn == 1 ? t : t / turn, r = t - q * turn;
-    at.p = AXIS == 1 ? r * VEC : q;
-    at.lane = AXIS == 1 ? q : r;
+    at.p = AXIS == 1 ? t % TURN * VEC : t >> shift;
+    at.lane = AXIS == 1 ? t / TURN : t - (at.p << shift);
     return at;
 }
 
-// acc plus `count` accesses and `tail` elements by the threads of a plane, of which this has numbers lane, lane + by, ...;
-// next(p) moves on by `by`. All lanes take a whole round of UNROLL, or none does: then a load is one instruction, without a mask.
-template <class Next> __device__ __forceinline__ void stream(const ELEMENT* p, int lane, int by, int count, int tail,
-                                                             ACC (&acc)[VEC], Next next) {
+// acc plus `count` accesses by the threads of a plane, of which this has numbers lane, lane + by, ...; next(p) moves on by
+// `by`. All lanes take a whole round of UNROLL, or none does: then a load is one instruction, without a mask.
+template <class Next> __device__ __forceinline__ void stream(const ELEMENT* p, int lane, int by, int count, ACC (&acc)[VEC],
+                                                             Next next) {
     access held[UNROLL];
     #pragma unroll 1
     for (; count >= UNROLL * by; count -= UNROLL * by) {
@@ -134,14 +156,10 @@ template <class Next> __device__ __forceinline__ void stream(const ELEMENT* p, i
         for (int u = 0; u < UNROLL; u++)
             for (int e = 0; e < VEC; e++) acc[e] += widen(held[u].at[e]);
     }
-    if (lane >= count + (tail > 0)) return;
+    if (lane >= count) return;
     #pragma unroll
     for (int u = 0; u < UNROLL; u++) {
-        held[u] = access{};
-        if (lane + u * by < count) held[u] = load_streaming((const access*)p);
-        else if (RUN && lane + u * by == count)
-            for (int e = 0; e < VEC - 1; e++)
-                if (e < tail) held[u].at[e] = p[e];
+        held[u] = lane + u * by < count ? load_streaming((const access*)p) : access{};
         next(p);
     }
     #pragma unroll
@@ -157,21 +175,20 @@ constexpr int GROUPS = 32, RED = GROUPS * CHUNK * PLANES;
 // sink(p, rb, cb, sum of plane p of the block over these bands), within this part, once for each. `plane`: the part's first
 // element in this thread's plane. red: RED elements.
 template <class Sink> __device__ __forceinline__ void sum_bands(
-    const Place& at, const ELEMENT* plane, bool live, int planes, index_t H, index_t W, index_t stride_h, index_t stride_w,
-    int cols, int step, int accesses, int lanes, ACC* red, Sink sink) {
-    Range core = clip(before_h[0], max(before_h[0], H - after_h[RB - 1]), at.r0, at.rows);
-    Range rims = clip(before_h[RB - 1], H - after_h[0], at.r0, at.rows);
-    Range middle = clip(before_w[0], max(before_w[0], W - after_w[CB - 1]), at.c0, at.cols);
-    int width = AXIS == 1 ? middle.hi - middle.lo : at.cols;
+    const Place& at, const Part& down, const Part& across, const ELEMENT* plane, bool live, int planes, index_t stride_h,
+    index_t stride_w, int cols, index_t cols_by, int step, int accesses, int lanes, ACC* red, Sink sink) {
+    Range core = down.core(before_h, after_h, RB), rims = down.all(before_h, after_h, RB);
+    Range middle = across.core(before_w, after_w, CB);
+    int width = AXIS == 1 ? middle.hi - middle.lo : across.length;
     if (width == 0) core.hi = core.lo;
     // Rims: whole rows before and after the core, then what lies beside it. Row and column of number j:
-    int top = core.lo - rims.lo, outer = (top + max(0, rims.hi - core.hi)) * at.cols;
-    int all = outer + (at.cols - width) * (core.hi - core.lo);
+    int top = core.lo - rims.lo, outer = (top + max(0, rims.hi - core.hi)) * cols;
+    int all = outer + (across.length - width) * (core.hi - core.lo);
     auto rim_at = [&](int j, int& row, int& col) {
         bool beside = AXIS == 1 && j >= outer;
-        int length = beside ? at.cols - width : at.cols;
+        int length = beside ? across.length - width : cols;
         j -= beside ? outer : 0;
-        row = j / length;
+        row = beside ? j / length : quotient(j, cols_by);
         col = j - row * length;
         if (beside && col >= middle.lo) col += width;
         row += beside ? core.lo : row < top ? rims.lo : core.hi - top;
@@ -180,6 +197,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
         if (!live || j >= all) return rim_access{};
         int row, col;
         rim_at(j, row, col);
+        if (col >= across.length) return rim_access{};
         return load_streaming((const rim_access*)(plane + row * stride_h + col * stride_w));
     };
     // The first rims of a thread are asked for before the stream and used after it.
@@ -187,18 +205,23 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
     ACC own[VEC] = {};
     int col = 0;   // of own[0]
     if (AXIS == 3) {
-        int q = at.lane * VEC, row = q / cols, length = (core.hi - core.lo) * cols;
+        int q = at.lane * VEC, row = quotient(q, cols_by), length = (core.hi - core.lo) * cols;
         col = q - row * cols;
         const ELEMENT* p = plane + core.lo * stride_h;
         int shift = RUN == 2 ? min(length, (int)-((index_t)p / (int)sizeof(ELEMENT)) & (VEC - 1)) : 0;
         int count = (length - shift) / VEC, tail = length - shift - count * VEC;
         index_t hop = RUN ? accesses * VEC : step * stride_h;
-        if (live && at.lane < accesses && (RUN || col < at.cols)) {
+        const ELEMENT* end = p + shift + count * VEC;
+        if (live && at.lane < accesses && (RUN || col < across.length)) {
             // What comes before the first aligned place is first in the sums of the last lane.
             for (int e = 0; e < VEC && RUN == 2; e++)
                 if (at.lane == accesses - 1 && e >= VEC - shift) own[e] = widen(p[shift + e - VEC]);
             p += RUN ? shift + q : row * stride_h + col * stride_w;
-            stream(p, at.lane, accesses, count, tail, own, [&](const ELEMENT*& at) { at += hop; });
+            stream(p, at.lane, accesses, count, own, [&](const ELEMENT*& at) { at += hop; });
+            // And a part of an access may be left, for the lane whose turn it is.
+            if (RUN && tail && count >= at.lane && (count - at.lane) % accesses == 0)
+                for (int e = 0; e < VEC - 1; e++)
+                    if (e < tail) own[e] += widen(end[e]);
         }
         if (RUN == 2) {
             __shared__ ACC turned[THREADS * VEC];
@@ -210,12 +233,12 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
                 if (at.lane < accesses) own[e] = mine[q + e];
         }
     } else if (live && width > 0) {
-        int row = at.lane / width, down = lanes / width, across = lanes - down * width, c = at.lane - row * width;
-        index_t hop = down * stride_h + across * stride_w, wrap = stride_h - width * stride_w;
-        stream(plane + (core.lo + row) * stride_h + (middle.lo + c) * stride_w, at.lane, lanes, (core.hi - core.lo) * width, 0,
+        int row = at.lane / width, rows = lanes / width, rest = lanes - rows * width, c = at.lane - row * width;
+        index_t hop = rows * stride_h + rest * stride_w, wrap = stride_h - width * stride_w;
+        stream(plane + (core.lo + row) * stride_h + (middle.lo + c) * stride_w, at.lane, lanes, (core.hi - core.lo) * width,
                own, [&](const ELEMENT*& at) {
                    at += hop;
-                   c += across;
+                   c += rest;
                    if (c >= width) c -= width, at += wrap;
                });
     }
@@ -223,20 +246,27 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
     for (int rb0 = 0; rb0 < RB; rb0 += RBC)
         #pragma unroll 1
         for (int cb0 = 0; cb0 < CB; cb0 += CBC) {
-            ACC sums[CHUNK][OWN] = {};
-            // The core is in every band of rows; in AXIS 1, of columns too.
+            ACC sums[CHUNK][OWN];
+            Range columns[CBC], lines[RBC];
             #pragma unroll
             for (int x = 0; x < CBC; x++) {
                 int cb = min(cb0 + x, CB - 1);
-                Range band = clip(before_w[cb], W - after_w[cb], at.c0, at.cols);
+                columns[x] = across.cut(before_w[cb], after_w[cb]);
+            }
+            #pragma unroll
+            for (int r = 0; r < RBC; r++) {
+                int rb = min(rb0 + r, RB - 1);
+                lines[r] = down.cut(before_h[rb], after_h[rb]);
+            }
+            // The core is in every band of rows; in AXIS 1, of columns too.
+            #pragma unroll
+            for (int x = 0; x < CBC; x++) {
                 ACC total = 0;
-                if (AXIS == 3) {
-                    int c = col;
-                    #pragma unroll
-                    for (int e = 0; e < VEC; e++) {
-                        total = c >= band.lo && c < band.hi ? total + own[e] : total;
-                        c = c + 1 == cols ? 0 : c + 1;
-                    }
+                int c = col;
+                #pragma unroll
+                for (int e = 0; e < VEC && AXIS == 3; e++) {
+                    total = c >= columns[x].lo && c < columns[x].hi ? total + own[e] : total;
+                    c = c + 1 == cols ? 0 : c + 1;
                 }
                 #pragma unroll
                 for (int r = 0; r < RBC; r++)
@@ -248,45 +278,40 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
                 int row, c;
                 rim_at(j, row, c);
                 #pragma unroll
-                for (int x = 0; x < CBC; x++) {
-                    int cb = min(cb0 + x, CB - 1);
-                    Range columns = clip(before_w[cb], W - after_w[cb], at.c0, at.cols);
-                    bool inside = c >= columns.lo && c < columns.hi;
+                for (int x = 0; x < CBC; x++)
                     #pragma unroll
                     for (int r = 0; r < RBC; r++) {
-                        int rb = min(rb0 + r, RB - 1);
-                        Range band = clip(before_h[rb], H - after_h[rb], at.r0, at.rows);
-                        bool counts = inside && row >= band.lo && row < band.hi;
+                        bool counts = c >= columns[x].lo && c < columns[x].hi && row >= lines[r].lo && row < lines[r].hi;
                         for (int e = 0; e < OWN; e++) {
                             ACC& sum = sums[r * CBC + x][e];
                             sum = counts ? sum + widen(rim.at[e]) : sum;
                         }
                     }
-                }
             }
             // Over the lanes of a warp, then over its plane's warps: one order, whatever the timing.
-            int turn = AXIS == 1 ? planes / VEC : 1, near = AXIS == 1 ? 32 / turn : min(lanes, 32);
+            int near = AXIS == 1 ? 32 / TURN : min(lanes, 32);
             #pragma unroll 1
             for (int l = near / 2; l > 0; l /= 2)
                 #pragma unroll
                 for (int i = 0; i < CHUNK; i++)
-                    for (int e = 0; e < OWN; e++) sums[i][e] += __shfl_xor_sync(0xffffffffu, sums[i][e], l * turn);
-            // red[group of lanes][plane][sum]; a group is `near` lanes of a plane.
-            int group = AXIS == 1 ? threadIdx.x / 32 : threadIdx.x / near, wide = AXIS == 1 ? planes : 1;
-            if (AXIS == 1 ? threadIdx.x % 32 < turn : threadIdx.x % near == 0)
+                    for (int e = 0; e < OWN; e++)
+                        sums[i][e] += __shfl_xor_sync(0xffffffffu, sums[i][e], AXIS == 1 ? l * TURN : l);
+            // red[group of lanes][plane][sum]; a group is `near` lanes of a plane, and they are `groups` of a plane.
+            int warp = threadIdx.x / 32, groups = AXIS == 1 ? blockDim.x / 32 : (lanes + 31) / 32;
+            int group = AXIS == 1 ? warp * PLANES + at.p : lanes < 32 ? at.p : warp;
+            if (AXIS == 1 ? threadIdx.x % 32 < TURN : (at.lane & near - 1) == 0)
                 #pragma unroll
                 for (int i = 0; i < CHUNK; i++)
-                    for (int e = 0; e < OWN; e++) red[(group * wide + (AXIS == 1 ? at.p + e : 0)) * CHUNK + i] = sums[i][e];
+                    for (int e = 0; e < OWN; e++) red[(group + e) * CHUNK + i] = sums[i][e];
             __syncthreads();
-            int count = AXIS == 1 ? (blockDim.x + 31) / 32 : lanes / near, stride = AXIS == 1 ? planes * CHUNK : CHUNK;
             #pragma unroll 1
             for (int i = threadIdx.x; i < planes * CHUNK; i += blockDim.x) {
-                int plane = i / CHUNK, sum = i % CHUNK, rb = rb0 + sum / CBC, cb = cb0 + sum % CBC;
-                const ACC* groups = red + (AXIS == 1 ? i : plane * count * CHUNK + sum);
+                int p = i / CHUNK, sum = i % CHUNK, rb = rb0 + sum / CBC, cb = cb0 + sum % CBC;
+                const ACC* from = red + (AXIS == 1 ? i : p * groups * CHUNK + sum);
                 ACC total = 0;
-                #pragma unroll 4
-                for (int g = 0; g < count; g++) total += groups[g * stride];
-                if (rb < RB && cb < CB) sink(plane, rb, cb, total);
+                #pragma unroll 1
+                for (int g = 0; g < groups; g++, from += AXIS == 1 ? PLANES * CHUNK : CHUNK) total += *from;
+                if (rb < RB && cb < CB) sink(p, rb, cb, total);
             }
             __syncthreads();
         }
@@ -308,21 +333,20 @@ __device__ __forceinline__ bool arrive(unsigned* counter, int blocks) {
     return last;
 }
 
-// Sum of column i over rows from, from + by, ... of partials[rows][width]: in one order, whoever is last,
-// so that bits do not depend on timing. Others wrote them: read from L2.
-__device__ __forceinline__ ACC add_rows(const ACC* partials, int from, int by, int rows, int width, int i) {
-    constexpr int AHEAD = 128 / (int)sizeof(ACC);
+// Sum over rows from, from + by, ... of a column of partials[rows][width]: in one order, whoever is last, so that bits do
+// not depend on timing. Others wrote them: read from L2.
+__device__ __forceinline__ ACC add_rows(const ACC* column, int from, int by, int rows, int width) {
+    constexpr int FAR = 64 / (int)sizeof(ACC);
     ACC total = 0;
+    column += (index_t)from * width;
+    index_t hop = (index_t)by * width;
     #pragma unroll 1
-    for (; from < rows; from += by * AHEAD) {
-        ACC some[AHEAD];
+    for (; from < rows; from += by * FAR) {
+        ACC some[FAR];
         #pragma unroll
-        for (int f = 0; f < AHEAD; f++) {
-            int row = from + f * by;
-            some[f] = row < rows ? load_coherent(partials + (index_t)row * width + i) : 0;
-        }
+        for (int f = 0; f < FAR; f++, column += hop) some[f] = from + f * by < rows ? load_coherent(column) : 0;
         #pragma unroll
-        for (int f = 0; f < AHEAD; f++) total += some[f];
+        for (int f = 0; f < FAR; f++) total += some[f];
     }
     return total;
 }
@@ -342,24 +366,26 @@ __device__ __forceinline__ void scale_and_store(ACC total, ELEMENT* out, const E
 extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c,
     double scale, int C, index_t H, index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
-    int rows, int cols, int step, int accesses, int lanes, int planes, int blocks, int parts, int cuts, int tensor) {
+    int rows, int cols, index_t cols_by, int step, int accesses, int lanes, int shift, int planes, int blocks,
+    index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by, int tensor) {
     __shared__ ACC red[RED], totals[GROUPS * OWN];
     // 1 who am I
-    Place at = locate(blocks, parts, cuts, H, W, rows, cols, planes, lanes);
+    Place at = locate(blocks_by, parts_by, cuts_by, blocks, parts, cuts, rows, cols, planes, shift);
+    Part down(at.r0, H, rows), across(at.c0, W, cols);
     // 2 addresses
     int c = at.first + at.p;
-    const ELEMENT* plane = y + at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
+    const ELEMENT* plane = y + (index_t)at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
     partials += (index_t)at.tile * parts * planes;
     ACC* to = parts == 1 ? totals : partials + at.part * planes;
     // 3 masked load, 4 accumulate, 5 reduce: a plane is one band
-    sum_bands(at, plane, c < C, planes, H, W, stride_h, stride_w, cols, step, accesses, lanes, red,
+    sum_bands(at, down, across, plane, c < C, planes, stride_h, stride_w, cols, cols_by, step, accesses, lanes, red,
               [&](int p, int, int, ACC total) { to[p] = total; });
     if (parts > 1 && !arrive(counters + at.tile, parts)) return;
     #pragma unroll 1
     for (int p = threadIdx.x; p < planes && at.first + p < C; p += blockDim.x) {
-        ACC total = parts == 1 ? totals[p] : add_rows(partials, 0, 1, parts, planes, p);
+        ACC total = parts == 1 ? totals[p] : add_rows(partials + p, 0, 1, parts, planes);
         index_t c = at.first + p;
-        scale_and_store(total, out + at.n * C + c, nullptr, tensor ? multiplier + at.n * mult_n + c * mult_c : nullptr, scale,
+        scale_and_store(total, out + (index_t)at.n * C + c, nullptr, tensor ? multiplier + at.n * mult_n + c * mult_c : nullptr, scale,
                         0);
     }
 }
@@ -369,11 +395,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap(
 // FOLD neighbours are sure to belong to one plane.
 extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap_flat(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, int C,
-    int plane, index_t stride_n, int planes, int blocks, int lanes, int tensor) {
+    int plane, index_t stride_n, int planes, int blocks, index_t blocks_by, int lanes_shift, int tensor) {
     typedef vec<ELEMENT, VEC> access;
     __shared__ ACC pieces[(LOADS * THREADS + 1) * VEC / FOLD];
     // 1 who am I: some small planes that lie one behind the other
-    int sample = blockIdx.x / blocks, first = (blockIdx.x - sample * blocks) * planes;
+    int sample = quotient(blockIdx.x, blocks_by), first = (blockIdx.x - sample * blocks) * planes;
     index_t n = sample;
     // 2 addresses: one run of memory, read in wide loads from the last aligned place before it, whatever the size of a plane
     const ELEMENT* run = y + n * stride_n + (index_t)first * plane;
@@ -402,10 +428,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap_flat(
         }
     __syncthreads();
     // 5 regroup by plane and reduce
-    int lane = threadIdx.x % lanes, count = plane / FOLD;
+    int lanes = 1 << lanes_shift, lane = threadIdx.x & lanes - 1, count = plane / FOLD;
     #pragma unroll 1
-    for (int p0 = 0; p0 < planes; p0 += THREADS / lanes) {
-        int p = p0 + threadIdx.x / lanes;
+    for (int p0 = 0; p0 < planes; p0 += THREADS >> lanes_shift) {
+        int p = p0 + (threadIdx.x >> lanes_shift);
         ACC total = 0;
         #pragma unroll 1
         for (int i = lane; i < count && p < planes; i += lanes) total += pieces[before / FOLD + p * count + i];
@@ -421,26 +447,27 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap_flat(
 #ifdef KERNEL_band_sums
 extern "C" __global__ void __launch_bounds__(THREADS) band_sums(
     const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, int C, index_t H, index_t W, index_t stride_n,
-    index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, int step, int accesses, int lanes, int planes,
-    int blocks, int parts, int cuts) {
+    index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, index_t cols_by, int step, int accesses, int lanes,
+    int shift, int planes, int blocks, index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by) {
     __shared__ ACC red[RED];
     // 1 who am I
-    Place at = locate(blocks, parts, cuts, H, W, rows, cols, planes, lanes);
+    Place at = locate(blocks_by, parts_by, cuts_by, blocks, parts, cuts, rows, cols, planes, shift);
+    Part down(at.r0, H, rows), across(at.c0, W, cols);
     // 2 addresses
     int c = at.first + at.p, mine = min(planes, C - at.first) * SUMS, wide = planes * SUMS;
-    const ELEMENT* plane = x + at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
-    sums += (at.n * C + at.first) * SUMS;
+    const ELEMENT* plane = x + (index_t)at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
+    sums += ((index_t)at.n * C + at.first) * SUMS;
     partials += (index_t)at.tile * parts * wide;
     ACC* to = parts == 1 ? sums : partials + (index_t)at.part * wide;
     // 3 masked load, 4 accumulate, 5 reduce, 7 store
-    sum_bands(at, plane, c < C, planes, H, W, stride_h, stride_w, cols, step, accesses, lanes, red,
+    sum_bands(at, down, across, plane, c < C, planes, stride_h, stride_w, cols, cols_by, step, accesses, lanes, red,
               [&](int p, int rb, int cb, ACC total) {
                   int i = p * SUMS + sum_at(rb, cb);
                   if (i < mine) to[i] = total;
               });
     if (parts == 1 || !arrive(counters + at.tile, parts)) return;
     #pragma unroll 1
-    for (int i = threadIdx.x; i < mine; i += blockDim.x) sums[i] = add_rows(partials, 0, 1, parts, wide, i);
+    for (int i = threadIdx.x; i < mine; i += blockDim.x) sums[i] = add_rows(partials + i, 0, 1, parts, wide);
 }
 #endif
 
@@ -480,18 +507,20 @@ __device__ __forceinline__ ACC add_products(ACC total, const ACC* sums, const EL
 extern "C" __global__ void __launch_bounds__(THREADS) band_sums_contract(
     const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
     const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int G, int CI, int CO, index_t H,
-    index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, int step,
-    int accesses, int turns, int parts, int cuts, int width, int count, int biased, int tensor) {
+    index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, index_t cols_by,
+    int step, int accesses, int turns, int blocks, index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by,
+    index_t G_by, int width_shift, int count, int biased, int tensor) {
     __shared__ ACC red[RED > THREADS ? RED : THREADS];
     // Aligned, so that no wide read of it holds a number that another thread may write.
     alignas(16) __shared__ ACC totals[SUMS];
     DYNAMIC_SHARED(staged);
     // 1 who am I: a part of one plane, or the same part of `turns` planes, one after the other
-    int lanes = blockDim.x, blocks = CI / turns;
-    Place at = locate(blocks, parts, cuts, H, W, rows, cols, 1, lanes);
-    int g = at.n % G, row = at.first * parts + at.part, all = blocks * parts;
-    index_t n = at.n / G, pair = at.n;
-    int co = threadIdx.x % width, share = threadIdx.x / width;
+    int lanes = blockDim.x;
+    Place at = locate(blocks_by, parts_by, cuts_by, blocks, parts, cuts, rows, cols, 1, 31);
+    Part down(at.r0, H, rows), across(at.c0, W, cols);
+    int sample = quotient(at.n, G_by), g = at.n - sample * G, row = at.first * parts + at.part, all = blocks * parts;
+    index_t n = sample, pair = at.n;
+    int share = threadIdx.x >> width_shift, width = 1 << width_shift, co = threadIdx.x & width - 1;
     // 2 addresses
     index_t ci = (index_t)g * CI + at.first * turns;
     const ELEMENT* plane = x + n * stride_n + ci * stride_c + at.r0 * stride_h + at.c0 * stride_w;
@@ -502,7 +531,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_sums_contract(
     for (int turn = 0; turn < turns; turn++, plane += stride_c, weight += CO * KK) {
         int before = copy_async(staged, weight, CO * KK);
         // 5 reduce
-        sum_bands(at, plane, true, 1, H, W, stride_h, stride_w, cols, step, accesses, lanes, red,
+        sum_bands(at, down, across, plane, true, 1, stride_h, stride_w, cols, cols_by, step, accesses, lanes, red,
                   [&](int, int rb, int cb, ACC total) { totals[rb * CB + cb] = total; });
         copy_wait();
         __syncthreads();
@@ -517,14 +546,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_sums_contract(
     #pragma unroll 1
     for (int i = threadIdx.x; i < CO; i += blockDim.x) {
         ACC total = red[i];
+        #pragma unroll 1
         for (int s = 1; s < count; s++) total += red[s * width + i];
         partials[(index_t)row * CO + i] = total;
     }
     if (!arrive(counters + pair, all)) return;
-    red[threadIdx.x] = co < CO && share < count ? add_rows(partials, share, count, all, CO, co) : 0;
+    red[threadIdx.x] = co < CO && share < count ? add_rows(partials + co, share, count, all, CO) : 0;
     __syncthreads();
     if (threadIdx.x < CO) {
         ACC total = red[co];
+        #pragma unroll 1
         for (int s = 1; s < count; s++) total += red[s * width + co];
         index_t c = (index_t)g * CO + co;
         scale_and_store(total, out + n * ((index_t)G * CO) + c, biased ? bias + c : nullptr,
@@ -552,7 +583,11 @@ template <int LENGTH> __device__ __forceinline__ int bank(int k, int i) {
     return k * LENGTH + (i ^ (k / SKIP & (FOURS - 1)) * 4);
 }
 
-struct Matrices { alignas(32) ACC a[2][KS * BM], b[2][KS * BN]; };
+// The first is also where a block puts what it has made.
+union Matrices {
+    struct { alignas(32) ACC a[2][KS * BM], b[2][KS * BN]; };
+    ACC made[BM * BN];
+};
 
 // load(step) loads into registers what store(step, a, b) puts in place, which says whether all of it is finite. Where it is
 // not, slow(step, k, m, n, a, b, total) gives total + a * b.
@@ -570,12 +605,15 @@ template <class Load, class Store, class Slow> __device__ __forceinline__ void p
         wild = __syncthreads_or(wild);
         if (step + 1 < steps) load(step + 1);
         if (wild) {
+            // One number after the other by the same code: the first is worked on, and all move on by one.
             #pragma unroll 1
-            for (int k = 0; k < KS; k++)
+            for (int i = 0; i < KS * PM * PN; i++) {
+                int k = i / (PM * PN), row = m + i % (PM * PN) / PN, column = n + i % PN;
+                ACC first = slow(step, k, row, column, a[bank<BM>(k, row)], b[bank<BN>(k, column)], acc[0][0]);
                 #pragma unroll
-                for (int i = 0; i < PM; i++)
-                    for (int j = 0; j < PN; j++)
-                        acc[i][j] = slow(step, k, m + i, n + j, a[bank<BM>(k, m + i)], b[bank<BN>(k, n + j)], acc[i][j]);
+                for (int j = 1; j < PM * PN; j++) acc[(j - 1) / PN][(j - 1) % PN] = acc[j / PN][j % PN];
+                acc[PM - 1][PN - 1] = first;
+            }
         } else {
             #pragma unroll
             for (int k = 0; k < KS; k++) {
@@ -590,26 +628,39 @@ template <class Load, class Store, class Slow> __device__ __forceinline__ void p
     }
 }
 
-// Rows of KS numbers that lie one behind the other, one row for each m: a warp loads four rows by eight numbers.
-constexpr int EIGHTS = (KS + 7) / 8, A_LOADS = (BM / 4 * EIGHTS + WARPS - 1) / WARPS;
+// KS numbers of each of BM rows, on their way: a warp loads four rows by eight numbers at a time.
+constexpr int WARPS_DOWN = BM / 4 < WARPS ? BM / 4 : WARPS, DOWN = BM / 4 / WARPS_DOWN;
+constexpr int EIGHT = 8 * WARPS / WARPS_DOWN, ALONG = (KS + EIGHT - 1) / EIGHT;
 struct Rows {
-    ACC held[A_LOADS];
-    template <class At> __device__ __forceinline__ void load(At at) {
-        #pragma unroll
-        for (int j = 0; j < A_LOADS; j++) held[j] = at(row(j), column(j));
+    ACC held[DOWN][ALONG];
+    int m, k;
+    __device__ __forceinline__ Rows() {
+        int warp = threadIdx.x / 32;
+        m = warp % WARPS_DOWN * 4 + threadIdx.x % 4;
+        k = warp / WARPS_DOWN * 8 + threadIdx.x % 32 / 4;
     }
+    // number k of row m is from[m * stride_m + k * stride_k], or 0 from `rows` or `length` on
+    __device__ __forceinline__ void load(const ACC* from, index_t stride_m, index_t stride_k, int rows, int length) {
+        from += m * stride_m + k * stride_k;
+        #pragma unroll
+        for (int i = 0; i < DOWN; i++, from += 4 * WARPS_DOWN * stride_m)
+            #pragma unroll
+            for (int j = 0; j < ALONG; j++)
+                held[i][j] = m + i * 4 * WARPS_DOWN < rows && k + j * EIGHT < length ? from[j * EIGHT * stride_k] : 0;
+    }
+    // Says whether all are finite.
     __device__ __forceinline__ bool store(ACC* a) const {
         ACC check = 0;
         #pragma unroll
-        for (int j = 0; j < A_LOADS; j++) {
-            check = mad(held[j], (ACC)0, check);
-            if (column(j) < KS) a[bank<BM>(column(j), row(j))] = held[j];
+        for (int i = 0; i < DOWN; i++) {
+            ACC* to = a + bank<BM>(k, m + i * 4 * WARPS_DOWN);
+            #pragma unroll
+            for (int j = 0; j < ALONG; j++) {
+                check = mad(held[i][j], (ACC)0, check);
+                if (k + j * EIGHT < KS) to[j * EIGHT * BM] = held[i][j];
+            }
         }
         return check == 0;
-    }
-    static __device__ __forceinline__ int row(int j) { return (threadIdx.x / 32 + j * WARPS) % (BM / 4) * 4 + threadIdx.x % 4; }
-    static __device__ __forceinline__ int column(int j) {
-        return (threadIdx.x / 32 + j * WARPS) / (BM / 4) * 8 + threadIdx.x % 32 / 4;
     }
 };
 #endif
@@ -623,12 +674,27 @@ constexpr int WIDE = 16 / (int)sizeof(ELEMENT);
 
 __device__ constexpr int common(int a, int b) { return b ? common(b, a % b) : a; }
 
+// total + t * folded, or tap by tap.
+__device__ __noinline__ ACC add_product(ACC total, ACC t, ACC folded, const ELEMENT* weight, int band, index_t H, index_t W) {
+    if (band >= SUMS || !lands(band / CB, band % CB, H, W)) return total;
+    if (finite(t) && finite(folded)) return mad(t, folded, total);
+    return add_taps(total, t, weight, band / CB, band % CB);
+}
+
 struct Folded {
     static constexpr int ACCESS = common(KK, WIDE);
     vec<ELEMENT, ACCESS> held[B_LOADS][KK / ACCESS * HELD + !HELD];
-    const ELEMENT* weight;   // of the first plane and output of the block
-    index_t H, W;
+    const ELEMENT* weight;   // of the first plane and output of the group
     int CO;
+    index_t H, W;
+    unsigned landing;   // a bit for each band that holds anything, where all bands are made at a time
+
+    __device__ __forceinline__ Folded(const ELEMENT* weight, int CO, index_t H, index_t W) : weight(weight), CO(CO), H(H), W(W) {
+        landing = 0;
+        #pragma unroll
+        for (int b = 0; b < SUMS && HELD; b++) landing |= (unsigned)lands(b / CB, b % CB, H, W) << b;
+    }
+    __device__ __forceinline__ const ELEMENT* at(index_t ci, int co) const { return weight + (ci * CO + co) * KK; }
 
     // planes, outs: how many there are in this step, from weight[ci][co] on
     __device__ __forceinline__ void load(index_t ci, int co, int planes, int outs) {
@@ -636,7 +702,7 @@ struct Folded {
         #pragma unroll
         for (int j = 0; j < B_LOADS; j++) {
             int i = threadIdx.x + j * THREADS, o = i % OUTS, p = i / OUTS;
-            auto from = (const vec<ELEMENT, ACCESS>*)(weight + ((ci + p) * CO + co + o) * KK);
+            auto from = (const vec<ELEMENT, ACCESS>*)at(ci + p, co + o);
             #pragma unroll
             for (int v = 0; v < KK / ACCESS; v++)
                 held[j][v] = p < planes && o < outs ? from[v] : vec<ELEMENT, ACCESS>{};
@@ -657,7 +723,7 @@ struct Folded {
                     folded[band_h.of[k / KW] * CB + band_w.of[k % KW]] += widen(held[j][k / ACCESS].at[k % ACCESS]);
                 #pragma unroll
                 for (int b = 0; b < SUMS; b++) {
-                    ACC value = lands(b / CB, b % CB, H, W) ? folded[b] : 0;
+                    ACC value = landing >> b & 1 ? folded[b] : 0;
                     check = mad(value, (ACC)0, check);
                     put(p, o, b, value);
                 }
@@ -667,8 +733,8 @@ struct Folded {
         #pragma unroll 1
         for (int first = 0; first < PAIRS * BANDS; first += THREADS / LANES) {
             int i = first + threadIdx.x / LANES, b = b0 + i % BANDS, o = i / BANDS % OUTS, p = i / BANDS / OUTS;
-            bool live = i < PAIRS * BANDS && p < planes && o < outs && b < SUMS && lands(b / CB, b % CB, H, W);
-            ACC value = live ? add_band(weight + ((ci + p) * CO + co + o) * KK, b / CB, b % CB) : 0;
+            bool counts = i < PAIRS * BANDS && p < planes && o < outs && b < SUMS && lands(b / CB, b % CB, H, W);
+            ACC value = counts ? add_band(at(ci + p, co + o), b / CB, b % CB) : 0;
             for (int lanes = LANES / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
             check = mad(value, (ACC)0, check);
             if (threadIdx.x % LANES == 0 && i < PAIRS * BANDS) put(p, o, b - b0, value);
@@ -697,12 +763,6 @@ struct Folded {
         return total;
     }
 
-    // total + t * each tap of the band, one after the other, or the folded weight, as numbers allow.
-    __device__ __forceinline__ ACC slow(ACC total, ACC t, ACC folded, index_t ci, int co, int b) const {
-        if (b >= SUMS || !lands(b / CB, b % CB, H, W)) return total;
-        if (finite(t) && finite(folded)) return mad(t, folded, total);
-        return add_taps(total, t, weight + (ci * CO + co) * KK, b / CB, b % CB);
-    }
 };
 #endif
 
@@ -712,12 +772,14 @@ struct Tile {
     index_t n0, g;
     int co0, split, from, to, number;
 };
-__device__ __forceinline__ Tile tile_of(int CI, int slice, int slices, int tiles, int samples) {
+__device__ __forceinline__ Tile tile_of(int CI, int slice, int slices, index_t slices_by, int tiles, index_t tiles_by,
+                                        int samples, index_t samples_by) {
     Tile at;
-    int rest = blockIdx.x / samples, row = blockIdx.x - rest * samples, outer = rest / slices;
+    int rest = quotient(blockIdx.x, samples_by), row = blockIdx.x - rest * samples, outer = quotient(rest, slices_by);
+    int g = quotient(outer, tiles_by);
     at.split = rest - outer * slices;
-    at.g = outer / tiles;
-    at.co0 = (outer - (int)at.g * tiles) * BN;
+    at.g = g;
+    at.co0 = (outer - g * tiles) * BN;
     at.n0 = (index_t)row * BM;
     at.from = at.split * slice;
     at.to = min(CI, at.from + slice);
@@ -727,47 +789,46 @@ __device__ __forceinline__ Tile tile_of(int CI, int slice, int slices, int tiles
 
 // The slices of an output are added in their order by the block that comes last, which then stores what it has.
 __device__ __forceinline__ void finish_products(
-    const Tile& at, ACC (&acc)[PM][PN], const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
+    const Tile& at, const ACC (&acc)[PM][PN], ACC* made, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
     const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CO, int slices) {
-    int m = threadIdx.x / TN * PM, o = threadIdx.x % TN * PN;
-    if (slices > 1) {
-        partials += (index_t)at.number * slices * (BM * BN);
-        b_part* to = (b_part*)(partials + at.split * (BM * BN) + m * BN + o);
-        #pragma unroll
-        for (int i = 0; i < PM; i++) {
-            b_part mine;
-            for (int j = 0; j < PN; j++) mine.at[j] = acc[i][j];
-            if (at.n0 + m + i < N) store_wide(to + i * TN, mine);
-        }
-        if (!arrive(counters + at.number, slices)) return;
-        constexpr int AHEAD = 8 / PM < 1 ? 1 : 8 / PM;
-        #pragma unroll
-        for (int i = 0; i < PM; i++)
-            for (int j = 0; j < PN; j++) acc[i][j] = 0;
-        #pragma unroll 1
-        for (int s = 0; s < slices; s += AHEAD) {
-            b_part some[AHEAD][PM];
-            #pragma unroll
-            for (int f = 0; f < AHEAD; f++)
-                for (int i = 0; i < PM; i++)
-                    some[f][i] = s + f < slices && at.n0 + m + i < N
-                                     ? load_coherent((const b_part*)(partials + (s + f) * (BM * BN) + (m + i) * BN + o))
-                                     : b_part{};
-            #pragma unroll
-            for (int f = 0; f < AHEAD; f++)
-                for (int i = 0; i < PM; i++)
-                    for (int j = 0; j < PN; j++) acc[i][j] += some[f][i].at[j];
-        }
-    }
+    constexpr int LONG = 16 / sizeof(ACC), SIZE = BM * BN / LONG, AHEAD = 16;
+    typedef vec<ACC, LONG> wide;
+    int m = threadIdx.x / TN * PM, o = threadIdx.x % TN * PN, live = (int)min((index_t)BM, N - at.n0) * BN;
+    // 5 reduce
+    __syncthreads();
     #pragma unroll
     for (int i = 0; i < PM; i++)
-        #pragma unroll
-        for (int j = 0; j < PN; j++) {
-            index_t n = at.n0 + m + i, c = at.g * CO + at.co0 + o + j;
-            if (n < N && at.co0 + o + j < CO)
-                scale_and_store(acc[i][j], out + n * ((index_t)G * CO) + c, bias ? bias + c : nullptr,
-                                multiplier ? multiplier + n * mult_n + c * mult_c : nullptr, scale, bias_scale);
+        for (int j = 0; j < PN; j++) made[(m + i) * BN + o + j] = acc[i][j];
+    __syncthreads();
+    if (slices > 1) {
+        wide* all = (wide*)partials + (index_t)at.number * slices * SIZE;
+        #pragma unroll 1
+        for (int i = threadIdx.x; i < live / LONG; i += THREADS) store_wide(all + at.split * SIZE + i, ((wide*)made)[i]);
+        if (!arrive(counters + at.number, slices)) return;
+        #pragma unroll 1
+        for (int i = threadIdx.x; i < live / LONG; i += THREADS) {
+            wide total{};
+            const wide* from = all + i;
+            #pragma unroll 1
+            for (int s = 0; s < slices; s += AHEAD) {
+                wide some[AHEAD];
+                #pragma unroll
+                for (int f = 0; f < AHEAD; f++, from += SIZE) some[f] = s + f < slices ? load_coherent(from) : wide{};
+                #pragma unroll
+                for (int f = 0; f < AHEAD; f++)
+                    for (int e = 0; e < LONG; e++) total.at[e] += some[f].at[e];
+            }
+            ((wide*)made)[i] = total;
         }
+        __syncthreads();
+    }
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < live; i += THREADS) {
+        index_t n = at.n0 + i / BN, c = at.g * CO + at.co0 + i % BN;
+        if (at.co0 + i % BN < CO)
+            scale_and_store(made[i], out + n * ((index_t)G * CO) + c, bias ? bias + c : nullptr,
+                            multiplier ? multiplier + n * mult_n + c * mult_c : nullptr, scale, bias_scale);
+    }
 }
 #endif
 
@@ -775,16 +836,18 @@ __device__ __forceinline__ void finish_products(
 extern "C" __global__ void __launch_bounds__(THREADS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
     const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
-    index_t H, index_t W, int slice, int slices, int tiles, int samples, int biased, int tensor) {
+    index_t H, index_t W, int slice, int slices, index_t slices_by, int tiles, index_t tiles_by, int samples,
+    index_t samples_by, int biased, int tensor) {
     __shared__ Matrices shared;
     // 1 who am I: a slice of the input planes, a block of outputs of one group, a block of samples
-    Tile at = tile_of(CI, slice, slices, tiles, samples);
+    Tile at = tile_of(CI, slice, slices, slices_by, tiles, tiles_by, samples, samples_by);
     int steps = (at.to - at.from + PLANES - 1) / PLANES * CHUNKS;
     // 2 addresses: k runs over (ci, rb, cb)
     index_t across = (index_t)G * CI * SUMS;
     sums += at.n0 * across + at.g * CI * SUMS;
+    int samples_left = (int)min((index_t)BM, N - at.n0);
     Rows rows;
-    Folded folded{{}, weight + (at.g * CI * CO) * KK, H, W, CO};
+    Folded folded(weight + (at.g * CI * CO) * KK, CO, H, W);
     ACC acc[PM][PN];
     products(
         shared, steps, acc,
@@ -793,7 +856,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) contract(
             int ci = at.from + step / CHUNKS * PLANES, b0 = step % CHUNKS * BANDS;
             int length = CHUNKS == 1 ? (at.to - ci) * SUMS : min(BANDS, SUMS - b0);
             const ACC* from = sums + (index_t)ci * SUMS + b0;
-            rows.load([&](int m, int k) { return k < length && at.n0 + m < N ? from[m * across + k] : 0; });
+            rows.load(from, across, 1, samples_left, length);
             folded.load(ci, at.co0, at.to - ci, CO - at.co0);
         },
         [&](int step, ACC* a, ACC* b) {
@@ -805,9 +868,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) contract(
         },
         [&](int step, int k, int, int o, ACC t, ACC value, ACC total) {
             int ci = at.from + step / CHUNKS * PLANES + k / BANDS, band = step % CHUNKS * BANDS + k % BANDS;
-            return ci < at.to && at.co0 + o < CO ? folded.slow(total, t, value, ci, at.co0 + o, band) : total;
+            return ci < at.to && at.co0 + o < CO
+                       ? add_product(total, t, value, folded.at(ci, at.co0 + o), band, H, W)
+                       : total;
         });
-    finish_products(at, acc, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
+    finish_products(at, acc, shared.made, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
                     scale, bias_scale, N, G, CO, slices);
 }
 #endif
@@ -817,14 +882,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) contract(
 extern "C" __global__ void __launch_bounds__(THREADS) planes_contract(
     const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
     const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
-    int H, int W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int slice, int slices, int tiles,
-    int samples, int biased, int tensor) {
+    int H, int W, index_t W_by, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int slice, int slices, index_t slices_by, int tiles,
+    index_t tiles_by, int samples, index_t samples_by, int biased, int tensor) {
     typedef vec<ELEMENT, ACROSS> access;
     constexpr int MINE = BM * PLANES * SHARE / THREADS;
     static_assert(MINE * THREADS == BM * PLANES * SHARE, "every thread has as many planes as the others");
     __shared__ Matrices shared;
     // 1 who am I: a slice of the input planes, a block of outputs of one group, a block of samples
-    Tile at = tile_of(CI, slice, slices, tiles, samples);
+    Tile at = tile_of(CI, slice, slices, slices_by, tiles, tiles_by, samples, samples_by);
     int steps = (at.to - at.from + PLANES - 1) / PLANES, lane = threadIdx.x % SHARE;
     // 2 addresses. A thread has the same places of every plane, in the same bands.
     x += at.n0 * stride_n + at.g * CI * stride_c;
@@ -833,12 +898,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) planes_contract(
     #pragma unroll
     for (int u = 0; u < LOADS; u++) {
         int i = (lane + u * SHARE) * ACROSS;
-        row[u] = i / W;
+        row[u] = quotient(i, W_by);
         col[u] = i - row[u] * W;
         place[u] = row[u] * stride_h + col[u] * stride_w;
     }
     access held[MINE][LOADS];
-    Folded folded{{}, weight + (at.g * CI * CO) * KK, H, W, CO};
+    Folded folded(weight + (at.g * CI * CO) * KK, CO, H, W);
     auto plane_at = [&](int j, int& m, int& p) {
         int i = threadIdx.x / SHARE + j * (THREADS / SHARE);
         p = i % PLANES;
@@ -905,9 +970,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) planes_contract(
         },
         [&](int step, int k, int, int o, ACC t, ACC value, ACC total) {
             int ci = at.from + step * PLANES + k / SUMS;
-            return ci < at.to && at.co0 + o < CO ? folded.slow(total, t, value, ci, at.co0 + o, k % SUMS) : total;
+            return ci < at.to && at.co0 + o < CO
+                       ? add_product(total, t, value, folded.at(ci, at.co0 + o), k % SUMS, H, W)
+                       : total;
         });
-    finish_products(at, acc, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
+    finish_products(at, acc, shared.made, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
                     scale, bias_scale, N, G, CO, slices);
 }
 #endif
@@ -923,17 +990,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) expand(
     int ci = (outer - (int)g * tiles) * PLANES, planes = CI - ci;
     // 2 addresses
     grad += n0 * grad_n + g * CO * grad_c;
+    int samples_left = (int)min((index_t)BM, N - n0);
     Rows rows;
-    Folded folded{{}, weight + (g * CI * CO) * KK, H, W, CO};
+    Folded folded(weight + (g * CI * CO) * KK, CO, H, W);
     ACC acc[PM][PN];
     products(
         shared, (CO + KS - 1) / KS, acc,
         [&](int step) {
             // 3 masked load
             int co = step * KS;
-            rows.load([&](int m, int k) {
-                return n0 + m < N && k < KS && co + k < CO ? grad[m * grad_n + (co + k) * grad_c] : 0;
-            });
+            rows.load(grad + co * grad_c, grad_n, grad_c, samples_left, min(KS, CO - co));
             folded.load(ci, co, planes, CO - co);
         },
         [&](int step, ACC* a, ACC* b) {
@@ -944,9 +1010,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) expand(
             }) && good;
         },
         [&](int step, int k, int, int column, ACC t, ACC value, ACC total) {
-            int co = step * KS + k, p = column / BANDS;
-            if (co >= CO || p >= planes || p >= PLANES) return total;
-            return folded.slow(total, t, value, ci + p, co, b0 + column % BANDS);
+            int co = step * KS + k, p = column / BANDS, band = b0 + column % BANDS;
+            return co < CO && p < planes && p < PLANES
+                       ? add_product(total, t, value, folded.at(ci + p, co), band, H, W)
+                       : total;
         });
     // 6 scale, 7 store
     #pragma unroll
@@ -964,14 +1031,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) expand(
 #ifdef KERNEL_band_fill
 extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
     const ACC* d, ELEMENT* dx, int C, index_t H, index_t W, index_t stride_n, index_t stride_c, index_t stride_h,
-    index_t stride_w, int rows, int cols, int step, int accesses, int lanes, int planes, int blocks, int parts, int cuts) {
+    index_t stride_w, int rows, int cols, index_t cols_by, int step, int accesses, int lanes, int shift, int planes, int blocks,
+    index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by) {
     __shared__ ACC kept[KEPT];
     // 1 who am I
-    Place at = locate(blocks, parts, cuts, H, W, rows, cols, planes, lanes);
+    Place at = locate(blocks_by, parts_by, cuts_by, blocks, parts, cuts, rows, cols, planes, shift);
+    Part down(at.r0, H, rows), across(at.c0, W, cols);
     int mine = min(planes, C - at.first), c = at.first + at.p;
     // 2 addresses
-    ELEMENT* plane = dx + at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
-    d += (at.n * C + at.first) * SUMS;
+    ELEMENT* plane = dx + (index_t)at.n * stride_n + c * stride_c + at.r0 * stride_h + at.c0 * stride_w;
+    d += ((index_t)at.n * C + at.first) * SUMS;
     // 3 masked load
     if (planes * SUMS <= KEPT) {
         #pragma unroll 1
@@ -1003,15 +1072,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
         store_wide((access*)(plane + row * stride_h + col * stride_w), wide);
     };
     // 7 store: every row of the core has the same values, and in AXIS 1 every place of it
-    Range core = clip(before_h[0], max(before_h[0], H - after_h[RB - 1]), at.r0, at.rows);
-    Range middle = clip(before_w[0], max(before_w[0], W - after_w[CB - 1]), at.c0, at.cols);
+    Range core = down.core(before_h, after_h, RB), middle = across.core(before_w, after_w, CB);
     ACC same[VEC], other[VEC];
     if (AXIS == 3) {
-        int i = at.lane * VEC, row = i / cols, col = i - row * cols;
-        if (at.lane >= accesses || col >= at.cols) return;
+        int i = at.lane * VEC, row = quotient(i, cols_by), col = i - row * cols;
+        if (at.lane >= accesses || col >= across.length) return;
         fill(at.r0 + core.lo, at.c0 + col, same);
         #pragma unroll 1
-        for (; row < at.rows; row += step) {
+        for (; row < down.length; row += step) {
             if (row >= core.lo && row < core.hi) {
                 store(row, col, same);
                 continue;
@@ -1023,8 +1091,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
     }
     fill(at.r0 + core.lo, at.c0 + middle.lo, same);
     #pragma unroll 1
-    for (int i = at.lane; i < at.rows * at.cols; i += lanes) {
-        int row = i / at.cols, col = i - row * at.cols;
+    for (int i = at.lane; i < down.length * across.length; i += lanes) {
+        int row = across.length == cols ? quotient(i, cols_by) : i / across.length, col = i - row * across.length;
         if (row >= core.lo && row < core.hi && col >= middle.lo && col < middle.hi) {
             store(row, col, same);
             continue;

@@ -28,6 +28,9 @@ ELEMENT = {
 }
 """Names of dtypes in the kernels."""
 
+FAR = 2**30
+"""Rows or columns that a band leaves out, from which on kernels count them in 64 bits."""
+
 NEVER = 2**62
 """In place of a larger number of rows or columns that a band leaves out: no plane has so many."""
 
@@ -45,16 +48,13 @@ def _reading(kernel: str, dtype: torch.dtype, tile: tiles.Tile, macros: dict[str
     return _code(kernel, dtype, min(threads, c.MOST_THREADS), tile.macros | macros)
 
 
-def _table(values: tuple[int, ...]) -> str:
-    return ",".join(f"{min(value, NEVER)}LL" if value >= 2**31 else str(value) for value in values)
-
-
 def _bands(problem: Chain, swapped: bool = False) -> dict[str, Any]:
-    found: dict[str, Any] = {"SWAPPED": int(swapped)}
-    for axis, letter in enumerate("HW"):
-        bands = problem.distinct(axis)
-        tables = {"BEFORE": bands.before, "AFTER": bands.after, "TAPS": bands.taps}
-        found |= {f"{name}_{letter}": _table(values) for name, values in tables.items()}
+    bands = problem.distinct(0), problem.distinct(1)
+    far = max(max(*b.before, *b.after) for b in bands) >= FAR
+    found: dict[str, Any] = {"SWAPPED": int(swapped), "LIMIT": "index_t" if far else "int"}
+    for letter, b in zip("HW", bands, strict=True):
+        for name, values in (("BEFORE", b.before), ("AFTER", b.after), ("TAPS", b.taps)):
+            found[f"{name}_{letter}"] = ",".join(f"{min(value, NEVER)}{'LL' * far}" for value in values)
     return found
 
 
@@ -62,7 +62,7 @@ def _taps(problem: Chain) -> dict[str, Any]:
     return dict(zip(("KH", "KW"), problem.kernel, strict=True))
 
 
-ONE_BAND = {"SWAPPED": 0} | {f"{table}_{axis}": "0" for table in ("BEFORE", "AFTER") for axis in "HW"}
+ONE_BAND = {"SWAPPED": 0, "LIMIT": "int"} | {f"{table}_{axis}": "0" for table in ("BEFORE", "AFTER") for axis in "HW"}
 ONE_BAND |= {"TAPS_H": "0,1", "TAPS_W": "0,1"}
 """A whole plane as its only band."""
 
@@ -73,7 +73,24 @@ def seen(problem: Chain, layout: Layout) -> Chain:
 
 
 def _place(layout: Layout, tile: tiles.Tile) -> tuple[int, ...]:
-    return layout.h, layout.w, *layout.stride, tile.rows, tile.cols, tile.step, tile.accesses
+    return layout.h, layout.w, *layout.stride, tile.rows, tile.cols, divisor(tile.cols), tile.step, tile.accesses
+
+
+def divisor(d: int) -> int:
+    """What kernels.cu's `quotient` multiplies by (below) and how far it shifts (above), to divide by d < 2^31."""
+    shift = 31 + (d - 1).bit_length()
+    return shift << 32 | -(-(1 << shift) // d)
+
+
+def _pairs(*counts: int) -> tuple[int, ...]:
+    """Each number with its divisor."""
+    return tuple(value for count in counts for value in (count, divisor(count)))
+
+
+def _dealt(tile: tiles.Tile, blocks: int) -> tuple[int, ...]:
+    """How planes are dealt out: the last arguments of what reads them."""
+    shift = 31 if tile.planes == 1 else tile.lanes.bit_length() - 1
+    return tile.lanes, shift, tile.planes, *_pairs(blocks, tile.parts, tile.cuts)
 
 
 def _form(tile: tiles.Tile) -> str:
@@ -96,7 +113,7 @@ def prepare_multiply_gap(
             "multiply_gap_flat", dtype, c.THREADS, {"VEC": flat.vec, "FOLD": flat.fold, "LOADS": flat.loads}
         )
         blocks = ceil(layout.c / flat.planes)
-        sizes = layout.c, layout.h, layout.stride[0], flat.planes, blocks, flat.lanes, int(tensor)
+        sizes = layout.c, layout.h, layout.stride[0], flat.planes, *_pairs(blocks), flat.lanes.bit_length() - 1, int(tensor)
         launch = Launch(code, layout.n * blocks, c.THREADS, sizes)
         return Prepared(
             launch, 0, 0, f"planes of {layout.h} elements lie one behind the other: read as one run"
@@ -105,7 +122,7 @@ def prepare_multiply_gap(
     blocks = tile.blocks(layout.c)
     count = layout.n * blocks
     sizes = (
-        layout.c, *_place(layout, tile), tile.lanes, tile.planes, blocks, tile.parts, tile.cuts, int(tensor)
+        layout.c, *_place(layout, tile), *_dealt(tile, blocks), int(tensor)
     )  # fmt: skip
     launch = Launch(_reading("multiply_gap", dtype, tile, ONE_BAND), count * tile.parts, tile.threads, sizes)
     cut = tile.parts > 1
@@ -120,7 +137,7 @@ def prepare_band_sums(problem: Chain, stride: Stride, dtype: torch.dtype, alignm
     tile = tiles.tile(layout, layout.c, dtype.itemsize, own)
     blocks = tile.blocks(layout.c)
     count = layout.n * blocks
-    sizes = layout.c, *_place(layout, tile), tile.lanes, tile.planes, blocks, tile.parts, tile.cuts
+    sizes = layout.c, *_place(layout, tile), *_dealt(tile, blocks)
     code = _reading("band_sums", dtype, tile, _bands(own, layout.swapped))
     launch = Launch(code, count * tile.parts, tile.threads, sizes)
     cut = tile.parts > 1
@@ -155,7 +172,7 @@ def _sliced(
     N, G, CI, CO = _channels(problem)
     slice_ = products.slice_of(problem)
     slices, tiles_, samples = ceil(CI / slice_), ceil(CO / shape.BN), ceil(N / shape.BM)
-    sizes = N, G, CI, CO, *place, slice_, slices, tiles_, samples, int(problem.bias), int(tensor)
+    sizes = N, G, CI, CO, *place, slice_, *_pairs(slices, tiles_, samples), int(problem.bias), int(tensor)
     count = samples * G * tiles_
     launch = Launch(code, count * slices, shape.THREADS, sizes)
     cut = slices > 1
@@ -172,24 +189,25 @@ def prepare_band_sums_contract(
     if found := products.small_planes(problem, layout, dtype.itemsize):
         shape, planes = found
         code = _multiplied("planes_contract", dtype, problem, shape, vars(planes))
-        place = problem.h, problem.w, *stride
+        place = problem.h, problem.w, divisor(problem.w), *stride
         return _sliced(code, problem, shape, tensor, place, "band sums of small planes times folded weights")
     one = one_launch(problem, layout, dtype.itemsize)
     if one is None:
         return None
     tile, turns, own = one.tile, one.turns, seen(problem, layout)
     N, G, CI, CO = _channels(problem)
-    blocks = CI // turns * tile.parts
+    blocks = CI // turns
     width = pow2_at_least(CO)
     count = pow2_at_most(tile.threads // width)
     shared = ceil((CO * products.taps_of(problem) * dtype.itemsize + c.ACCESS) / c.ACCESS) * c.ACCESS
+    cut = *_pairs(blocks, tile.parts, tile.cuts), divisor(G)
     sizes = (
-        G, CI, CO, *_place(layout, tile), turns, tile.parts, tile.cuts, width, count, int(problem.bias), int(tensor)
+        G, CI, CO, *_place(layout, tile), turns, *cut, width.bit_length() - 1, count, int(problem.bias), int(tensor)
     )  # fmt: skip
     code = _reading("band_sums_contract", dtype, tile, _bands(own, layout.swapped) | _taps(own))
-    launch = Launch(code, N * G * blocks, tile.threads, sizes, shared)
+    launch = Launch(code, N * G * blocks * tile.parts, tile.threads, sizes, shared)
     why = f"weights are small beside the planes: each block contracts what it has summed; {_form(tile)}"
-    return Prepared(launch, N * G * blocks * CO, N * G, why)
+    return Prepared(launch, N * G * blocks * tile.parts * CO, N * G, why)
 
 
 @dataclass(frozen=True)
@@ -244,7 +262,7 @@ def prepare_band_fill(problem: Chain, stride: Stride, dtype: torch.dtype) -> Pre
     own = seen(problem, layout)
     tile = tiles.tile(layout, layout.c, dtype.itemsize, own, runs=False)
     blocks = tile.blocks(layout.c)
-    sizes = layout.c, *_place(layout, tile), tile.lanes, tile.planes, blocks, tile.parts, tile.cuts
+    sizes = layout.c, *_place(layout, tile), *_dealt(tile, blocks)
     code = _reading("band_fill", dtype, tile, _bands(own, layout.swapped) | {"KEPT": c.KEPT})
     return Prepared(Launch(code, layout.n * blocks * tile.parts, tile.threads, sizes), 0, 0, _form(tile))
 
