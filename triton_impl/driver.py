@@ -37,6 +37,10 @@ def _check(status: int) -> None:
         raise RuntimeError(f"CUDA driver: {said.strip() or f'error {status}'}")
 
 
+class Unloadable(RuntimeError):
+    """Machine code that the driver does not take."""
+
+
 def _bind(device: int) -> None:
     """Make the device's primary context, which torch uses, current: a fresh thread has none."""
     context, ordinal = c_void_p(), c_int()
@@ -58,14 +62,17 @@ class Kernel:
     threads  per program
     shared   bytes of shared memory per program
 
-    Raises RuntimeError, with the driver's words, if the machine code cannot be loaded.
+    Raises Unloadable, a RuntimeError with the driver's words, if the machine code cannot be loaded.
     """
 
     def __init__(self, device: int, cubin: bytes, name: str, threads: int, shared: int) -> None:
         _bind(device)
         module, function = c_void_p(), c_void_p()
-        _check(_driver().cuModuleLoadData(byref(module), cubin))
-        _check(_driver().cuModuleGetFunction(byref(function), module, name.encode()))
+        try:
+            _check(_driver().cuModuleLoadData(byref(module), cubin))
+            _check(_driver().cuModuleGetFunction(byref(function), module, name.encode()))
+        except RuntimeError as error:
+            raise Unloadable(str(error)) from None
         if shared > FREE_SHARED_BYTES:
             _check(_driver().cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_BYTES, shared))
         self._device = device

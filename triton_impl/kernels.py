@@ -100,17 +100,30 @@ def deal(R: tl.constexpr, L: tl.constexpr, cols, cols_by):
 
 
 @triton.jit
-def address(position, row, col, stride_h, stride_w, RUN: tl.constexpr, VEC: tl.constexpr):
-    """Offsets of positions [1, R, L]. RUN: rows lie one behind the other."""
+def address(position, row, col, stride_h, stride_w, RUN: tl.constexpr, ALONG: tl.constexpr, VEC: tl.constexpr):
+    """Offsets of positions [1, R, L]. RUN: rows lie one behind the other. ALONG: accesses run along rows, not planes."""
     if RUN:
         at = position
     else:
-        # Lanes are to follow L, which the compiler cannot see. To say that two or VEC neighbours are adjacent orders the
-        # axes; accesses are as wide as VEC, and that is true.
         at = row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
-        PAIR: tl.constexpr = VEC if VEC > 1 else 2
-        at = tl.multiple_of(tl.max_contiguous(at, (1, 1, PAIR)), (1, 1, VEC))
+        if ALONG:
+            # Lanes are to follow L, which the compiler cannot see. To say that two or VEC neighbours are adjacent orders
+            # the axes; accesses are as wide as VEC, and that is true.
+            PAIR: tl.constexpr = VEC if VEC > 1 else 2
+            at = tl.multiple_of(tl.max_contiguous(at, (1, 1, PAIR)), (1, 1, VEC))
     return at
+
+
+@triton.jit
+def in_part(col, width, RUN: tl.constexpr, ALONG: tl.constexpr, VEC: tl.constexpr):
+    """Which positions are inside a part: all of a run's. An access is, or is not."""
+    if RUN:
+        found = tl.full((1, 1, 1), 1, tl.int1)
+    else:
+        found = col < width
+        if ALONG:
+            found = tl.max_constancy(found, (1, 1, VEC))
+    return found
 
 
 @triton.jit
@@ -168,14 +181,14 @@ def inside(position, band, BEFORE: tl.constexpr, AFTER: tl.constexpr, start, len
 
 
 @triton.jit
-def load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h, stride_w, R: tl.constexpr,
-              L: tl.constexpr):  # fmt: skip
+def load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h, stride_w,
+              ALONG: tl.constexpr, R: tl.constexpr, L: tl.constexpr):  # fmt: skip
     """R x L positions of the rim rows, from position j0 on, and the row and column of each."""
     position = j0 + (tl.arange(0, R)[:, None] * L + tl.arange(0, L)[None, :])[None, :, :]
     j = quotient(position, cols_by)
     col = position - j * cols
     row = tl.where(j < top, rim_lo + j, core_hi + j - top)
-    at = address(position, row, col, stride_h, stride_w, False, 1)
+    at = address(position, row, col, stride_h, stride_w, False, ALONG, 1)
     return tl.load(planes + at, mask=live & (j < rims) & (col < width), other=0), row, col
 
 
@@ -343,7 +356,7 @@ def scale_and_store(total, out, bias, multiplier, n, co, live, G, g, CO, mult_n,
 def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
                  C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
                  parts, parts_by, cuts, cuts_by,
-                 TENSOR: tl.constexpr, ACC: tl.constexpr, RUN: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
+                 TENSOR: tl.constexpr, ACC: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
                  L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, n, block, down, across = locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by)
@@ -356,9 +369,9 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
     position, row, col = deal(R, L, cols, cols_by)
     planes = y + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
     # A run is read in rows as long as an access, so that no position of a step is idle.
-    live = (c < C)[:, None, None] if RUN else (c < C)[:, None, None] & (col < W - c0)
+    live = (c < C)[:, None, None] & in_part(col, W - c0, RUN, ALONG, VEC)
     # 3 masked load, 4 accumulate
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     lo = tl.full((), 0, tl.int32)
     acc = stream(ptrs, position, live, lo, rows, cols, step, stride_h, RUN and BP == 1, ACC, UNROLL)
     # 5 reduce
@@ -412,7 +425,7 @@ def band_sums(x, sums, partials, counters,
               C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
               parts, parts_by, cuts, cuts_by, even,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
-              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, WHOLE: tl.constexpr,
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr,
               BP: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
               RIMS: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
@@ -428,7 +441,7 @@ def band_sums(x, sums, partials, counters,
     # 2 addresses
     position, row, col = deal(R, L, cols, cols_by)
     planes = x + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     live = (c < C)[:, None, None]
     # From here on a block's first plane is number 0, in sums and in partials alike.
     sums += (n * C + block * BP) * (RB * CB)
@@ -437,7 +450,7 @@ def band_sums(x, sums, partials, counters,
     to += tl.arange(0, BP) * (RB * CB)
     if WHOLE:
         # 3 masked load: all of a plane in one step
-        plane = tl.load(ptrs, mask=live & (row < rows), other=0, eviction_policy="evict_first").to(ACC)
+        plane = tl.load(ptrs, mask=live & (position < rows * cols), other=0, eviction_policy="evict_first").to(ACC)
         for rb in range(RB):
             for cb in range(CB):
                 # 4 accumulate, 5 reduce
@@ -449,10 +462,11 @@ def band_sums(x, sums, partials, counters,
         # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
         core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
         first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by,
-                                                stride_h, stride_w, RIMS, L)  # fmt: skip
-        core = stream(ptrs, position, live & (col < width), core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL)
+                                                stride_h, stride_w, ALONG, RIMS, L)  # fmt: skip
+        core = stream(ptrs, position, live & in_part(col, width, RUN, ALONG, VEC), core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL)
         first = first.to(ACC)
-        # Idle positions are in no band.
+        # Idle positions are in no band. Dealt again: the columns of a run need no registers while it streams.
+        position, row, col = deal(R, L, cols, cols_by)
         col = tl.where(position < step * cols, col, -1)
         for cb in range(CB):
             # 5 reduce
@@ -462,7 +476,7 @@ def band_sums(x, sums, partials, counters,
                                               AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
                 for j0 in range(RIMS * L, rims * cols, RIMS * L):
                     rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols,
-                                                      cols_by, stride_h, stride_w, RIMS, L)  # fmt: skip
+                                                      cols_by, stride_h, stride_w, ALONG, RIMS, L)  # fmt: skip
                     total += rim_columns(rim.to(ACC), rim_row, rim_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
                                          AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
                 # 7 store
@@ -582,7 +596,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
                        parts, parts_by, cuts, cuts_by, even,
                        TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                        BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
-                       AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr,
+                       AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr,
                        FOLD: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
                        RIMS: tl.constexpr, BCO: tl.constexpr, KK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
@@ -599,7 +613,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     # 2 addresses
     position, row, col = deal(R, L, cols, cols_by)
     planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     co = tl.arange(0, BCO)
     weight += (g * CI + ci) * CO * (KH * KW)
     w_at = (co * (KH * KW))[None, :]
@@ -611,10 +625,12 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     live = tl.full((1, 1, 1), 1, tl.int1)
     first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h,
-                                            stride_w, RIMS, L)  # fmt: skip
-    core = stream(ptrs, position, col < width, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL)
+                                            stride_w, ALONG, RIMS, L)  # fmt: skip
+    core = stream(ptrs, position, in_part(col, width, RUN, ALONG, VEC), core_lo, core_hi, cols, step, stride_h, False,
+                  ACC, UNROLL)  # fmt: skip
     first = first.to(ACC)
-    # Idle positions are in no band.
+    # Idle positions are in no band. Dealt again: the columns of a run need no registers while it streams.
+    position, row, col = deal(R, L, cols, cols_by)
     col = tl.where(position < step * cols, col, -1)
     # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
     totals = ()
@@ -626,7 +642,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
                                           AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
             for j0 in range(RIMS * L, rims * cols, RIMS * L):
                 rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by,
-                                                  stride_h, stride_w, RIMS, L)  # fmt: skip
+                                                  stride_h, stride_w, ALONG, RIMS, L)  # fmt: skip
                 total += rim_columns(rim.to(ACC), rim_row, rim_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
                                      AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
             total = tl.sum(tl.sum(total, 1), 0)
@@ -664,7 +680,7 @@ def load_planes(x, n, ci, end, N, H, W, stride_n, stride_c, stride_h, stride_w, 
         at = tl.multiple_of(tl.max_contiguous(at + position, (1, 2, P)), (1, 1, VEC))
     else:
         at += row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
-    mask = (n < N)[:, None, None] & (ci < end)[None, :, None] & (row < H)
+    mask = (n < N)[:, None, None] & (ci < end)[None, :, None] & (position < H * W)
     return tl.load(x + at, mask=mask, other=0), row, col
 
 
@@ -801,7 +817,7 @@ def band_fill(d, dx,
               C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
               parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
-              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
               L: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -828,10 +844,10 @@ def band_fill(d, dx,
         core += tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
     core = narrow(core.to(tl.float64), dx.dtype.element_ty)
     # 7 store
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     ptrs += core_lo * stride_h
     for r in range(core_lo, core_hi, step):
-        live = mask & (col < width) & (position < tl.minimum(core_hi - r, step) * cols)
+        live = mask & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(core_hi - r, step) * cols)
         tl.store(ptrs, core, mask=live)
         ptrs += step * stride_h
     # The same of the other rows, each with its own bands.
@@ -846,8 +862,8 @@ def band_fill(d, dx,
                 own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
                 band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
                 value += tl.where(own, band, 0)
-        live = mask & (col < width) & (row < tl.minimum(others - j0, step))
-        to = planes + address(position, at, col, stride_h, stride_w, False, VEC)
+        live = mask & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(others - j0, step) * cols)
+        to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC)
         tl.store(to, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=live)
 
 

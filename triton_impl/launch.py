@@ -142,9 +142,17 @@ def _compiled(special: Specialization, device: int) -> driver.Kernel:
             # Asked of torch: Triton would have a C compiler make a module to ask the driver.
             major, minor = torch.cuda.get_device_capability(device)
             target = GPUTarget("cuda", 10 * major + minor, 32)
-            code = machine_code(special.source(), target, special.options)
-            _kernels[key] = driver.Kernel(device, code.cubin, code.name, code.threads, code.shared)
+            try:
+                _kernels[key] = _loaded(special, device, target, anew=False)
+            except driver.Unloadable:
+                # Machine code cut short on disk, in our file or in Triton's own cache.
+                _kernels[key] = _loaded(special, device, target, anew=True)
     return _kernels[key]
+
+
+def _loaded(special: Specialization, device: int, target: GPUTarget, *, anew: bool) -> driver.Kernel:
+    code = machine_code(special.source(), target, special.options, anew=anew)
+    return driver.Kernel(device, code.cubin, code.name, code.threads, code.shared)
 
 
 POINTER = {

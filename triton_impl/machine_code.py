@@ -8,6 +8,7 @@ somebody edits its Python files in place: TRITON_ALWAYS_COMPILE=1 is for them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from triton.runtime.cache import get_cache_manager
 
 FILE = "machine_code.json"
 
+_log = logging.getLogger("convgap")
+
 
 @dataclass(frozen=True)
 class MachineCode:
@@ -37,18 +40,33 @@ class MachineCode:
     """Bytes of shared memory per program."""
 
 
-def machine_code(source: ASTSource, target: GPUTarget, options: dict[str, Any]) -> MachineCode:
+def machine_code(
+    source: ASTSource, target: GPUTarget, options: dict[str, Any], *, anew: bool = False
+) -> MachineCode:
     """Compile `source` for `target` with Triton's `options`, or find what that gave before in Triton's cache folder.
 
-    Raises whatever Triton raises, and RuntimeError for a kernel that needs scratch memory.
+    anew: whatever is found there is not to be trusted. Raises whatever Triton raises, and RuntimeError for a kernel
+    that needs scratch memory.
     """
     files = get_cache_manager(_key(source, target, options))
-    path = None if knobs.compilation.always_compile else files.get_file(FILE)
+    path = None if anew or knobs.compilation.always_compile else files.get_file(FILE)
     found = _read(path) if path else None
     if found is None:
-        found = _compiled(triton.compile(source, target=target, options=options))
+        found = _compiled(_compile(source, target, options, anew))
         files.put(json.dumps(vars(found) | {"cubin": b64encode(found.cubin).decode()}), FILE, binary=False)
     return found
+
+
+def _compile(source: ASTSource, target: GPUTarget, options: dict[str, Any], anew: bool) -> Any:
+    """What Triton makes of it. Files in its own cache that cannot be read are made once more, as if they were not there."""
+    if not anew:
+        try:
+            return triton.compile(source, target=target, options=options)
+        except Exception as error:
+            _log.debug("compiled anew, past Triton's cache, after %r", error)
+    with knobs.compilation.scope():
+        knobs.compilation.always_compile = True
+        return triton.compile(source, target=target, options=options)
 
 
 def _key(source: ASTSource, target: GPUTarget, options: dict[str, Any]) -> str:

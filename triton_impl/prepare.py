@@ -77,7 +77,7 @@ def _seen(problem: Chain, layout: Layout) -> Chain:
 
 def _tile_constants(tile: tiles.Tile, layout: Layout) -> dict[str, Any]:
     return {
-        "RUN": tile.RUN, "BP": tile.BP, "R": tile.R, "L": tile.L, "VEC": tile.VEC, "UNROLL": tile.UNROLL,
+        "RUN": tile.RUN, "ALONG": layout.unit != "planes", "BP": tile.BP, "R": tile.R, "L": tile.L, "VEC": tile.VEC, "UNROLL": tile.UNROLL,
         **tiles.unit_strides(layout),
     }  # fmt: skip
 
@@ -311,7 +311,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
             "SWAPPED": layout.swapped, "RUN": run, "P": positions, "VEC": VEC, **tiles.unit_strides(layout),
             "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "FR": _slices_at_once(BN, cut.BCO, warps, dtype),
         },
-        {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "weight": 16, "partials": 16},
+        {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "W": VEC, "weight": 16, "partials": 16},
         warps,
     )  # fmt: skip
     why = f"planes of {plane} elements: band sums stay in the program, which multiplies them for {cut.BCO} outputs"

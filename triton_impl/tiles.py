@@ -68,7 +68,7 @@ def unit_strides(layout: Layout) -> dict[str, int]:
 def divisible(layout: Layout, tile: Tile, pointer: str, itemsize: int) -> dict[str, int]:
     """What lets the compiler use accesses of `layout.vector` elements."""
     vector = tile.VEC if layout.unit != "planes" else layout.vector
-    names = ("stride_n", "stride_c", "stride_h", "C") if layout.unit == "planes" else ("stride_n", "stride_c", "stride_h", "cols")
+    names = ("stride_n", "stride_h", "stride_w", "C") if layout.unit == "planes" else ("stride_n", "stride_c", "stride_h", "cols")
     return {pointer: vector * itemsize, **dict.fromkeys(names, vector)}
 
 
@@ -141,7 +141,8 @@ def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
     run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
     large = run and itemsize > 2 and plane * itemsize > c.LARGE_PLANE_BYTES
     warps = double * (2 if large else 1)
-    size = (2 if large else 1) * c.BANDS_BYTES // acc
+    # Narrow accesses are many, and each takes a register: half the elements.
+    size = (2 if large else 1) * c.BANDS_BYTES // acc // (2 if VEC == 1 else 1)
     if run and layout.w > size:
         run = False
     if not run:
