@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 import torch
 
-from runtime.layout import Layout
-
 CPU = torch.device("cpu")
 """To compare with: torch makes a string anew whenever it is asked for the type of a device."""
 
@@ -82,46 +80,3 @@ def check_grid(grid: tuple[int, int]) -> None:
     """Refuse what CUDA cannot launch. Raises Unlaunchable."""
     if grid[0] >= 2**31 or grid[1] >= 2**16:
         raise Unlaunchable(f"sizes: expected a grid within CUDA's 2**31 - 1 x 65535 blocks, they need {grid}")
-
-
-@dataclass(frozen=True)
-class TailCall:
-    """multiply_gap with `partials` accumulators and `counters` zeros (none where one block holds a
-    plane), or, with `flat`, multiply_gap_flat, which takes fewer arguments."""
-
-    layout: Layout
-    multiply_gap: Launch
-    partials: int
-    counters: int
-    depth: int
-    """Longest chain of additions behind one output."""
-    flat: bool = False
-
-
-@dataclass(frozen=True)
-class ChainCall:
-    """Either band_sums_contract (where one launch serves), or band_sums, then contract; the last block of
-    each finishes, with so many accumulators of its own and zeroed counters."""
-
-    layout: Layout
-    band_sums: Launch
-    contract: Launch
-    band_sums_contract: Launch | None
-    partials: int
-    counters: int
-    band_partials: int
-    band_counters: int
-    contract_partials: int
-    contract_counters: int
-    depth: int
-    """Longest chain of additions behind one output, whichever way it is made."""
-
-
-@dataclass(frozen=True)
-class BackwardCall:
-    """expand, then band_fill, make dx; weight_grad makes dweight from the saved band sums."""
-
-    layout: Layout
-    expand: Launch
-    band_fill: Launch
-    weight_grad: Launch

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
 import convgap
-from convgap.selection import BACKENDS, depth, kernel_set
-from cupy_impl import launch as cuda
+from convgap.selection import BACKENDS
 from harness.cases.case import LAYOUTS, Case, random_chain
 from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.numerics.budget import compare
+from harness.numerics.depth import depth
 from harness.numerics.examine import guarded
 from harness.numerics.truth import Truth, truth
 from reference.problem import Chain, Tail
-from runtime import execute
+from runtime import call as calls
+from runtime.prepared import Prepared
 from tests.usable import require
 
 GPU = torch.cuda.is_available()
@@ -138,39 +139,8 @@ REPEATED = [
 ]
 
 
-@pytest.fixture
-def soon_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few blocks of contract are many already: an interpreter takes half a minute for as many as a GPU has."""
-    sets: list[Any] = []
-    for name in ("triton", "cupy"):
-        with suppress(ImportError):
-            sets.append(kernel_set(name))
-    for kernels in sets:
-        monkeypatch.setattr(kernels.plan, "MANY", 16)
-        kernels.prepare_chain.cache_clear()
-    yield
-    for kernels in sets:
-        kernels.prepare_chain.cache_clear()
-
-
-@pytest.mark.parametrize("backend", ["triton", "cupy"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.usefixtures("soon_many", "poisoned")
-def test_products_that_share_what_they_read(
-    backend: str, dtype: str, groups: int, device: torch.device
-) -> None:
-    require(backend, device)
-    problem = Chain(33, 8 * groups, 70 * groups, 3, 3, (3, 3), (2, 2), (1, 1), (1, 1), groups=groups)
-    plan = kernel_set(backend).plan
-    assert plan.contraction(problem).BN == plan.CONTRACT_MANY.BN
-    assert plan.contraction(problem) != plan.contraction(replace(problem, n=1))
-    check(backend, Case("chain/many", problem, "other blocks", values="normal"), device, dtype, "contiguous")
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
-@pytest.mark.usefixtures("soon_many")
 def test_same_bits_from_run_to_run(backend: str, case: Case, device: torch.device) -> None:
     require(backend, device)
     inputs = make_inputs(case, device)
@@ -181,7 +151,6 @@ def test_same_bits_from_run_to_run(backend: str, case: Case, device: torch.devic
 
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 @pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.name)
-@pytest.mark.usefixtures("soon_many")
 def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, device: torch.device) -> None:
     # Plain torch promises no such thing: how its sums are split depends on how many there are.
     require(backend, device)
@@ -190,19 +159,6 @@ def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, devic
     for n in range(case.problem.n):
         alone = replace(inputs, x=inputs.x[n : n + 1]).call(convgap, backend=backend)
         assert torch.equal(alone[0], together[n])
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-@pytest.mark.usefixtures("poisoned")
-def test_planes_in_pairs(layout: str, device: torch.device) -> None:
-    """Planes of 64 KiB, as many as a sample must have for a CUDA block to contract two of them."""
-    problem = Chain(2, 64, 3, 128, 128, (3, 2), (2, 3), (1, 2), (1, 0))
-    case = Case("chain/pairs", problem, "two planes a block", values="normal")
-    x = make_inputs(case, device, layout=layout).x
-    call = cuda.prepare_chain(problem, x.stride(), x.dtype, x.data_ptr() % 16, False)
-    assert call.band_sums_contract is not None
-    assert call.band_sums_contract.grid == (problem.n * problem.c_in // 2, 1)
-    check("cupy", case, device, "float32", layout)
 
 
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
@@ -239,20 +195,20 @@ def test_weight_at_an_odd_address(backend: str, dtype: str, device: torch.device
     assert torch.equal(replace(inputs, weight=odd).call(convgap, backend=backend), expected)
 
 
-def test_contraction_reads_from_aligned_addresses() -> None:
+def test_products_read_from_aligned_addresses() -> None:
     problem = Chain(3, 8, 40, 4, 4, (4, 4), (2, 2), (1, 1), bias=False)
     seen: list[Tensor] = []
-    real = cuda.prepare_chain(problem, (128, 16, 4, 1), torch.float32, 0, False)
-    spied = replace(real, contract=lambda device, stream, *arguments: seen.extend(arguments[:2]))
-    kernels: Any = SimpleNamespace(prepare_chain=lambda *arguments: spied)
+    launch: Any = SimpleNamespace(kind=0)
+    kernels: Any = SimpleNamespace(prepare_contract=lambda *_: Prepared(launch, 0, 0, ""))
     for first in (0, 1):
-        seen.clear()
-        sums, weight = (torch.arange(first + n, dtype=torch.float32)[first:] for n in (3 * 128, 8 * 40 * 16))
-        given = sums.view(3, 8, 4, 4), weight.view(8, 40, 4, 4)
-        execute.contract(kernels, problem, *given, None, 1.0, None, 0)
+        sums, weight = (torch.arange(first + n, dtype=torch.float32)[first:] for n in (3 * 72, 8 * 40 * 16))
+        given = sums.view(problem.sums_shape), weight.view(problem.weight_shape)
+        with mock.patch.object(calls, "_start", lambda made, device, stream, *a: seen.extend(a[:2])):
+            calls.contract(kernels, problem, *given, None, 1.0, None, 0)
         assert [t.data_ptr() % 16 for t in seen] == [0, 0]
         for have, want in zip(seen, given, strict=True):
             assert torch.equal(have, want) and (have is want) == (first == 0)
+        seen.clear()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+import convgap
 from cupy_impl.interpret import unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def fail(error):
 
 import convgap
 from convgap import selection
-from runtime import execute
+from runtime import call
 from harness.cli import main
 from reference import eager
 
@@ -102,11 +103,11 @@ def run(fault: str, device: str = DEVICE, program: str = PROGRAM, **variables: s
 
 NO_TRITON = 'hide("triton")'
 WRONG = """
-right = execute.tail
+right = call.tail
 def wrong(kernels, *rest):
     out = right(kernels, *rest)
     return out + 1 if kernels.__name__.startswith("KERNELS") else out
-execute.tail = wrong
+call.tail = wrong
 """
 
 
@@ -128,16 +129,9 @@ FAULTS = {
         WRONG.replace("KERNELS", ""), {"triton": "its probe of the tail gave", "cupy": "its probe of the tail gave"}
     ),
     "Triton's kernels not to be prepared": Fault(
-        'import triton_impl.launch\ntriton_impl.launch.prepare_chain = fail(RuntimeError("PassManager::run failed"))',
+        "import triton_impl.prepare as prepare\n"
+        'prepare.prepare_band_sums_contract = fail(RuntimeError("PassManager::run failed"))',
         {"triton": "PassManager::run failed"},
-    ),
-    "Triton fails after its probe": Fault(
-        "import triton_impl.launch as launch\nprepare = launch.prepare_chain\n"
-        "def only_float32(problem, stride, dtype, *rest):\n"
-        '    if dtype == torch.float64: raise RuntimeError("out of resources: shared memory")\n'
-        "    return prepare(problem, stride, dtype, *rest)\n"
-        "launch.prepare_chain = only_float32",
-        {"triton": "out of resources: shared memory"},
     ),
     "Triton without a C compiler, which its own launcher would take": Fault(
         "", {}, {"PATH": "/nowhere", "TRITON_CACHE_DIR": "{tmp}"}, gpu="Triton's interpreter has no launcher",
@@ -202,6 +196,87 @@ def test_the_next_backend_serves(name: str, tmp_path: Path) -> None:
     assert set(found["named"]) == set(fault.lost)
 
 
+KIND = """
+from triton_impl import launch
+launched = launch.Launch.__call__
+def only_float32(self, device, stream, *arguments):
+    if arguments[0].dtype == torch.float64:
+        tried.append(1)
+        raise RuntimeError("out of resources: shared memory")
+    return launched(self, device, stream, *arguments)
+launch.Launch.__call__ = only_float32
+tried = []
+y = torch.rand(2, 3, 5, 6, device=device)
+found = {"warned": []}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        for given in (y.double(), y):
+            torch.testing.assert_close(convgap.multiply_gap(given, 0.5), eager.multiply_gap(given, 0.5))
+found["warned"] = [str(w.message) for w in caught if "convgap" in str(w.message)]
+found["served"] = [convgap.explain(convgap.multiply_gap, t, 0.5).steps[0].backend for t in (y.double(), y)]
+found["why"] = convgap.explain(convgap.multiply_gap, y.double(), 0.5).steps[0].chosen
+convgap.multiply_gap(y, 0.5, backend="triton")
+try:
+    convgap.multiply_gap(y.double(), 0.5, backend="triton")
+except RuntimeError as error:
+    found["named"] = str(error)
+found["usable"] = convgap.status(device)[0].usable
+found["tried"] = len(tried)
+print(json.dumps(found))
+"""
+
+
+def test_a_call_that_cannot_be_launched_costs_no_other_call() -> None:
+    reason = unavailable()
+    if not GPU and reason:
+        pytest.skip(f"the CUDA C++ interpreter is the next backend here, and cannot run: {reason}")
+    found = run("", program=PROGRAM.partition("FAULT")[0] + KIND)
+    assert found["served"] == ["cupy", "triton"]
+    (warning,) = found["warned"]
+    for said in (warning, found["named"], found["why"]):
+        assert "out of resources: shared memory" in said
+    assert found["usable"]
+    # What failed to compile is not compiled again, whether it is asked for by name or not.
+    assert found["tried"] == 1
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton", "cupy"])
+def test_groups_beyond_a_grid(backend: str) -> None:
+    groups = 65536
+    x, weight = torch.rand(1, groups, 3, 3, device=DEVICE), torch.rand(groups, 1, 2, 2, device=DEVICE)
+    expected = torch.nn.functional.conv_transpose2d(x, weight, groups=groups).mean((2, 3), keepdim=True)
+    if backend != "auto" and not GPU:
+        pytest.skip("an interpreter takes minutes for as many blocks")
+    got = convgap.conv_transpose2d_multiply_gap(x, weight, groups=groups, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("value", "words"), [("", None), ("triton2", "CONVGAP_BACKEND"), ("torch", None)])
+def test_the_variable(value: str, words: str | None) -> None:
+    program = """
+import json, torch, convgap
+try:
+    convgap.multiply_gap(torch.ones(1, 2, 3, 4), 1.0)
+    print(json.dumps(None))
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+    said = run("", "cpu", program, CONVGAP_BACKEND=value)
+    assert said is None if words is None else words in said and value in said
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:0", "cuda", "cuda:99", "meta"])
+def test_status_is_an_answer(device: str) -> None:
+    program = f"import json, convgap\nprint(json.dumps([s.reason for s in convgap.status({device!r})]))"
+    for visible in {"", *([os.environ.get("CUDA_VISIBLE_DEVICES", "0")] if GPU else [])}:
+        reasons = run("", "cpu", program, CUDA_VISIBLE_DEVICES=visible)
+        assert reasons[2] == ""
+        if device.startswith("cuda") and not visible:
+            assert reasons[:2] == ["RuntimeError: torch finds no CUDA device"] * 2
+        assert not any("CUDA error" in reason for reason in reasons)
+
+
 def test_no_driver_leaves_the_cpu() -> None:
     # No device to be seen: tensors are on the CPU, where "auto" is plain torch and says nothing.
     program = """
@@ -227,17 +302,17 @@ def test_out_of_memory_blames_no_backend(when: str) -> None:
     program = """
 import json, sys, warnings, torch, convgap
 from convgap import selection
-from runtime import execute
+from runtime import call
 device = torch.device(sys.argv[1])
 selection.ORDER[device.type] = convgap.BACKENDS
 x = torch.ones(1, 2, 3, 4, device=device)
 if WHEN == "in a call":
     convgap.multiply_gap(x, 2.0)
-right = execute.tail
+right = call.tail
 def once(*args):
-    execute.tail = right
+    call.tail = right
     raise torch.OutOfMemoryError("planted")
-execute.tail = once
+call.tail = once
 found = {}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -290,9 +365,9 @@ import json, sys, threading, warnings, torch, convgap
 from convgap import selection
 device = torch.device(sys.argv[1])
 selection.ORDER[device.type] = ("triton", "torch")
-def broken(name, device):
+def broken(name, device, check=None):
     raise RuntimeError("planted")
-selection._load = broken
+selection.probe = broken
 x, barrier, outs = torch.ones(1, 2, 3, 4, device=device), threading.Barrier(8), []
 def work():
     barrier.wait()

@@ -1,4 +1,4 @@
-"""The native call path on CPU tensors, against a stand-in for the driver: what it launches, and what it leaves alone."""
+"""The native call path on CPU tensors, against a stand-in for the driver: what it launches, what it leaves alone."""
 
 from __future__ import annotations
 

@@ -53,14 +53,17 @@ with torch.no_grad():
     torch.testing.assert_close(convgap.multiply_gap(x, 0.5), 0.5 * x.mean((2, 3), keepdim=True))
 assert torch.autograd.gradcheck(chain, (x, w, b, m)) and torch.autograd.gradgradcheck(chain, (x, w, b, m))
 scale = make(4, 1, 1)
-assert torch.autograd.gradcheck(convgap.multiply_gap, (x, scale)) and torch.autograd.gradgradcheck(convgap.multiply_gap, (x, scale))
+for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+    assert check(convgap.multiply_gap, (x, scale))
 assert torch.autograd.gradcheck(lambda x: convgap.multiply_gap(x, 0.5), (x,))
 with torch.autocast("cpu", torch.bfloat16):
     assert chain(x.float(), w.float(), b.float(), 0.5).dtype == torch.bfloat16
-compiled = torch.compile(lambda x: chain(x, w, b, m).sin().sum(), backend="aot_eager", fullgraph=True)
-torch.testing.assert_close(torch.autograd.grad(compiled(x), x), torch.autograd.grad(right(x, w, b, m).sin().sum(), x))
-torch.testing.assert_close(torch.func.grad(lambda x: chain(x, w, b, m).sum())(x.detach()),
-                           torch.func.grad(lambda x: right(x, w, b, m).sum())(x.detach()))
+if not name or not private.NODES:
+    compiled = torch.compile(lambda x: chain(x, w, b, m).sin().sum(), backend="aot_eager", fullgraph=True)
+    expected = torch.autograd.grad(right(x, w, b, m).sin().sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), x), expected)
+    torch.testing.assert_close(torch.func.grad(lambda x: chain(x, w, b, m).sum())(x.detach()),
+                               torch.func.grad(lambda x: right(x, w, b, m).sum())(x.detach()))
 print(json.dumps(found))
 """
 
