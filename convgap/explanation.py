@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,9 +26,9 @@ class Step:
     """Name without the namespace: "chain", "multiply_gap", "band_sums", ..."""
     device: str
     backend: str
-    """The backend that served it."""
+    """The backend that served it, or "none" for tensors without data."""
     how: str
-    """"compiled", "interpreter" or "torch operations"."""
+    """"compiled", "interpreter", "torch operations" or "shapes only"."""
     chosen: str
     """Why that backend: what was asked for, and what was skipped."""
     kernels: tuple[str, ...]
@@ -126,6 +127,9 @@ def _load_for_any_batch(step: Step, args: tuple[Any, ...]) -> None:
 
 def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
     asked, device = args[-1], args[0].device
+    if args[0].is_meta or isinstance(args[0], FakeTensor):
+        why = "its tensors have no data, so only the result's shape was worked out"
+        return Step(operator, str(device), "none", "shapes only", why, (), "")
     name = selection.choose(asked, device)
     kernels, path = _kernels(name, operator, args) if out.numel() else ((), "")
     how = selection.status_of(name, device).how
@@ -139,7 +143,8 @@ def _reason(asked: str, name: str, device: torch.device) -> str:
         return f"CONVGAP_BACKEND is {selection.DEFAULT!r}"
     order = selection.ORDER.get(device.type)
     if order is None:
-        return f"'auto' is plain torch on {device.type}: there the kernels are only interpreted"
+        only = "the kernels are only interpreted" if device.type == "cpu" else "no kernel runs"
+        return f"'auto' is plain torch on {device.type}: there {only}"
     skipped = [selection.status_of(other, device) for other in order[: order.index(name)]]
     return "".join(f"{status.name} was skipped, {status.reason}; " for status in skipped) + "first that works"
 

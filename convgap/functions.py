@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import SupportsIndex
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from convgap.arguments import Size, check_like, check_planes, geometry_of, known_geometry, multiplier_of
+from convgap.arguments import (
+    Size,
+    check_like,
+    check_planes,
+    geometry_of,
+    known_geometry,
+    multiplier_of,
+    options_of,
+)
 from convgap.selection import check_name
 from convgap.torch_op import library
 
@@ -41,7 +51,7 @@ def conv_transpose2d_multiply_gap(
     stride: Size = 1,
     padding: Size = 0,
     output_padding: Size = 0,
-    groups: int = 1,
+    groups: SupportsIndex = 1,
     dilation: Size = 1,
     strategy: str = "collapsed",
     backend: str = "auto",
@@ -52,7 +62,7 @@ def conv_transpose2d_multiply_gap(
     weight      [Cin, Cout / groups, KH, KW]; bias [Cout] or None; x's dtype and device
     multiplier  a number, or a tensor that broadcasts to the output (then it gets a gradient)
     stride, padding, output_padding, groups, dilation
-                as in torch.nn.functional.conv_transpose2d: ints or pairs
+                as in torch.nn.functional.conv_transpose2d: integers (NumPy's too), or sequences of one or two
     strategy    "collapsed" never makes the convolution's output; "tail" lets torch make it and fuses the rest
     backend     "auto", "triton", "cupy" or "torch"; a name never falls back
 
@@ -72,13 +82,13 @@ def conv_transpose2d_multiply_gap(
     if bias is not None:
         check_like("bias", bias, x)
     sizes = x.shape, weight.shape, None if bias is None else bias.shape
-    options = stride, padding, output_padding, dilation, groups, strategy
+    options = options_of(stride, padding, output_padding, dilation, groups, strategy)
     if torch.compiler.is_compiling():
         geometry = geometry_of(*sizes, *options)
     else:
         try:
             geometry = known_geometry(*sizes, *options)
-        except TypeError:  # lists and symbolic sizes cannot be looked up; what is wrong raises again
+        except TypeError:  # symbolic sizes cannot be looked up
             geometry = geometry_of(*sizes, *options)
     batched = x if x.dim() == 4 else x.unsqueeze(0)
     scale, tensor = multiplier_of(multiplier, batched, weight.shape[1] * geometry[8], x.dim() == 4)

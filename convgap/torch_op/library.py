@@ -35,15 +35,15 @@ from torch_impl import forward, steps
 _library = torch.library.Library("convgap", "DEF")
 
 for _schema in (
-    "multiply_gap(Tensor y, Tensor? multiplier, float scale, str backend) -> Tensor",
-    "chain(Tensor x, Tensor weight, Tensor? bias, Tensor? multiplier, float scale, int[] geometry,"
+    "multiply_gap(Tensor y, Tensor? multiplier, Scalar scale, str backend) -> Tensor",
+    "chain(Tensor x, Tensor weight, Tensor? bias, Tensor? multiplier, Scalar scale, int[] geometry,"
     " str backend) -> Tensor",
     "plane_sums(Tensor y, str backend) -> Tensor",
     "band_sums(Tensor x, SymInt[] kernel, int[] geometry, str backend) -> Tensor",
-    "contract(Tensor sums, Tensor weight, Tensor? bias, Tensor? multiplier, float scale, SymInt[] size,"
+    "contract(Tensor sums, Tensor weight, Tensor? bias, Tensor? multiplier, Scalar scale, SymInt[] size,"
     " int[] geometry, str backend) -> Tensor",
-    "expand(Tensor grad, Tensor weight, float scale, SymInt[] size, int[] geometry, str backend) -> Tensor",
-    "weight_grad(Tensor grad, Tensor sums, float scale, SymInt[] size, int[] geometry, ScalarType dtype,"
+    "expand(Tensor grad, Tensor weight, Scalar scale, SymInt[] size, int[] geometry, str backend) -> Tensor",
+    "weight_grad(Tensor grad, Tensor sums, Scalar scale, SymInt[] size, int[] geometry, ScalarType dtype,"
     " str backend) -> Tensor",
     "band_fill(Tensor d, SymInt[] size, int[] geometry, ScalarType dtype, bool channels_last,"
     " str backend) -> Tensor",
