@@ -17,6 +17,7 @@ from harness.cases.case import Case
 from harness.cases.inputs import Inputs
 from harness.cli import COMMANDS, main
 from harness.commands import check, compare, doctor
+from harness.console import console
 from harness.entries.entry import Built, Entry
 from harness.records.as_json import load
 from harness.runs import timer
@@ -271,3 +272,26 @@ def test_a_right_row_that_was_not_timed_exits_with_1(
     monkeypatch.setattr(timer, "timer_for", lambda *_: fake_timer([], stopwatch=stopwatch))
     assert main(SMALL) == 1
     assert "2 not timed" in capsys.readouterr().out
+
+
+def test_version_and_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == "bench.py 0.1.0\n"
+    assert console().width == 100
+    monkeypatch.setenv("COLUMNS", "70")
+    assert console().width == 70
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert console().width == 100
+
+
+def test_completion_is_printed_or_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if find_spec("shtab"):
+        with pytest.raises(SystemExit, match="0"):
+            main(["--print-completion", "bash"])
+        assert "compare" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--print-completion", "bash"]) == 2
+    assert "extra 'completion'" in capsys.readouterr().err
