@@ -1,0 +1,1 @@
+"""What runs in a candidate's own process: it takes tensors in, calls the candidate, and sends bytes out. It decides nothing."""
