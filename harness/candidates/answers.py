@@ -1,4 +1,4 @@
-"""Is one answer right? The truth of any call in float64, and how far an answer of unknown order of additions may be off."""
+"""Is one answer right? The truth of any call in float64, and how far an unknown order of additions may be off."""
 
 from __future__ import annotations
 

@@ -12,9 +12,19 @@ from collections.abc import Iterator
 PERSISTING = re.compile(
     r"PersistingL2|persisting_l2|PERSISTING_L2|accessPolicyWindow|access_policy_window|ACCESS_POLICY_WINDOW"
 )
-JOINS = ("wait_stream", "wait_event", "synchronize", "cudaStreamWaitEvent", "cuStreamWaitEvent", "record_event")
+JOINS = (
+    "wait_stream",
+    "wait_event",
+    "synchronize",
+    "cudaStreamWaitEvent",
+    "cuStreamWaitEvent",
+    "record_event",
+)
 STREAM = re.compile(r"(?:torch|cupy|cp)\.cuda\.Stream\(|cudaStreamCreate|cuStreamCreate|getStreamFromPool")
-VERDICT = re.compile(r'"verdict"\s*:|\bverdict\b.{0,20}\baccepted\b|\baccepted\b|\ball (?:tests|checks) passed\b', re.IGNORECASE)
+VERDICT = re.compile(
+    r'"verdict"\s*:|\bverdict\b.{0,20}\baccepted\b|\baccepted\b|\ball (?:tests|checks) passed\b',
+    re.IGNORECASE,
+)
 
 
 def signs(sources: dict[str, str]) -> Iterator[str]:
@@ -42,6 +52,9 @@ def _without_comments(name: str, text: str) -> str:
     except (SyntaxError, ValueError):
         return text
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             del node.body[0]
     return "\n".join(ast.unparse(node) for node in tree.body)

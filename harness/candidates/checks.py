@@ -5,7 +5,7 @@ All that a verdict rests on is here: inputs, weights and truth never come from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.candidates import answers
 from harness.candidates.diagnosis import Past, diagnose
 from harness.candidates.forms import Candidate
-from harness.candidates.trials import Trial, spec, storage, structured
+from harness.candidates.trials import Trial, spec, storage
 from harness.candidates.verdict import Check, Found
 from harness.candidates.worker import Worker
 from harness.cases.inputs import Inputs
@@ -30,12 +30,14 @@ SLACK = 1 << 16  # bytes that an answer may be larger than what was expected, be
 class Rules:
     """tf32: whether the framework's convolution rounds to TF32 here. chain: the longest chain of additions, if known.
 
-    frozen: whether weights may be taken once, at construction.
+    frozen: whether weights may be taken once, at construction. patience: seconds that a call on a published shape may
+    take; an interpreter may need minutes, and then gets fewer samples of it.
     """
 
     tf32: bool = False
     chain: int | None = None
     frozen: bool = False
+    patience: float | None = None
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Examination:
         self.notes: list[str] = []
         self.largest = (0.0, 0.0)  # absolute and relative error so far
         self._model: _Model | None = None
+        self._pace = 0.0  # seconds per element of x, of the last call
 
     def load(self) -> None:
         """Hand the files over and have them read."""
@@ -67,19 +70,15 @@ class Examination:
         c = self.candidate
         self._ask("load", seconds=None, form=c.form, details=c.details, wants_gpu=c.wants_gpu)
 
-    def run(self, trials: list[Trial]) -> None:
-        """All trials; Found at the first fault."""
-        for trial in trials:
-            try:
-                for what, comparison in self._thorough(trial) if trial.thorough else self._short(trial):
-                    self._passed(trial, what, comparison)
-            except Found as fault:
-                self.checks.append(Check(trial.name, False, fault.reason))
-                others = [check for check in self.checks[:-1] if check.passed]
-                if fault.verdict == "wrong" and trial.public and others:
-                    reason = f"shortcut: right on every shape but a published one, {trial.problem}: {fault.reason}"
-                    raise Found("refused", reason) from None
-                raise
+    def affordable(self, trial: Trial) -> Trial:
+        """The trial, with fewer samples of a published shape if a call on all of them would take too long."""
+        problem, patience = trial.problem, self.rules.patience
+        takes = self._pace * prod(problem.in_shape)
+        if not trial.public or patience is None or takes <= patience:
+            return trial
+        n = max(2, int(problem.n * patience / takes))
+        self.notes.append(f"{trial.name}: {n} of its {problem.n} samples, for kernels are interpreted here")
+        return replace(trial, problem=replace(problem, n=n))
 
     # --- one model after the other ---
 
@@ -98,7 +97,9 @@ class Examination:
         first = trial.inputs(0)
         initial = _initial(trial) if self.candidate.form == "kernelbench" else {}
         self._model = _Model(trial, first, initial, dict(initial))
-        missing = {name for name in ("weight", "bias") if getattr(first, name) is not None} - set(answer["weights"])
+        missing = {name for name in ("weight", "bias") if getattr(first, name) is not None} - set(
+            answer["weights"]
+        )
         if missing and not self.rules.frozen:
             name = min(missing)
             shape = tuple(getattr(first, name).shape)
@@ -111,9 +112,11 @@ class Examination:
 
     def set_weights(self, number: int, how: str = "copy") -> None:
         """Another draw of weight and bias, set in place ("copy") or as a checkpoint does ("load")."""
-        model = self._current
+        model = self.current
         drawn = model.trial.inputs(number)
-        values = {name: getattr(drawn, name) for name in ("weight", "bias") if getattr(drawn, name) is not None}
+        values = {
+            name: getattr(drawn, name) for name in ("weight", "bias") if getattr(drawn, name) is not None
+        }
         if not values or self.rules.frozen:
             return
         model.past_weights.append(dict(model.weights))
@@ -137,16 +140,26 @@ class Examination:
         count: bool = False,
     ) -> tuple[Reply, Comparison | None]:
         """One call: everything but a planted failure must be right. Found says what was not."""
-        model = self._current
+        model = self.current
         problem = _sized(model.trial.problem, x)
         sent = storage(x)
         shape = problem.out_shape
         room = prod(shape) * x.element_size() * 4 + len(sent) + SLACK
         room += sum(value.numel() * value.element_size() for value in model.weights.values())
         room += len(model.before or b"")
+        start = time.perf_counter()
         answer, blobs = self._ask(
-            "call", [sent], most=room, x=spec(x, slot), out=list(shape), late=late, skip=skip, fail=fail, count=count
+            "call",
+            [sent],
+            most=room,
+            x=spec(x, slot),
+            out=list(shape),
+            late=late,
+            skip=skip,
+            fail=fail,
+            count=count,
         )
+        self._pace = (time.perf_counter() - start) / max(x.numel(), 1)
         planted = bool(skip or fail)
         if error := answer.get("error"):
             if planted:
@@ -192,102 +205,17 @@ class Examination:
         dtype = getattr(torch, str(answer["dtype"]))
         if len(first) != prod(answer["shape"]) * dtype.itemsize:
             raise Found("refused", f"forged: {len(first)} bytes for an answer of shape {answer['shape']}")
-        return torch.frombuffer(first, dtype=dtype).view(answer["shape"]) if first else torch.empty(answer["shape"])
-
-    # --- what is asked ---
-
-    def _short(self, trial: Trial) -> Iterator[tuple[str, Comparison | None]]:
-        """New weights; one call whose planes and borders differ widely, and a plain one where it is small."""
-        self.build(trial)
-        self.set_weights(1)
-        large = prod(trial.problem.in_shape) > 100_000
-        yield "planes and borders apart", self.call(structured(trial.inputs(1)).x, "planes and borders apart")[1]
-        if not large:
-            yield "normal", self.call(trial.inputs(2).x, "normal")[1]
-
-    def _thorough(self, trial: Trial) -> Iterator[tuple[str, Comparison | None]]:
-        """Every question there is."""
-        self.build(trial)
-        self.set_weights(1)
-        x = trial.inputs(1, "uniform").x
-
-        def ask(what: str, x: Tensor, **more: Any) -> tuple[str, Comparison | None]:
-            return what, self.call(x, what, **more)[1]
-
-        yield ask("uniform", x, late=True)
-        normal = trial.inputs(2).x
-        yield ask("other values at the same address", normal)
-        self.set_weights(3)
-        yield ask("other weights, set in place", normal)
-        self.set_weights(4, "load")
-        yield ask("other weights, loaded", normal)
-        yield ask("scaled by 3", 3 * trial.inputs(3).x, slot="b", late=True)
-        yield ask("scaled by 0.01", 0.01 * trial.inputs(4).x, slot="b")
-        yield ask("negated", -x, slot="b")
-        for values in ("cancelling", "huge_border", "nonfinite"):
-            yield ask(values.replace("_", " "), trial.inputs(5, values).x)
-        for n in (1, 7):
-            other = replace(trial.problem, n=n)
-            yield ask(f"batch of {n}", trial.inputs(6, problem=other).x)
-        again = trial.inputs(7).x
-        yield ask("before one element changes", again)
-        changed = again.clone()
-        flat = changed.view(-1)
-        flat[trial.seed % flat.numel()] = 1000.0
-        yield ask("one element changed", changed)
-        order = torch.randperm(x.shape[0], generator=torch.Generator().manual_seed(trial.seed))
-        yield ask("samples permuted", again[order])
-        yield "called twice", self._twice(again)
-        self._cached(trial)
-        self._kernels(trial)
-
-    def _twice(self, x: Tensor) -> Comparison | None:
-        first, _ = self.call(x, "called twice")
-        second, verdict = self.call(x, "called twice")
-        assert first.out is not None and second.out is not None
-        if first.out.numpy().tobytes() != second.out.numpy().tobytes():
-            self.notes.append("a second call with the same arguments gives other bits, as unordered sums do")
-        return verdict
-
-    def _cached(self, trial: Trial) -> None:
-        """A call on what it has seen before must do as much as a call on what is new."""
-        self.call(trial.inputs(11).x, "counted", count=True)
-        fresh, _ = self.call(trial.inputs(12).x, "counted, new", count=True)
-        for slot in ("a", "c"):
-            repeat, _ = self.call(trial.inputs(12).x, "counted, seen before", slot=slot, count=True)
-            for what, new, old in (
-                ("launches", fresh.launches, repeat.launches),
-                ("calls of torch", fresh.operations or {}, repeat.operations or {}),
-            ):
-                if less := [name for name, number in new.items() if old.get(name, 0) < number]:
-                    raise Found(
-                        "refused",
-                        f"cached: on values that it has seen before it does less: {old.get(less[0], 0)} in place of "
-                        f"{new[less[0]]} {what}: {less[0]}",
-                    )
-        self.checks.append(Check(f"{trial.name}: as much work on known values", True))
-
-    def _kernels(self, trial: Trial) -> None:
-        """A kernel that does nothing must change the answer; one that fails must not go unnoticed."""
-        seen, _ = self.call(trial.inputs(20).x, "kernels counted")
-        for number, name in enumerate(seen.launches):
-            x = trial.inputs(21 + number).x
-            reply, verdict = self.call(x, "one kernel left out", skip=name)
-            if not reply.error and verdict and verdict.passed:
-                raise Found("refused", f"idle: the answer is right without the kernel {name}: something else computes it")
-            self._current.before = None
-        for number, name in enumerate(seen.launches):
-            reply, verdict = self.call(trial.inputs(51 + number).x, "one kernel failing", fail=name)
-            if not reply.error and verdict and verdict.passed:
-                raise Found("refused", f"fallback: where the kernel {name} fails, something else answers without a word")
-            self._current.before = None
-        count = len(seen.launches)
-        self.checks.append(Check(f"{trial.name}: {count} kernel{'s' * (count != 1)}, each needed", True))
+        return (
+            torch.frombuffer(first, dtype=dtype).view(answer["shape"])
+            if first
+            else torch.empty(answer["shape"])
+        )
 
     # --- small things ---
 
     @property
-    def _current(self) -> _Model:
+    def current(self) -> _Model:
+        """The model that was built last."""
         assert self._model is not None
         return self._model
 
@@ -297,9 +225,12 @@ class Examination:
             raise Found("refused", str(findings[0]))
         return answer, found
 
-    def _passed(self, trial: Trial, what: str, comparison: Comparison | None) -> None:
+    def passed(self, trial: Trial, what: str, comparison: Comparison | None) -> None:
+        """Enter a check that was passed."""
         worst = comparison.worst if comparison else None
-        self.checks.append(Check(f"{trial.name}: {what}", True, comparison.message if comparison else "", worst))
+        self.checks.append(
+            Check(f"{trial.name}: {what}", True, comparison.message if comparison else "", worst)
+        )
 
     def _errors(self, verdict: Comparison) -> None:
         if verdict.actual is None or verdict.expected is None:

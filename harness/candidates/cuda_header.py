@@ -1,12 +1,12 @@
 """How a .cu file says what it is: TOML in a comment, between two marks.
 
-    /* judge
-    operator = "multiply_gap"
-    entry = "tail"
-    arguments = ["y", "out", "multiplier", "C", "H * W"]
-    grid = ["N * C"]
-    block = 256
-    end judge */
+/* judge
+operator = "multiply_gap"
+entry = "tail"
+arguments = ["y", "out", "multiplier", "C", "H * W"]
+grid = ["N * C"]
+block = 256
+end judge */
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POINTERS = {"multiply_gap": {"y", "out"}, "conv_transpose2d_multiply_gap": {"x",
 
 def read(path: Path, text: str) -> dict[str, Any]:
     """operator, entry, arguments, grid, block, options of a file. UsageError says what is wrong with its header."""
-    before, found, rest = text.partition(MARK)
+    _, found, rest = text.partition(MARK)
     inside, ended, _ = rest.partition(END)
     if not found or not ended:
         raise UsageError(f"{path}: {EXPECTED}")
@@ -47,7 +47,9 @@ def read(path: Path, text: str) -> dict[str, Any]:
             raise UsageError(f"{path}: header: {name}: expected a list")
         header[name] = [str(value) for value in values]
     if "out" not in header["arguments"] or not 1 <= len(header["grid"]) <= 3 or not header["block"]:
-        raise UsageError(f"{path}: header: expected 'out' among the arguments, 1 to 3 sizes of the grid, and a block")
+        raise UsageError(
+            f"{path}: header: expected 'out' among the arguments, 1 to 3 sizes of the grid, and a block"
+        )
     wrong = ({"x", "y", "weight", "bias"} & set(header["arguments"])) - POINTERS[header["operator"]]
     if wrong:
         raise UsageError(f"{path}: header: arguments: {header['operator']} has no {min(wrong)!r}")

@@ -53,9 +53,11 @@ def diagnose(
     if out.shape != problem.out_shape or not isinstance(verdict.worst_index, tuple):
         return "wrong", f"wrong: {what}: {verdict.message}"
     for weights in past.weights:
-        if weights and _like(out, answers.right(problem, replace(inputs, **weights)), expected, inputs, problem):
+        if weights and _like(
+            out, answers.right(problem, replace(inputs, **weights)), expected, inputs, problem
+        ):
             return "refused", (
-                f"frozen: {what}: the answer is that of weights it had before: it does not follow a change of its weight"
+                f"frozen: {what}: the answer is that of weights it had before: it does not follow their change"
             )
     if bool(torch.isnan(out).all()) and not np.isnan(expected.expected).all():
         return "wrong", f"wrong: {what}: every element is NaN, as memory that nothing was written to"
@@ -65,12 +67,15 @@ def diagnose(
     if likeness:
         return "wrong", f"wrong: {what}: {likeness}: {verdict.message}"
     if _coarse(out, expected, inputs):
-        return "refused", f"precision: {what}: errs as arithmetic in a half precision does ({verdict.message})"
+        return (
+            "refused",
+            f"precision: {what}: errs as arithmetic in a half precision does ({verdict.message})",
+        )
     return "wrong", f"wrong: {what}: {verdict.message}"
 
 
 def _like(out: Tensor, other: Truth | np.ndarray, expected: Truth, inputs: Inputs, problem: Problem) -> float:
-    """How far apart an answer and another are in budgets, if it is less than LIKE and the other is no right one; or 0."""
+    """Budgets between an answer and another, if less than LIKE and the other is no right one; or 0."""
     values = other.expected if isinstance(other, Truth) else other
     dtype = str(inputs.x.dtype).removeprefix("torch.")
     plan = expected.plan(answers.depth(problem), stores=eager.stores(problem))
@@ -78,7 +83,9 @@ def _like(out: Tensor, other: Truth | np.ndarray, expected: Truth, inputs: Input
         return 0.0
     magnitude = np.maximum(expected.magnitude, np.nan_to_num(np.abs(values)))
     found = compare(out, values, magnitude, dtype, **plan)
-    right = compare(torch.from_numpy(values).to(inputs.x.dtype), expected.expected, expected.magnitude, dtype, **plan)
+    right = compare(
+        torch.from_numpy(values).to(inputs.x.dtype), expected.expected, expected.magnitude, dtype, **plan
+    )
     return max(found.worst, 1e-9) if found.worst < LIKE and not right.passed else 0.0
 
 
@@ -123,7 +130,11 @@ def _mistakes(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, str, Call
     for number in (0.5, 1.0):
         text = f"as if the multiplier were always {number}"
         yield "multiplier-fixed", text, _right(problem, replace(inputs, multiplier=number))
-    for name, x in (("abs", inputs.x.abs()), ("clamp", inputs.x.clamp(0, 1)), ("clamp", inputs.x.clamp(min=0))):
+    for name, x in (
+        ("abs", inputs.x.abs()),
+        ("clamp", inputs.x.clamp(0, 1)),
+        ("clamp", inputs.x.clamp(min=0)),
+    ):
         yield name, f"as if x were never negative ({name})", _right(problem, replace(inputs, x=x))
     if inputs.x.numel() > LARGE:
         return

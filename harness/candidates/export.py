@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import secrets
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +64,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(path: Path, *, run_it: bool) -> int:
-    from harness.candidates import export_check
+    """What `bench.py judge --rules strict` says of the file."""
+    import torch
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    broken = export_check.form(text)
-    for line in broken:
-        print(f"{path}: {line}")
-    if broken or not run_it:
-        print(f"{path}: {len(broken)} rules of form broken")
-        return int(bool(broken))
-    wrong = 0
-    for answer in export_check.answers(path):
-        print(answer.line())
-        wrong += not answer.passed
-    print(f"{path}: form as it should be, {wrong} wrong answers")
-    return int(wrong > 0)
+    from harness.candidates import forms, judging, page
+    from harness.candidates.verdict import exit_code
+
+    settings = judging.Settings(secrets.randbits(31), torch.cuda.is_available(), strict=True, run=run_it)
+    with ExitStack() as stack:
+        verdict = judging.judge(forms.read(path, "kernelbench"), settings, stack).verdict
+    print("\n".join(page.lines(verdict)))
+    return exit_code([verdict])
 
 
 # --- the file ---

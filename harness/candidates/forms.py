@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.candidates import cuda_header, flashinfer
-from harness.cases.catalogue import LAYOUTS
+from harness.cases.case import LAYOUTS
 from harness.errors import UsageError
 from harness.options import DTYPES
 
@@ -34,6 +35,10 @@ class Candidate:
     details: dict[str, Any] = field(default_factory=dict)
     dtypes: tuple[str, ...] = ("float32",)
     layouts: tuple[str, ...] = ("contiguous",)
+
+    def claiming(self, dtypes: Sequence[str] | None, layouts: Sequence[str] | None) -> Candidate:
+        """The same candidate with other claims, where there are some."""
+        return replace(self, dtypes=tuple(dtypes or self.dtypes), layouts=tuple(layouts or self.layouts))
 
     @property
     def text(self) -> str:
@@ -71,8 +76,12 @@ def read(path: Path, form: str | None = None) -> Candidate:
     if form == "cuda":
         header = cuda_header.read(path, text)
         details = {"file": "candidate.cu", **header}
-        return Candidate(path, form, {"candidate.cu": text}, (OPERATORS[header["operator"]],), details, **claims)
-    operators = ("chain",) if form == "kernelbench" else tuple(OPERATORS[n] for n in _names(text) if n in OPERATORS)
+        return Candidate(
+            path, form, {"candidate.cu": text}, (OPERATORS[header["operator"]],), details, **claims
+        )
+    operators = (
+        ("chain",) if form == "kernelbench" else tuple(OPERATORS[n] for n in _names(text) if n in OPERATORS)
+    )
     if not operators:
         raise UsageError(f"{path}: expected a function {' or '.join(OPERATORS)}, found neither")
     details = {"file": "candidate.py"}
@@ -124,7 +133,9 @@ def _solution(path: Path, text: str) -> Candidate:
         known = ", ".join(flashinfer.DEFINITIONS)
         raise UsageError(f"{path}: definition {definition!r}, expected one of {known}")
     if file not in sources or not function or not file.endswith(".py"):
-        raise UsageError(f"{path}: entry_point: expected FILE.py::FUNCTION of its sources, got {spec['entry_point']!r}")
+        raise UsageError(
+            f"{path}: entry_point: expected FILE.py::FUNCTION of its sources, got {spec['entry_point']!r}"
+        )
     for name in sources:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UsageError(f"{path}: sources: expected paths inside the solution, got {name!r}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from harness.candidates import cheating, rules
+from harness.candidates import cheating, questions, rules
 from harness.candidates.checks import Examination, Rules
 from harness.candidates.forms import Candidate
 from harness.candidates.trials import Trial, trials
 from harness.candidates.verdict import UNJUDGED, Check, Found, Verdict
 from harness.candidates.worker import Ended, Limits, Worker, isolation
+
+PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,29 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
     verdict = Verdict(str(candidate.path), candidate.form, settings=_described(candidate, settings))
     judged = Judged(candidate, verdict)
     if settings.strict:
-        broken = rules.form(candidate.text) if candidate.form == "kernelbench" else ["form: only ModelNew has strict rules"]
+        broken = (
+            rules.form(candidate.text)
+            if candidate.form == "kernelbench"
+            else ["form: only ModelNew has strict rules"]
+        )
         verdict.checks.append(Check("rules of form", not broken, f"{len(broken)} broken"))
         if broken:
             verdict.verdict, verdict.reasons = "refused", broken
             return judged
+    if signs := list(cheating.signs(candidate.sources)):
+        verdict.verdict, verdict.reasons = "refused", signs
+        return judged
     if not settings.run:
         return judged
     chosen = trials(candidate, settings.seed, gpu=settings.gpu, full=settings.full)
     with ExitStack() as own:
         worker = own.enter_context(Worker(settings.limits, interpret=not settings.gpu))
+        patience = None if settings.gpu or settings.full else PATIENCE_S
         tf32 = settings.gpu and candidate.convolves
-        examination = Examination(candidate, worker, Rules(tf32, settings.chain, settings.frozen))
+        examination = Examination(candidate, worker, Rules(tf32, settings.chain, settings.frozen, patience))
         judged.examination = examination
         _examine(examination, chosen, verdict)
-        more = [*cheating.signs(candidate.sources), *cheating.printed(worker.printed())]
+        more = list(cheating.printed(worker.printed()))
         if more and verdict.verdict != UNJUDGED:
             verdict.reasons += more
             verdict.verdict = "refused" if verdict.verdict == "accepted" else verdict.verdict
@@ -67,7 +77,7 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
 def _examine(examination: Examination, chosen: list[Trial], verdict: Verdict) -> None:
     try:
         examination.load()
-        examination.run(chosen)
+        questions.run(examination, chosen)
     except Found as found:
         verdict.verdict, verdict.reasons = found.verdict, [found.reason]
     except Ended as ended:

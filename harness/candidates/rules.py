@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 
-
 IMPORTS = ("import torch", "import torch.nn as nn", "import triton", "import triton.language as tl")
 FORBIDDEN = frozenset({"tanh", "sigmoid", "gelu", "silu", "softmax", "mish"})
 PARAMETERS = (
@@ -32,7 +31,6 @@ PARAMETERS = (
 )
 TESTING = frozenset({"__main__", "get_inputs", "get_init_inputs"})
 CALLS = frozenset({"print", "exec", "eval", "__import__", "compile", "open"})
-
 
 
 def form(text: str) -> list[str]:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.candidates.forms import Candidate
-from harness.cases.case import Case
-from harness.cases.catalogue import random_chain
+from harness.cases.case import Case, random_chain
 from harness.cases.inputs import Inputs, make_inputs
 from reference.problem import Chain, Problem, Tail
 
@@ -113,8 +112,10 @@ def _hidden(form: str, rng: Random, *, fixed: bool) -> Chain:
     while True:
         kernel, stride, padding = rng.randint(2, 5), rng.randint(1, 3), rng.randint(0, 2)
         output_padding = rng.randrange(stride)
-        pairs = [(value, value) for value in (kernel, stride, padding, output_padding)]
-        problem = Chain(n, c_in, c_out, h, w, *pairs)
+        problem = Chain(
+            *(n, c_in, c_out, h, w),
+            *((kernel, kernel), (stride, stride), (padding, padding), (output_padding, output_padding)),
+        )
         if min(problem.out_size(0), problem.out_size(1)) > 0:
             return problem
 
@@ -122,7 +123,7 @@ def _hidden(form: str, rng: Random, *, fixed: bool) -> Chain:
 def storage(tensor: Tensor) -> memoryview:
     """All bytes that a tensor's storage holds, those between its elements too."""
     whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())  # pyright: ignore[reportArgumentType]
-    return memoryview(whole.numpy())
+    return memoryview(whole.numpy())  # pyright: ignore[reportArgumentType]
 
 
 def spec(tensor: Tensor, slot: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory(prefix="judged-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
         self._channel, theirs = socket.socketpair()
-        self._log: Any = tempfile.TemporaryFile()
+        self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         (self.folder / "home").mkdir()
         root = Path(inside.__file__).parents[inside.__name__.count(".") + 1]
         start = (
@@ -110,7 +110,13 @@ class Worker:
         return "\n".join(part.decode(errors="replace") for part in parts)
 
     def ask(
-        self, command: str, blobs: Sequence[Any] = (), *, most: int = 1 << 20, seconds: float | None = None, **header: Any
+        self,
+        command: str,
+        blobs: Sequence[Any] = (),
+        *,
+        most: int = 1 << 20,
+        seconds: float | None = None,
+        **header: Any,
     ) -> tuple[dict[str, Any], list[bytearray]]:
         """One request and its answer: a header and at most `most` bytes of blobs.
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "project": "harness.commands.project",
     "list": "harness.commands.list_all",
     "show": "harness.commands.show_record",
+    "judge": "harness.commands.judge",
     "export": "harness.candidates.export",
 }
 """Name on the command line, and the module with its SUMMARY, add_arguments(parser) and run(args) -> exit code."""

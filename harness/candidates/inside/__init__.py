@@ -1,1 +1,1 @@
-"""What runs in a candidate's own process: it takes tensors in, calls the candidate, and sends bytes out. It decides nothing."""
+"""What runs in a candidate's own process: tensors in, a call of the candidate, bytes out. It decides nothing."""

@@ -79,7 +79,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def complaint(out: Any, device: torch.device) -> str:
+def complaint(out: Any, device: torch.device, shape: list[int]) -> str:
     """What is wrong with an answer before its numbers are looked at; "" if nothing."""
     if not _isinstance(out, _tensor):
         return f"type: answered with {_type(out).__name__}, expected a tensor"
@@ -87,6 +87,8 @@ def complaint(out: Any, device: torch.device) -> str:
         return f"lazy: answered with {_type(out).__name__}, a subclass of Tensor that may compute later"
     if out.layout != torch.strided or out.device.type != device.type:
         return f"type: answered with a {out.layout} tensor on {out.device}, expected a strided one on {device.type}"
+    if list(out.shape) != shape:
+        return f"shape: answered with {list(out.shape)}, expected {shape}"
     return ""
 
 

@@ -1,7 +1,7 @@
 """Device time of a candidate, in its own process, by the stopwatch that times the project's own rows.
 
-The judge asks for one sample at a time, so that all rows take turns; it also holds its own wall clock against many calls,
-and a second witness (the profiler) against the events.
+The judge asks for one sample at a time, so that all rows take turns. Its own wall clock over many calls and
+the profiler are witnesses beside the events.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Timed:
             flush()
 
         self.prepare = prepare
-        self.watches = {"cold": session.stopwatch(self.launch, prepare), "warm": session.stopwatch(self.launch, None)}
+        self.watches = {
+            "cold": session.stopwatch(self.launch, prepare),
+            "warm": session.stopwatch(self.launch, None),
+        }
 
     def describe(self) -> dict[str, Any]:
         """How the candidate is timed."""
@@ -91,7 +94,9 @@ class Timed:
 
     def _secret(self, data: bytearray) -> bytes:
         """Other data in x, in place; nothing left of the last answer; one more replay: its bytes."""
-        fresh = torch.frombuffer(data, dtype=torch.uint8).view(self.x.dtype).to(self.device).view(self.x.shape)
+        fresh = (
+            torch.frombuffer(data, dtype=torch.uint8).view(self.x.dtype).to(self.device).view(self.x.shape)
+        )
         self.x.copy_(fresh)
         if self.out is not None:
             self.out.fill_(torch.nan)
@@ -100,7 +105,7 @@ class Timed:
         return calls.raw(self.launch())  # pyright: ignore[reportArgumentType]
 
     def _kernels(self) -> list[dict[str, Any]]:
-        """Kernels that ran, by the profiler: name, launches a call, us a call, registers and grid; flushing left out."""
+        """Kernels that ran, by the profiler, without those that flush: launches and us a call, registers, grid."""
         found, flush = self._profile(call=True), self._profile(call=False)
         for name, entry in flush.items():
             if name in found:

@@ -37,7 +37,9 @@ class RawKernel:
         if reason := unavailable():
             raise Unsupported(reason)
         if "extern __shared__" in self.code:
-            raise Unsupported("the interpreter of CUDA C++ has no shared memory whose size the launch decides")
+            raise Unsupported(
+                "the interpreter of CUDA C++ has no shared memory whose size the launch decides"
+            )
         text = re.sub(r"^\s*#\s*include\b.*$", "", self.code, flags=re.MULTILINE)
         try:
             macros = tuple(option for option in self.options if option.startswith("-D"))
@@ -45,13 +47,19 @@ class RawKernel:
         except RuntimeError as error:
             raise Unsupported(f"the interpreter of CUDA C++ does not take this source: {error}") from None
 
-    def __call__(self, grid: Any, block: Any, args: Any, shared_mem: int = 0, stream: Any = None, **_: Any) -> None:
+    def __call__(
+        self, grid: Any, block: Any, args: Any, shared_mem: int = 0, stream: Any = None, **_: Any
+    ) -> None:
         self.compile()
         if shared_mem:
-            raise Unsupported("the interpreter of CUDA C++ has no shared memory whose size the launch decides")
+            raise Unsupported(
+                "the interpreter of CUDA C++ has no shared memory whose size the launch decides"
+            )
         sizes = (block,) if isinstance(block, int) else tuple(block)
         if any(size != 1 for size in sizes[1:]):
-            raise Unsupported(f"the interpreter of CUDA C++ runs blocks of one dimension, this one is {sizes}")
+            raise Unsupported(
+                f"the interpreter of CUDA C++ runs blocks of one dimension, this one is {sizes}"
+            )
         grids = (grid,) if isinstance(grid, int) else tuple(int(n) for n in grid)
         self._kernel(grids, int(sizes[0]), tuple(map(_argument, args)))
 
@@ -100,9 +108,10 @@ def install() -> ModuleType:
     module.asarray = module.from_dlpack = module.ascontiguousarray = _Array
     for name in ("float16", "float32", "float64", "int32", "int64", "uint32", "uint64"):
         setattr(module, name, getattr(np, name))
-    module.cuda = ModuleType("cupy.cuda")
-    module.cuda.ExternalStream = module.cuda.Device = _nothing
-    module.cuda.Stream = _Stream
-    sys.modules["cupy"], sys.modules["cupy.cuda"] = module, module.cuda
+    cuda: Any = ModuleType("cupy.cuda")
+    cuda.ExternalStream = cuda.Device = _nothing
+    cuda.Stream = _Stream
+    module.cuda = cuda
+    sys.modules["cupy"], sys.modules["cupy.cuda"] = module, cuda
     torch.cuda.current_stream = lambda device=None: _Stream()
     return module

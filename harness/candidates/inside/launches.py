@@ -1,6 +1,6 @@
 """Every kernel launch of the candidate: counted, and on request left out or made to fail.
 
-A kernel that does nothing must change the answer, and a kernel that fails must not go unnoticed: otherwise something else
+A kernel that does nothing must change the answer, and one that fails must not go unnoticed: otherwise something else
 computes the answer. Triton's kernels, CuPy's RawKernels and the functions of extensions built by torch are seen.
 """
 
@@ -61,7 +61,9 @@ class Launches:
         for kind in (JITFunction, InterpretedFunction):
             plain = kind.run
 
-            def run(self: Any, *args: Any, grid: Any, warmup: bool, _plain: Any = plain, **kwargs: Any) -> Any:
+            def run(
+                self: Any, *args: Any, grid: Any, warmup: bool, _plain: Any = plain, **kwargs: Any
+            ) -> Any:
                 if warmup or launches.go(name(self)):
                     return _plain(self, *args, grid=grid, warmup=warmup, **kwargs)
                 return None

@@ -53,6 +53,7 @@ class Process:
         """Read the candidate's file."""
         if request["wants_gpu"] and self.device.type == "cpu":
             raise Unsupported(request["wants_gpu"])
+        self.watch.hear_threads()
         self.watch.start(watch.owners() | OWN)
         self.subject = subjects.load(request["form"], Path.cwd(), request["details"])
         return {}, []
@@ -93,11 +94,16 @@ class Process:
             return {"error": _words(error), "launches": dict(self.launches.counts)}, []
         finally:
             self.launches.reset()
-        if reason := calls.complaint(out, self.device):
+        if reason := calls.complaint(out, self.device, request["out"]):
             return {"complaint": reason}, []
         first, later = calls.result(out, wait=request["late"])
         held = self.subject.tensors()
-        found = [first, later, self.memory.bytes_of(spec["slot"]), *(calls.raw(held[name]) for name in sorted(held))]
+        found = [
+            first,
+            later,
+            self.memory.bytes_of(spec["slot"]),
+            *(calls.raw(held[name]) for name in sorted(held)),
+        ]
         before = self.last
         self.last = out
         if before is not None:

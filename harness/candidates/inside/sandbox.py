@@ -21,7 +21,7 @@ NO_NEW_PRIVILEGES = 38
 
 
 def restrict(folder: Path, largest_file: int) -> None:
-    """No file larger than `largest_file` bytes, no core dump, and, where Landlock is, no writing but to `folder` and /dev."""
+    """No file of more than `largest_file` bytes, no core dump; with Landlock no writing but to `folder` and /dev."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     libc = ctypes.CDLL(None, use_errno=True)

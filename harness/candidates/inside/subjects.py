@@ -20,7 +20,9 @@ from torch import Tensor
 class Subject(Protocol):
     """build: for one problem, with a multiplier. tensors: the live weight and bias, by name; call: one answer."""
 
-    def build(self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype) -> None: ...
+    def build(
+        self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype
+    ) -> None: ...
     def tensors(self) -> dict[str, Tensor]: ...
     def load(self, values: dict[str, Tensor]) -> None: ...
     def call(self, x: Tensor) -> Any: ...
@@ -56,7 +58,9 @@ class Model:
         self.model: Any = None
         self.problem: dict[str, Any] = {}
 
-    def build(self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype) -> None:
+    def build(
+        self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype
+    ) -> None:
         """A new model; numbers stand for pairs of equal numbers, as in KernelBench."""
         self.problem = problem
         pairs = [_plain(problem[name]) for name in ("kernel", "stride", "padding", "output_padding")]
@@ -70,7 +74,11 @@ class Model:
         found = {}
         for name, shape in shapes.items():
             usual = f"conv_transpose.{name}"
-            alike = [key for key, value in state.items() if isinstance(value, Tensor) and tuple(value.shape) == shape]
+            alike = [
+                key
+                for key, value in state.items()
+                if isinstance(value, Tensor) and tuple(value.shape) == shape
+            ]
             named = [key for key in alike if key.rpartition(".")[2] == name]
             if usual in alike:
                 found[name] = usual
@@ -86,7 +94,9 @@ class Model:
     def load(self, values: dict[str, Tensor]) -> None:
         """Set weight and bias as a checkpoint does."""
         names = self._names()
-        self.model.load_state_dict(self.model.state_dict() | {names[name]: value for name, value in values.items()})
+        self.model.load_state_dict(
+            self.model.state_dict() | {names[name]: value for name, value in values.items()}
+        )
 
     def call(self, x: Tensor) -> Any:
         """The model's answer."""
@@ -100,7 +110,9 @@ def _plain(pair: Any) -> Any:
 class _Given:
     """A subject whose weight and bias are arguments: they live here."""
 
-    def build(self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype) -> None:
+    def build(
+        self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype
+    ) -> None:
         """Make room for weight and bias of the problem, if it has them."""
         self.problem, self.multiplier = problem, multiplier
         self.held: dict[str, Tensor] = {}
@@ -139,7 +151,7 @@ def _pair(value: Any) -> Any:
 
 
 class Solution(_Given):
-    """An entry point of flashinfer-bench: run(x, weight, bias, multiplier) or run(y, multiplier), maybe with its output."""
+    """An entry point of flashinfer-bench: run(x, weight, bias, multiplier) or run(y, multiplier), maybe with out."""
 
     def __init__(self, run: Callable[..., Any], details: dict[str, Any]) -> None:
         self.run, self.passes_output = run, details["passes_output"]
@@ -207,11 +219,25 @@ def evaluate(text: str, names: dict[str, Any]) -> int:
     """A whole number written with names, + - * // %, cdiv, min and max. ValueError for anything else."""
     functions = {"cdiv": lambda a, b: -(-a // b), "min": min, "max": max}
     tree = ast.parse(text, mode="eval")
-    known = (ast.Expression, ast.BinOp, ast.Constant, ast.Name, ast.Call, ast.Load, ast.Add, ast.Sub, ast.Mult)
+    known = (
+        ast.Expression,
+        ast.BinOp,
+        ast.Constant,
+        ast.Name,
+        ast.Call,
+        ast.Load,
+        ast.Add,
+        ast.Sub,
+        ast.Mult,
+    )
     known += (ast.FloorDiv, ast.Mod)
     for node in ast.walk(tree):
-        if not isinstance(node, known) or (isinstance(node, ast.Name) and node.id not in {*names, *functions}):
-            raise ValueError(f"{text}: expected whole numbers, {', '.join(names)}, + - * // %, cdiv, min, max")
+        if not isinstance(node, known) or (
+            isinstance(node, ast.Name) and node.id not in {*names, *functions}
+        ):
+            raise ValueError(
+                f"{text}: expected whole numbers, {', '.join(names)}, + - * // %, cdiv, min, max"
+            )
     return math.floor(eval(compile(tree, "<header>", "eval"), {"__builtins__": {}}, {**names, **functions}))
 
 

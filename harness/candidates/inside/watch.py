@@ -6,8 +6,10 @@ whose code they come from; a snapshot of functions that others rely on is compar
 
 from __future__ import annotations
 
+import _thread
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import torch
 
 STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
-PACKAGES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")} | {torch.__path__[0].rpartition("/")[0]})
+PACKAGES = tuple(
+    {sysconfig.get_path(name) for name in ("purelib", "platlib")} | {torch.__path__[0].rpartition("/")[0]}
+)
 LOOKERS = ("inspect.py", "traceback.py", "gc.py")
 MEMORY = {"gc.get_objects", "gc.get_referrers", "gc.get_referents"}
 FRAMES = {"sys._getframe", "sys._current_frames", "sys._current_exceptions"}
@@ -42,9 +46,21 @@ class Watch:
             held = {key: value for key, value in vars(owner).items() if callable(value)}
             self._saved.append((name, owner, held, frozenset(dir(owner))))
             if isinstance(owner, ModuleType) and getattr(owner, "__file__", "").startswith(self._judge):
-                self._codes += [(f"{name}.{k}", v, v.__code__) for k, v in held.items() if isinstance(v, FunctionType)]
+                self._codes += [
+                    (f"{name}.{k}", v, v.__code__) for k, v in held.items() if isinstance(v, FunctionType)
+                ]
         self._precision = precision()
         sys.addaudithook(self._hear)
+
+    def hear_threads(self) -> None:
+        """Python before 3.12 has no event for a thread that starts: stand where threads come from."""
+        plain = _thread.start_new_thread
+
+        def start(*arguments: Any) -> int:
+            self._hear("_thread.start_new_thread", arguments)
+            return plain(*arguments)
+
+        _thread.start_new_thread = threading._start_new_thread = start  # pyright: ignore[reportAttributeAccessIssue]
 
     def look(self) -> list[str]:
         """All findings up to now."""
@@ -61,7 +77,9 @@ class Watch:
     def _patched(self) -> Iterator[str]:
         for name, owner, held, names in self._saved:
             now = vars(owner)
-            yield from (f"{name}.{key}" for key, value in held.items() if not _same(now.get(key, value), value))
+            yield from (
+                f"{name}.{key}" for key, value in held.items() if not _same(now.get(key, value), value)
+            )
             if isinstance(owner, type):
                 new = (key for key in now if key not in held and key in names and callable(now[key]))
                 yield from (f"{name}.{key}" for key in new if not key.startswith("__"))
@@ -97,7 +115,11 @@ class Watch:
         elif event == "socket.connect":
             return "network: opened a connection" if self._theirs() else ""
         elif event == "object.__setattr__" and arguments[1] == "__code__":
-            return f"patched: the code of {getattr(arguments[0], '__qualname__', arguments[0])}" if self._theirs() else ""
+            return (
+                f"patched: the code of {getattr(arguments[0], '__qualname__', arguments[0])}"
+                if self._theirs()
+                else ""
+            )
         return ""
 
     def _theirs(self, through: tuple[str, ...] | None = None) -> bool:
@@ -105,7 +127,7 @@ class Watch:
         frame: FrameType | None = sys._getframe(3)
         while frame is not None:
             file = frame.f_code.co_filename
-            if file.startswith("<frozen"):
+            if file.startswith("<frozen") or file == __file__:
                 frame = frame.f_back
             elif file.startswith(STANDARD) and not file.startswith(PACKAGES):
                 if through is not None and not file.endswith(through):
@@ -157,10 +179,27 @@ def owners() -> dict[str, Any]:
     import numpy as np
 
     modules = (builtins, json, math, os, random, statistics, threading, time, np, np.random, np.testing)
-    modules += (torch, torch.cuda, torch.random, torch.testing, torch.nn.functional, torch.autograd, torch.profiler)
-    classes = (torch.Tensor, torch.nn.Module, torch.cuda.Event, torch.cuda.Stream, torch.cuda.CUDAGraph, torch.Generator)
+    modules += (
+        torch,
+        torch.cuda,
+        torch.random,
+        torch.testing,
+        torch.nn.functional,
+        torch.autograd,
+        torch.profiler,
+    )
+    classes = (
+        torch.Tensor,
+        torch.nn.Module,
+        torch.cuda.Event,
+        torch.cuda.Stream,
+        torch.cuda.CUDAGraph,
+        torch.Generator,
+    )
     named = {module.__name__: module for module in modules}
-    named |= {f"{kind.__module__}.{kind.__name__}": kind for kind in (*classes, socket.socket, threading.Thread)}
+    named |= {
+        f"{kind.__module__}.{kind.__name__}": kind for kind in (*classes, socket.socket, threading.Thread)
+    }
     if "triton.testing" in sys.modules:
         named["triton.testing"] = sys.modules["triton.testing"]
     return named
