@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -59,7 +59,8 @@ class Examination:
         self.notes: list[str] = []
         self.largest = (0.0, 0.0)  # absolute and relative error so far
         self._model: _Model | None = None
-        self._pace = 0.0  # seconds per element of x, of the last call
+        self._pace = inf  # seconds per element of x, of the fastest call so far
+        self.interpreted = False
 
     def load(self) -> None:
         """Hand the files over and have them read."""
@@ -74,7 +75,7 @@ class Examination:
         """The trial, with fewer samples of a published shape if a call on all of them would take too long."""
         problem, patience = trial.problem, self.rules.patience
         takes = self._pace * prod(problem.in_shape)
-        if not trial.public or patience is None or takes <= patience:
+        if not (trial.public and self.interpreted) or patience is None or takes <= patience:
             return trial
         n = max(2, int(problem.n * patience / takes))
         self.notes.append(f"{trial.name}: {n} of its {problem.n} samples, for kernels are interpreted here")
@@ -159,7 +160,7 @@ class Examination:
             fail=fail,
             count=count,
         )
-        self._pace = (time.perf_counter() - start) / max(x.numel(), 1)
+        self._pace = min(self._pace, (time.perf_counter() - start) / max(x.numel(), 1))
         planted = bool(skip or fail)
         if error := answer.get("error"):
             if planted:

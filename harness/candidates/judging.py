@@ -12,7 +12,7 @@ from harness.candidates.trials import Trial, trials
 from harness.candidates.verdict import UNJUDGED, Check, Found, Verdict
 from harness.candidates.worker import Ended, Limits, Worker, isolation
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def _cached(exam: Examination, trial: Trial) -> None:
 def _kernels(exam: Examination, trial: Trial) -> None:
     """A kernel that does nothing must change the answer; one that fails must not go unnoticed."""
     seen, _ = exam.call(trial.inputs(20).x, "kernels counted")
+    exam.interpreted = bool(seen.launches)
     for number, name in enumerate(seen.launches):
         x = trial.inputs(21 + number).x
         reply, verdict = exam.call(x, "one kernel left out", skip=name)

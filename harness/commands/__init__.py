@@ -13,6 +13,7 @@ COMMANDS = {
     "list": "harness.commands.list_all",
     "show": "harness.commands.show_record",
     "judge": "harness.commands.judge",
+    "brief": "harness.commands.brief",
     "export": "harness.candidates.export",
 }
 """Name on the command line, and the module with its SUMMARY, add_arguments(parser) and run(args) -> exit code."""

@@ -64,11 +64,12 @@ class Watch:
 
     def look(self) -> list[str]:
         """All findings up to now."""
-        for name in self._patched():
-            self._found(f"patched: {name} is no longer what it was")
+        # First: another default dtype also changes what torch.Storage is.
         for name, value in precision().items():
             if value != self._precision[name]:
                 self._found(f"precision: {name} was {self._precision[name]}, and is {value}")
+        for name in self._patched():
+            self._found(f"patched: {name} is no longer what it was")
         return list(self.findings)
 
     def _found(self, text: str) -> None:

@@ -206,7 +206,7 @@ def test_solution(output: bool, tmp_path: Path) -> None:
 FAILING = {
     "raises": ("raise RuntimeError('broken')", "crashed", "raised: "),
     "sys.exit": ("raise SystemExit(0)", "refused", "exit: "),
-    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "crashed", "killed by SIGKILL"),
+    "bad address": ("import ctypes; ctypes.string_at(0)", "crashed", "killed by SIGSEGV"),
     "hangs": ("import time; time.sleep(1000)", "timeout", "no answer"),
     "memory": ("return torch.ones(3 << 28)", "crashed", "memory: "),
     "fills a file": ("open('big', 'wb').write(bytes(1 << 28))", "crashed", "raised: "),
@@ -240,10 +240,11 @@ def test_weights_taken_at_construction_need_a_word(tmp_path: Path) -> None:
         "        c = self.conv_transpose\n"
         "        self.kept = c.weight.detach().clone(), c.bias.detach().clone()\n",
     )
+    sizes = "c.stride, c.padding, c.output_padding"
     text = replaced(
-        "self.conv_transpose(x) *",
-        "nn.functional.conv_transpose2d(\n            x, *self.kept, self.conv_transpose.stride, self.conv_transpose.padding,"
-        " self.conv_transpose.output_padding) *",
+        "        return torch.mean(self.conv_transpose(x) *",
+        "        c = self.conv_transpose\n"
+        f"        return torch.mean(nn.functional.conv_transpose2d(x, *self.kept, {sizes}) *",
         folded,
     )
     path = write(tmp_path, text)
