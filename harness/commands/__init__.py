@@ -14,6 +14,6 @@ COMMANDS = {
     "show": "harness.commands.show_record",
     "judge": "harness.commands.judge",
     "brief": "harness.commands.brief",
-    "export": "harness.candidates.export",
+    "export": "harness.commands.export",
 }
 """Name on the command line, and the module with its SUMMARY, add_arguments(parser) and run(args) -> exit code."""

@@ -65,9 +65,10 @@ class Watch:
     def look(self) -> list[str]:
         """All findings up to now."""
         # First: another default dtype also changes what torch.Storage is.
-        for name, value in precision().items():
-            if value != self._precision[name]:
-                self._found(f"precision: {name} was {self._precision[name]}, and is {value}")
+        now = precision()
+        for name, value in self._precision.items():
+            if now[name] != value:
+                self._found(f"precision: {name} was {value}, and is {now[name]}")
         for name in self._patched():
             self._found(f"patched: {name} is no longer what it was")
         return list(self.findings)
