@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.candidates.checks import Examination
 from harness.candidates.trials import Trial, structured
 from harness.candidates.verdict import Check, Found
+from harness.cases.spelling import spell
 from harness.numerics.budget import Comparison
 
 Asked = Iterator[tuple[str, Comparison | None]]
@@ -29,9 +30,7 @@ def run(exam: Examination, trials: list[Trial]) -> None:
             exam.checks.append(Check(trial.name, False, fault.reason))
             others = [check for check in exam.checks[:-1] if check.passed]
             if fault.verdict == "wrong" and trial.public and others:
-                reason = (
-                    f"shortcut: right on every shape but a published one, {trial.problem}: {fault.reason}"
-                )
+                reason = f"shortcut: right on every shape but a published one, {spell(trial.problem)}: {fault.reason}"
                 raise Found("refused", reason) from None
             raise
 
