@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "compare": "harness.commands.compare",
+    "calls": "harness.commands.calls",
     "check": "harness.commands.check",
     "fuzz": "harness.commands.fuzz",
     "sanitize": "harness.commands.sanitize",
