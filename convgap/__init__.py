@@ -13,6 +13,8 @@ from convgap.fusion import Fusion, fuse
 from convgap.module import ConvTranspose2dMultiplyGAP
 from convgap.selection import BACKENDS, Status, status_of
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BACKENDS",
     "ConvTranspose2dMultiplyGAP",

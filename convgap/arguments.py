@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -12,33 +14,53 @@ from torch import Tensor
 from reference.problem import Chain, Geometry
 from runtime.prepared import accumulator
 
-Size = int | tuple[int, int]
+Size = SupportsIndex | Sequence[SupportsIndex]
+"""A number for both axes, or a sequence of one or two: anything that torch takes for an integer."""
+
+Pair = tuple[int, int]
+Options = tuple[Pair, Pair, Pair, Pair, int, str]
+"""Stride, padding, output padding, dilation, groups, strategy."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 STRATEGIES = ("collapsed", "tail")
+
+
+def options_of(
+    stride: Size, padding: Size, output_padding: Size, dilation: Size, groups: SupportsIndex, strategy: str
+) -> Options:
+    """The numbers of a call as Python's own integers, in pairs.
+
+    Every call comes by here before anything is looked up, for True and 2.0 are equal to 1 and 2, and would find what
+    was kept for them.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
+    return (
+        pair_of("stride", stride, 1),
+        pair_of("padding", padding, 0),
+        pair_of("output_padding", output_padding, 0),
+        pair_of("dilation", dilation, 1),
+        _integer("groups", groups, 1),
+        strategy,
+    )
 
 
 def geometry_of(
     x_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
     bias_shape: tuple[int, ...] | None,
-    stride: Size,
-    padding: Size,
-    output_padding: Size,
-    dilation: Size,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    dilation: Pair,
     groups: int,
     strategy: str,
 ) -> Geometry:
-    """The checked numbers as the operators take them."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
+    """The numbers as the operators take them, checked against the sizes."""
     if len(weight_shape) != 4 or 0 in weight_shape[1:]:
         raise ValueError(
             f"weight: expected [Cin, Cout / groups, KH, KW] without zeros, got {tuple(weight_shape)}"
         )
-    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
-    padding, output_padding = _pair("padding", padding, 0), _pair("output_padding", output_padding, 0)
-    _integer("groups", groups, 1)
     c_in = x_shape[-3]
     if weight_shape[0] != c_in:
         raise ValueError(f"weight: expected {c_in} input channels (x's), got {weight_shape[0]}")
@@ -75,8 +97,8 @@ def problem_of(
     return Chain(n, c_in, c_out, h, w, kernel, *geometry, bias_shape is not None)
 
 
-# A model calls with the same few sizes over and over. Typed: True and 1.0 are equal to 1, and refused.
-known_problem = lru_cache(maxsize=4096, typed=True)(problem_of)
+# A model calls with the same few sizes over and over.
+known_problem = lru_cache(maxsize=4096)(problem_of)
 
 
 def check_tail(y: Tensor, multiplier: float | Tensor) -> tuple[Tensor, float, Tensor | None]:
@@ -89,8 +111,7 @@ def check_tail(y: Tensor, multiplier: float | Tensor) -> tuple[Tensor, float, Te
 def check_chain(
     x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: float | Tensor, *options: Any
 ) -> tuple[Tensor, Chain | Geometry, float, Tensor | None]:
-    """(x [N, Cin, H, W], sizes, number, tensor). `options`: stride, padding, output_padding, dilation, groups,
-    strategy.
+    """(x [N, Cin, H, W], sizes, number, tensor). `options`: as `options_of` takes them.
 
     While torch.compile traces, sizes may be symbols: then only the numbers that are none come back, as a Geometry.
     """
@@ -99,13 +120,14 @@ def check_chain(
     if bias is not None:
         check_like("bias", bias, x)
     sizes = x.shape, weight.shape, None if bias is None else bias.shape
+    numbers = options_of(*options)
     if torch.compiler.is_compiling():
-        problem = geometry_of(*sizes, *options)
+        problem = geometry_of(*sizes, *numbers)
     else:
         try:
-            problem = known_problem(*sizes, *options)
-        except TypeError:  # lists and symbolic sizes cannot be looked up; what is wrong raises again
-            problem = problem_of(*sizes, *options)
+            problem = known_problem(*sizes, *numbers)
+        except TypeError:  # symbolic sizes cannot be looked up
+            problem = problem_of(*sizes, *numbers)
     batched = x if x.dim() == 4 else x.unsqueeze(0)
     scale, tensor = multiplier_of(multiplier, batched, weight.shape[1] * problem.groups, x.dim() == 4)
     return batched, problem, scale, tensor
@@ -128,14 +150,17 @@ def check_planes(name: str, tensor: Tensor) -> None:
 def check_like(name: str, tensor: Tensor, x: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
+    _dense(name, tensor)
     if tensor.dtype != x.dtype and not _autocast_joins(tensor, x):
         raise TypeError(f"{name}: expected x's dtype {x.dtype}, got {tensor.dtype}")
     if tensor.device != x.device:
         raise ValueError(f"{name}: expected x's device {x.device}, got {tensor.device}")
-    _dense(name, tensor)
 
 
 def _dense(name: str, tensor: Tensor) -> None:
+    # Asked first: a nested tensor has no sizes to ask for.
+    if tensor.is_nested:
+        raise TypeError(f"{name}: expected a dense tensor, got a nested one")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
 
@@ -150,19 +175,20 @@ def multiplier_of(
     multiplier: float | Tensor, x: Tensor, c_out: int, batched: bool
 ) -> tuple[float, Tensor | None]:
     """(number, None) or (1, tensor [N, Cout, 1, 1] in the accumulator's dtype)."""
+    if type(multiplier) is float:  # most are, and the next questions take a microsecond
+        return multiplier, None
     if not isinstance(multiplier, Tensor):
-        if type(multiplier) is float:  # most are, and the next question takes a microsecond
-            return multiplier, None
-        if isinstance(multiplier, bool) or not isinstance(multiplier, Real):
-            raise TypeError(
-                f"multiplier: expected a number or a torch.Tensor, got {type(multiplier).__name__}"
-            )
-        return float(multiplier), None
+        if not _traced_from_numpy(multiplier):
+            return _number(multiplier), None
+        multiplier = torch.as_tensor(multiplier, device=x.device)
+        if multiplier.dim() or multiplier.dtype == torch.bool or multiplier.is_complex():
+            raise TypeError("multiplier: expected a number or a torch.Tensor, got an array of NumPy's")
+        multiplier = multiplier.to(accumulator(x.dtype))
+    _dense("multiplier", multiplier)
     if not multiplier.is_floating_point():
         raise TypeError(f"multiplier: expected a floating-point tensor, got {multiplier.dtype}")
     if multiplier.device != x.device:
         raise ValueError(f"multiplier: expected x's device {x.device}, got {multiplier.device}")
-    _dense("multiplier", multiplier)
     shape = (x.shape[0], c_out, 1, 1) if batched else (c_out, 1, 1)
     fits = multiplier.dim() <= len(shape) and all(
         have in (1, want) for have, want in zip(reversed(multiplier.shape), reversed(shape), strict=False)
@@ -176,20 +202,46 @@ def multiplier_of(
     return 1.0, multiplier if batched else multiplier.unsqueeze(0)
 
 
-def _integer(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+def _traced_from_numpy(value: Any) -> bool:
+    """Whether torch.compile traces `value` as a tensor: it turns NumPy's scalars into arrays of no dimension."""
+    return torch.compiler.is_compiling() and type(value).__module__ == "numpy"
+
+
+def _number(multiplier: Any) -> Any:
+    """`multiplier` as a float, or as the symbol that it is while torch traces."""
+    if isinstance(multiplier, (torch.SymFloat, torch.SymInt)):
+        return torch.sym_float(multiplier)
+    if isinstance(multiplier, bool) or not isinstance(multiplier, Real):
+        raise TypeError(f"multiplier: expected a number or a torch.Tensor, got {type(multiplier).__name__}")
+    try:
+        return float(multiplier)
+    except OverflowError:
+        raise ValueError("multiplier: expected a number that a float can hold, got a larger one") from None
+
+
+def _integer(name: str, value: Any, least: int) -> Any:
+    """`value` as an int, or as the symbol that it is while torch traces: NumPy's integers too, but no bool."""
+    if _traced_from_numpy(value):
+        value = value.item()
+    if type(value) is not int and not isinstance(value, torch.SymInt):
+        if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+            raise TypeError(f"{name}: expected an int, got bool")
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name}: expected an int, got {type(value).__name__}") from None
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if value >= 1 << 63:
+        raise ValueError(f"{name}: expected a number of 64 bits, got {value}")
+    return value
 
 
-def _pair(name: str, value: Size, least: int) -> tuple[int, int]:
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{name}: expected an int or two, got {len(value)} of them")
-        pair = value[0], value[1]
-    else:
-        pair = value, value
-    for number in pair:
-        _integer(name, number, least)
-    return pair
+def pair_of(name: str, value: Any, least: int) -> Pair:
+    """A number for both axes, or one or two in a sequence, as torch takes them."""
+    if not isinstance(value, (tuple, list)):
+        number = _integer(name, value, least)
+        return number, number
+    if len(value) not in (1, 2):
+        raise ValueError(f"{name}: expected an int or two, got {len(value)} of them")
+    return _integer(name, value[0], least), _integer(name, value[-1], least)

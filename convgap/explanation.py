@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from convgap import fast, selection
 from convgap.torch_op.kernels import planes_problem, problem_of, weighted_problem
 from convgap.torch_op.schemas import ONE_BAND
-from runtime import call, refused
+from runtime import call, private, refused
 from runtime.prepared import Prepared, Unlaunchable
 from torch_impl import forward
 
@@ -27,9 +25,9 @@ class Step:
     """Name without the namespace: "chain", "multiply_gap", "band_sums", ..."""
     device: str
     backend: str
-    """The backend that served it."""
+    """The backend that served it, or "none" for tensors without data."""
     how: str
-    """"compiled", "interpreter" or "torch operations"."""
+    """"compiled", "interpreter", "torch operations" or "shapes only"."""
     chosen: str
     """Why that backend: what was asked for, and what was skipped."""
     kernels: tuple[str, ...]
@@ -75,7 +73,7 @@ def warmup(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explan
     fast.wait()
     recorder = _Recorder()
     with recorder:
-        outputs = tree_leaves(function(*args, **kwargs))
+        outputs = private.tree_leaves(function(*args, **kwargs))
         ends = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
         if ends:
             leaves = _leaves(ends)
@@ -100,7 +98,7 @@ def _leaves(ends: list[Tensor]) -> list[Tensor]:
     return leaves
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(private.DispatchMode):
     """Notes the operators of convgap that pass, and lets everything run as it would."""
 
     def __init__(self) -> None:
@@ -116,6 +114,9 @@ class _Recorder(TorchDispatchMode):
 
 def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
     asked, device = args[-1], args[0].device
+    if args[0].is_meta or isinstance(args[0], private.FakeTensor):
+        why = "its tensors have no data, so only the result's shape was worked out"
+        return Step(operator, str(device), "none", "shapes only", why, (), "")
     name, left, made = _served(asked, device, operator, args, out)
     kernels = tuple(prepared.launch.kernel for prepared in made)
     why = "; ".join(dict.fromkeys(prepared.why for prepared in made))
@@ -156,7 +157,8 @@ def _reason(asked: str, name: str, device: torch.device, left: dict[str, str]) -
         return f"CONVGAP_BACKEND is {selection.DEFAULT!r}"
     order = selection.ORDER.get(device.type)
     if order is None:
-        return f"'auto' is plain torch on {device.type}: there the kernels are only interpreted"
+        only = "the kernels are only interpreted" if device.type == "cpu" else "no kernel runs"
+        return f"'auto' is plain torch on {device.type}: there {only}"
     said = ""
     for other in order[: order.index(name)]:
         if other in left:

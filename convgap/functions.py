@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import SupportsIndex
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,7 +50,7 @@ def conv_transpose2d_multiply_gap(
     stride: Size = 1,
     padding: Size = 0,
     output_padding: Size = 0,
-    groups: int = 1,
+    groups: SupportsIndex = 1,
     dilation: Size = 1,
     strategy: str = "collapsed",
     backend: str = "auto",
@@ -59,7 +61,7 @@ def conv_transpose2d_multiply_gap(
     weight      [Cin, Cout / groups, KH, KW]; bias [Cout] or None; x's dtype and device
     multiplier  a number, or a tensor that broadcasts to the output (then it gets a gradient)
     stride, padding, output_padding, groups, dilation
-                as in torch.nn.functional.conv_transpose2d: ints or pairs
+                as in torch.nn.functional.conv_transpose2d: integers (NumPy's too), or sequences of one or two
     strategy    "collapsed" never makes the convolution's output; "tail" lets torch make it and fuses the rest
     backend     "auto", "triton", "cupy" or "torch"; a name never falls back
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import SupportsIndex
+
 import torch
 from torch import Tensor, nn
 
-from convgap.arguments import STRATEGIES, Size
+from convgap.arguments import Size, options_of, pair_of
 from convgap.functions import conv_transpose2d_multiply_gap
 from convgap.selection import check_name
 
@@ -29,7 +31,7 @@ class ConvTranspose2dMultiplyGAP(nn.Module):
         output_padding: Size = 0,
         multiplier: float | Tensor = 1.0,
         *,
-        groups: int = 1,
+        groups: SupportsIndex = 1,
         bias: bool = True,
         dilation: Size = 1,
         strategy: str = "collapsed",
@@ -39,11 +41,10 @@ class ConvTranspose2dMultiplyGAP(nn.Module):
     ) -> None:
         super().__init__()
         check_name(backend)
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
+        numbers = options_of(stride, padding, output_padding, dilation, groups, strategy)
         self.conv_transpose = nn.ConvTranspose2d(
-            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
-            device=device, dtype=dtype,
+            in_channels, out_channels, pair_of("kernel_size", kernel_size, 1), *numbers[:3], numbers[4], bias,
+            numbers[3], device=device, dtype=dtype,
         )  # fmt: skip
         self.multiplier = multiplier
         self.strategy = strategy

@@ -67,9 +67,20 @@ def _load(name: str, device: torch.device) -> ModuleType:
             raise RuntimeError(
                 "Triton runs on CPU tensors only if TRITON_INTERPRET=1 is set before it is imported"
             )
+        versions = (import_module(package).__version__ for package in ("triton", "numpy"))
+        if device.type == "cpu" and (reason := cannot_interpret(*versions)):
+            raise RuntimeError(reason)
         if device.type == "cuda" and module.INTERPRETED:
             raise RuntimeError("TRITON_INTERPRET is set: Triton's kernels would be interpreted, not compiled")
     return module
+
+
+def cannot_interpret(triton: str, numpy: str) -> str | None:
+    """Why these versions do not interpret together; None if they do."""
+    old, new = (tuple(map(int, text.split(".")[:2])) for text in (triton, numpy))
+    if old < (3, 7) and new >= (2, 4):
+        return f"Triton before 3.7 interprets with NumPy before 2.4 only: here are Triton {triton} and NumPy {numpy}"
+    return None
 
 
 def _check_device(device: torch.device) -> None:

@@ -79,6 +79,9 @@ HELD_TAPS = 25
 PRODUCT_THREADS = 128
 """Threads of a block that multiplies."""
 
+PRODUCT_REGISTERS = 128
+"""Registers of a thread that multiplies: four blocks of PRODUCT_THREADS side by side."""
+
 PRODUCT_STEP = 36
 """Products of one output at a step: two of them, for both operands, are 28 KiB of shared memory in float32."""
 

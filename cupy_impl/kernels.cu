@@ -182,8 +182,9 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
     int width = AXIS == 1 ? middle.hi - middle.lo : across.length;
     if (width == 0) core.hi = core.lo;
     // Rims: whole rows before and after the core, then what lies beside it. Row and column of number j:
-    int top = core.lo - rims.lo, outer = (top + max(0, rims.hi - core.hi)) * cols;
-    int all = outer + (across.length - width) * (core.hi - core.lo);
+    constexpr bool CROPPED = before_h[0] || after_h[RB - 1] || AXIS == 1 && (before_w[0] || after_w[CB - 1]);
+    int top = core.lo - rims.lo, outer = CROPPED ? (top + max(0, rims.hi - core.hi)) * cols : 0;
+    int all = CROPPED ? outer + (across.length - width) * (core.hi - core.lo) : 0;
     auto rim_at = [&](int j, int& row, int& col) {
         bool beside = AXIS == 1 && j >= outer;
         int length = beside ? across.length - width : cols;
@@ -194,7 +195,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
         row += beside ? core.lo : row < top ? rims.lo : core.hi - top;
     };
     auto load_rim = [&](int j) {
-        if (!live || j >= all) return rim_access{};
+        if (!CROPPED || !live || j >= all) return rim_access{};
         int row, col;
         rim_at(j, row, col);
         if (col >= across.length) return rim_access{};
@@ -219,7 +220,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
             p += RUN ? shift + q : row * stride_h + col * stride_w;
             stream(p, at.lane, accesses, count, own, [&](const ELEMENT*& at) { at += hop; });
             // And a part of an access may be left, for the lane whose turn it is.
-            if (RUN && tail && count >= at.lane && (count - at.lane) % accesses == 0)
+            if (RUN == 2 && tail && count >= at.lane && (count - at.lane) % accesses == 0)
                 for (int e = 0; e < VEC - 1; e++)
                     if (e < tail) own[e] += widen(end[e]);
         }
@@ -273,7 +274,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
                     for (int e = 0; e < OWN; e++) sums[r * CBC + x][e] = AXIS == 3 ? total : own[e];
             }
             #pragma unroll 1
-            for (int j = at.lane, i = 0; j < all; j += lanes, i++) {
+            for (int j = at.lane, i = 0; CROPPED && j < all; j += lanes, i++) {
                 rim_access rim = i == 0 ? first : i == 1 ? second : load_rim(j);
                 int row, c;
                 rim_at(j, row, c);
@@ -363,7 +364,7 @@ __device__ __forceinline__ void scale_and_store(ACC total, ELEMENT* out, const E
 }
 
 #ifdef KERNEL_multiply_gap
-extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c,
     double scale, int C, index_t H, index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
     int rows, int cols, index_t cols_by, int step, int accesses, int lanes, int shift, int planes, int blocks,
@@ -393,7 +394,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap(
 
 #ifdef KERNEL_multiply_gap_flat
 // FOLD neighbours are sure to belong to one plane.
-extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap_flat(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, int C,
     int plane, index_t stride_n, int planes, int blocks, index_t blocks_by, int lanes_shift, int tensor) {
     typedef vec<ELEMENT, VEC> access;
@@ -445,7 +446,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) multiply_gap_flat(
 #endif
 
 #ifdef KERNEL_band_sums
-extern "C" __global__ void __launch_bounds__(THREADS) band_sums(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, int C, index_t H, index_t W, index_t stride_n,
     index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, index_t cols_by, int step, int accesses, int lanes,
     int shift, int planes, int blocks, index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by) {
@@ -504,7 +505,7 @@ __device__ __forceinline__ ACC add_products(ACC total, const ACC* sums, const EL
     return total;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) band_sums_contract(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract(
     const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
     const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int G, int CI, int CO, index_t H,
     index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, index_t cols_by,
@@ -577,11 +578,11 @@ static_assert(PM * TM == BM && PN * TN == BN, "every thread has as much as the o
 typedef vec<ACC, PM> a_part;
 typedef vec<ACC, PN> b_part;
 
-// Place of number i in row k of a matrix of rows of LENGTH: eight neighbouring rows meet different banks.
+// Place of number i in row k of a matrix of rows of LENGTH: neighbouring rows meet different banks.
 template <int LENGTH> __device__ __forceinline__ int bank(int k, int i) {
-    constexpr int SKIP = LENGTH < 32 ? 32 / LENGTH : 1, FOURS = LENGTH < 32 ? LENGTH / 4 : 8;
-    return k * LENGTH + (i ^ (k / SKIP & (FOURS - 1)) * 4);
+    return k * LENGTH + (i ^ (k & (LENGTH < 16 ? 1 : 3)) * 4);
 }
+constexpr int ROUND = KS % 12 == 0 ? 12 : KS % 8 == 0 ? 8 : 4;   // of k: short code, and places known when compiled
 
 // The first is also where a block puts what it has made.
 union Matrices {
@@ -615,7 +616,7 @@ template <class Load, class Store, class Slow> __device__ __forceinline__ void p
                 acc[PM - 1][PN - 1] = first;
             }
         } else {
-            #pragma unroll
+            #pragma unroll ROUND
             for (int k = 0; k < KS; k++) {
                 a_part left = *(const a_part*)(a + bank<BM>(k, m));
                 b_part right = *(const b_part*)(b + bank<BN>(k, n));
@@ -833,7 +834,7 @@ __device__ __forceinline__ void finish_products(
 #endif
 
 #ifdef KERNEL_contract
-extern "C" __global__ void __launch_bounds__(THREADS) contract(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     const ACC* sums, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
     const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
     index_t H, index_t W, int slice, int slices, index_t slices_by, int tiles, index_t tiles_by, int samples,
@@ -879,7 +880,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) contract(
 
 #ifdef KERNEL_planes_contract
 // SHARE threads have a plane, each up to LOADS accesses of ACROSS neighbours in a row.
-extern "C" __global__ void __launch_bounds__(THREADS) planes_contract(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
     const ELEMENT* x, const ELEMENT* weight, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
     const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CI, int CO,
     int H, int W, index_t W_by, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w, int slice, int slices, index_t slices_by, int tiles,
@@ -980,7 +981,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) planes_contract(
 #endif
 
 #ifdef KERNEL_expand
-extern "C" __global__ void __launch_bounds__(THREADS) expand(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
     const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N, int G, int CI, int CO,
     index_t H, index_t W, int tiles, int samples) {
     __shared__ Matrices shared;
@@ -1029,7 +1030,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) expand(
 #endif
 
 #ifdef KERNEL_band_fill
-extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
     const ACC* d, ELEMENT* dx, int C, index_t H, index_t W, index_t stride_n, index_t stride_c, index_t stride_h,
     index_t stride_w, int rows, int cols, index_t cols_by, int step, int accesses, int lanes, int shift, int planes, int blocks,
     index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by) {
@@ -1104,7 +1105,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) band_fill(
 #endif
 
 #ifdef KERNEL_weight_grad
-extern "C" __global__ void __launch_bounds__(THREADS) weight_grad(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N, int G, int CI, int CO,
     index_t H, index_t W, int tiles, int outputs, int cuts) {
     constexpr int CHUNKS = (SUMS + BANDS - 1) / BANDS, A_LOADS = KS * BM / THREADS, B_LOADS = KS * BN / THREADS;

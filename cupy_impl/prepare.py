@@ -37,15 +37,15 @@ NEVER = 2**62
 Stride = tuple[int, ...]
 
 
-def _code(kernel: str, dtype: torch.dtype, threads: int, macros: dict[str, Any]) -> Code:
-    types = {"ELEMENT": ELEMENT[dtype], "ACC": ELEMENT[accumulator(dtype)], "THREADS": threads}
+def _code(kernel: str, dtype: torch.dtype, threads: int, registers: int, macros: dict[str, Any]) -> Code:
+    # Blocks that fit a multiprocessor side by side: told a bound, the compiler uses the registers to load far ahead.
+    blocks = max(1, c.REGISTERS // (threads * registers))
+    types = {"ELEMENT": ELEMENT[dtype], "ACC": ELEMENT[accumulator(dtype)], "THREADS": threads, "BLOCKS": blocks}
     return Code(kernel, tuple((name, str(value)) for name, value in (types | macros).items()))
 
 
 def _reading(kernel: str, dtype: torch.dtype, tile: tiles.Tile, macros: dict[str, Any]) -> Code:
-    """The code of a kernel that reads planes: bounded by its registers, not by the threads that it happens to have."""
-    threads = min(c.REGISTERS // tile.registers, 1024 if tile.axis == 3 else tile.threads)
-    return _code(kernel, dtype, min(threads, c.MOST_THREADS), tile.macros | macros)
+    return _code(kernel, dtype, max(c.THREADS, pow2_at_least(tile.threads)), tile.registers, tile.macros | macros)
 
 
 def _bands(problem: Chain, swapped: bool = False) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def prepare_multiply_gap(
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
     if flat := tiles.flat(layout, dtype.itemsize):
         code = _code(
-            "multiply_gap_flat", dtype, c.THREADS, {"VEC": flat.vec, "FOLD": flat.fold, "LOADS": flat.loads}
+            "multiply_gap_flat", dtype, c.THREADS, 64, {"VEC": flat.vec, "FOLD": flat.fold, "LOADS": flat.loads}
         )
         blocks = ceil(layout.c / flat.planes)
         sizes = layout.c, layout.h, layout.stride[0], flat.planes, *_pairs(blocks), flat.lanes.bit_length() - 1, int(tensor)
@@ -151,7 +151,7 @@ def _multiplied(
     macros = {name: value for name, value in vars(shape).items() if name != "THREADS"}
     if not shape.OUTS:
         del macros["OUTS"]
-    return _code(kernel, dtype, shape.THREADS, macros | _bands(problem) | _taps(problem) | more)
+    return _code(kernel, dtype, shape.THREADS, c.PRODUCT_REGISTERS, macros | _bands(problem) | _taps(problem) | more)
 
 
 def _channels(problem: Chain) -> tuple[int, int, int, int]:

@@ -117,13 +117,14 @@ def tile(
 
 
 def _run(layout: Layout, run: bool, wide: int, cols: int, rows: int, problem: Chain | None) -> int:
-    """0 if planes are no runs of memory, 1 if all that is streamed of them begins at an aligned place, 2 if it may not."""
+    """0 if planes are no runs of memory, 1 if all that is streamed of them is whole aligned accesses, 2 if it may not."""
     if not run:
         return 0
-    before = problem.distinct(0).before[0] if problem else 0
+    outside = (problem.distinct(0).before[0], problem.distinct(0).after[-1]) if problem else (0, 0)
+    ends = [out * cols for out in (*outside, layout.h, rows)]
     sizes = zip((layout.n, layout.c), layout.stride[:2], strict=True)
     steps = [stride for size, stride in sizes if size > 1]
-    return 1 if gcd(layout.first, before * cols, rows * cols, *steps) % wide == 0 else 2
+    return 1 if gcd(layout.first, *ends, *steps) % wide == 0 else 2
 
 
 def _repeats(unit: int, threads: int) -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+import convgap
 from harness.commands import COMMANDS
 from harness.errors import UsageError, one_line
 from runtime.names import INSTALLED, importable
@@ -15,6 +16,7 @@ from runtime.names import INSTALLED, importable
 PROGRAM = "convgap" if INSTALLED else "bench.py"
 DEFAULT = "compare"
 CLOSED_PIPE = 141
+OWN_OPTIONS = ("-h", "--help", "--version", "--print-completion")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,11 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     room); 141, as a shell says of a process that a closed pipe ended, when nobody reads on.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in ("-h", "--help")):
+    if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in OWN_OPTIONS):
         arguments.insert(0, DEFAULT)
     _interpret_without_gpu()
-    args = _parser().parse_args(arguments)
+    command = arguments[0]
     try:
+        args = _parser().parse_args(arguments)
         code = args.run(args)
         sys.stdout.flush()
         return code
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
     except (ImportError, OSError, MemoryError) as error:
         message = one_line(error)
-    print(f"{PROGRAM} {args.command}: {message}", file=sys.stderr)
+    print(f"{PROGRAM} {command}: {message}", file=sys.stderr)
     return 2
 
 
@@ -57,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Compare the backends of one operator: are they right, and how fast are they?",
     )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {convgap.__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, module in COMMANDS.items():
         command = import_module(importable(module))
@@ -64,3 +69,22 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return parser
+
+
+def add_completion(parser: argparse.ArgumentParser) -> None:
+    """--print-completion SHELL: a script that the shell reads once. Starting Python at each key would take seconds."""
+    try:
+        import shtab
+    except ImportError:
+        parser.add_argument("--print-completion", action=_Missing, nargs="?", help=argparse.SUPPRESS)
+    else:
+        shtab.add_argument_to(
+            parser,
+            ["--print-completion"],
+            help="print a completion script for a shell, and exit",
+        )
+
+
+class _Missing(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        raise UsageError("--print-completion needs shtab: install the extra 'completion'")

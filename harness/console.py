@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,14 @@ class _Console(Console):
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """Console on `file` (standard output): colour on a terminal, bare text of 100 columns anywhere else."""
+    """Console on `file` (standard output): colour on a terminal, bare text of 100 columns anywhere else.
+
+    The environment variables COLUMNS and NO_COLOR have the last word.
+    """
     out = file or sys.stdout
     terminal = out.isatty()
-    width = None if terminal else WIDTH
+    asked = os.environ.get("COLUMNS", "")
+    width = int(asked) if asked.isdecimal() and int(asked) else None if terminal else WIDTH
     return _Console(file=out, width=width, force_terminal=terminal, highlight=False, markup=False)
 
 

@@ -54,6 +54,27 @@ NODES = None not in (below_autograd, transforms, single_level, forward_mode, _fu
 Function: Any = _function or torch.autograd.Function
 """The base of nodes that are applied outside torch.func's transforms."""
 
+# For what explains a call.
+FakeTensor: Any = _find("_subclasses.FakeTensor") or ()
+"""Of tensors without data; isinstance takes it."""
+DispatchMode: Any = _find("utils._python_dispatch.TorchDispatchMode")
+tree_leaves: Any = _find("utils._pytree.tree_leaves")
+
+
+class _NoMode:
+    """In the place of DispatchMode: a call that nobody can listen to."""
+
+    def __enter__(self) -> None:
+        raise RuntimeError(
+            "this torch has no torch.utils._python_dispatch.TorchDispatchMode to explain calls with"
+        )
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+DispatchMode = DispatchMode or _NoMode
+tree_leaves = tree_leaves or (lambda tree: list(tree) if isinstance(tree, (list, tuple)) else [tree])
+
 # For launches.
 _raw_stream = _find("_C._cuda_getCurrentRawStream")
 _device = _find("_C._cuda_getDevice")

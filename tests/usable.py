@@ -5,6 +5,10 @@ import torch
 
 import convgap
 
+# Triton's interpreter takes seconds for what a GPU, or the CUDA C++ interpreter, does in milliseconds.
+TRITON = pytest.param("triton", marks=[] if torch.cuda.is_available() else pytest.mark.slow)
+"""The backend as a test's parameter, where the other backends are asked the same in every run."""
+
 
 def require(backend: str, device: torch.device | str) -> None:
     """Skip, with the reason, where a backend cannot run."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reference.problem import Band, Chain
 from torch_impl.folding import add_taps, all_bands, all_taps, fold, live, live_bands, live_kernel, unfold
-from torch_impl.forward import by_group, form, weight_by_group, without_autocast
+from torch_impl.forward import by_group, form, scaled, weight_by_group, without_autocast
 
 
 def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor:
@@ -34,11 +34,11 @@ def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor
             # [groups, n, (bands, channels)]: the channels go before the bands.
             d = torch.bmm(left, right.mT).unflatten(2, (rows, cols, -1)).permute(1, 0, 4, 2, 3).reshape(shape)
             if isfinite(d.sum().item()):
-                return all_bands(problem, d.mul_(scale / problem.out_area).to(grad.dtype))
+                return all_bands(problem, scaled(d, scale / problem.out_area).to(grad.dtype))
             left = left.double()
         right = weight_by_group(problem, weight, left.dtype)
         d = torch.bmm(left, right.mT).transpose(0, 1).reshape(problem.n, problem.c_in, *live_kernel(problem))
-        return all_bands(problem, (add_taps(problem, d) * (scale / problem.out_area)).to(grad.dtype))
+        return all_bands(problem, scaled(add_taps(problem, d), scale / problem.out_area).to(grad.dtype))
 
 
 def weight_grad(problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
@@ -49,7 +49,7 @@ def weight_grad(problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype:
     with without_autocast(grad):
         left, right = by_group(problem, grad), by_group(problem, live_bands(problem, sums))
         # [groups, c_out / groups, (c_in / groups, bands)]
-        dw = torch.bmm(left.mT, right) * (scale / problem.out_area)
+        dw = scaled(torch.bmm(left.mT, right), scale / problem.out_area)
     dw = dw.unflatten(2, (-1, rows, cols)).transpose(1, 2).flatten(0, 1)
     return all_taps(problem, unfold(problem, all_bands(problem, dw))).to(dtype).contiguous()
 

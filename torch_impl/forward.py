@@ -46,7 +46,7 @@ PER_TAP = 16
 _IEEE = ("none", "ieee")
 
 MODERATE = 2.0**-60, 2.0**60
-"""Multipliers between these may be applied in float32 in any order."""
+"""Multipliers between these may be applied in float32: neither they nor their share of a mean are out of its range."""
 
 
 def tail(y: Tensor, scale: float, multiplier: Tensor | None) -> Tensor:
@@ -237,6 +237,13 @@ def _finished(
     if multiplier is not None:
         total = total * multiplier
     return (total * scale if scale != 1 else total).to(dtype).contiguous()
+
+
+def scaled(values: Tensor, scale: float) -> Tensor:
+    """values * scale in the dtype of `values`. torch itself takes a number beyond float32 as infinite, or as 0."""
+    if _moderate(scale) or values.dtype == torch.float64:
+        return values * scale
+    return (values.double() * scale).to(values.dtype)
 
 
 def _moderate(scale: float) -> bool:

@@ -33,15 +33,15 @@ library = torch.library.Library("convgap", "DEF")
 _BANDS = "int[2] stride, int[2] padding, int[2] output_padding, int[2] dilation"
 
 for _schema in (
-    "multiply_gap(Tensor y, Tensor? multiplier, float scale, str backend) -> Tensor",
-    f"chain(Tensor x, Tensor weight, Tensor? bias, Tensor? multiplier, float scale, {_BANDS}, int groups,"
+    "multiply_gap(Tensor y, Tensor? multiplier, Scalar scale, str backend) -> Tensor",
+    f"chain(Tensor x, Tensor weight, Tensor? bias, Tensor? multiplier, Scalar scale, {_BANDS}, int groups,"
     " str backend) -> Tensor",
     "plane_sums(Tensor y, str backend) -> Tensor",
     f"band_sums(Tensor x, int[2] kernel, {_BANDS}, str backend) -> Tensor",
-    "contract(Tensor sums, Tensor weight, Tensor? bias, Tensor? multiplier, float scale, SymInt[2] size,"
+    "contract(Tensor sums, Tensor weight, Tensor? bias, Tensor? multiplier, Scalar scale, SymInt[2] size,"
     f" {_BANDS}, int groups, str backend) -> Tensor",
-    f"expand(Tensor grad, Tensor weight, float scale, SymInt[2] size, {_BANDS}, int groups, str backend) -> Tensor",
-    f"weight_grad(Tensor grad, Tensor sums, float scale, SymInt[2] size, int[2] kernel, {_BANDS}, int groups,"
+    f"expand(Tensor grad, Tensor weight, Scalar scale, SymInt[2] size, {_BANDS}, int groups, str backend) -> Tensor",
+    f"weight_grad(Tensor grad, Tensor sums, Scalar scale, SymInt[2] size, int[2] kernel, {_BANDS}, int groups,"
     " ScalarType dtype, str backend) -> Tensor",
     f"band_fill(Tensor d, SymInt[2] size, int[2] kernel, {_BANDS}, ScalarType dtype, bool channels_last,"
     " str backend) -> Tensor",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import platform
@@ -11,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from functools import cache as once
 from pathlib import Path
+
+from runtime import cache
 
 HERE = Path(__file__).parent
 # -O1: compiles a quarter faster than -O2, and test kernels run too briefly to earn that back.
@@ -51,22 +52,7 @@ def unavailable() -> str | None:
     return "the CUDA C++ interpreter needs a host C++ compiler, and neither c++, g++ nor clang++ is on PATH"
 
 
-@cache
-def cache_directory(configured: str | None) -> Path:
-    """Where libraries are kept; a temporary directory, gone at exit, if that can not be written."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    wanted = Path(configured) if configured else Path(base, "convgap")
-    try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=wanted):
-            return wanted
-    except OSError:
-        fallback = tempfile.mkdtemp(prefix="convgap-")
-        atexit.register(shutil.rmtree, fallback, ignore_errors=True)
-        return Path(fallback)
-
-
-@cache
+@once
 def version(command: tuple[str, ...]) -> str:
     """What distinguishes this compiler's output from another's."""
     done = subprocess.run([*command, "--version"], check=False, capture_output=True, text=True)
@@ -88,15 +74,30 @@ def preprocess(text: str, options: tuple[str, ...]) -> str:
 
 
 def shared_library(text: str, options: tuple[str, ...] = ()) -> Path:
-    """The library of a C++ text, which may include this directory's headers; compiled unless it is kept."""
+    """The library of a C++ text, which may include this directory's headers; compiled unless it is kept, and whole."""
     headers = [(HERE / name).read_text() for name in ("device.h", "fibers.h")]
     recipe = "\0".join([*headers, version(compiler()), *FLAGS, *options, text])
     name = f"interpret-{hashlib.sha256(recipe.encode()).hexdigest()[:32]}.so"
-    target = cache_directory(os.environ.get("CONVGAP_CACHE_DIR")) / name
-    if not target.exists():
-        # Made aside and moved: other processes may be at the same.
+    target = cache.directory() / name
+    if not _is_whole(target):
+        # Made aside and moved: other processes may be at the same, and a full disk leaves nothing half-made.
         with tempfile.TemporaryDirectory(dir=target.parent) as aside:
             made = Path(aside, name)
             run_compiler((*FLAGS, *options, "-o", str(made)), text)
+            made.write_bytes(_sealed(made.read_bytes()))
             made.replace(target)
     return target
+
+
+def _sealed(library: bytes) -> bytes:
+    """A library and its hash, which the loader does not mind: what is cut short or damaged kills who loads it."""
+    return library + hashlib.sha256(library).digest()
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a file is there as it was written."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return content == _sealed(content[: -hashlib.sha256().digest_size])

@@ -1,4 +1,4 @@
-"""`bench.py export`: one self-contained file with a ModelNew, made of the project's own Triton sources.
+"""One self-contained file with a ModelNew, made of the project's own Triton sources.
 
 In this order: imports, kernels, wrappers, the class. Kernels are the text of triton_impl/kernels.py. Wrappers
 are the project's own launch plan and order of launches (triton_impl, runtime/execute.py), made plain by
@@ -7,79 +7,15 @@ harness/candidates/flatten.py; written here is only what holds them together.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.files import check_writable, write_whole
 
-SUMMARY = "write a single file with a ModelNew (KernelBench's form), or check one"
 STRATEGIES = ("collapsed", "tail")
 SUFFIX = "_kernel"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Command line of `bench.py export`."""
-    parser.add_argument(
-        "--strategy",
-        choices=STRATEGIES,
-        default="collapsed",
-        help="collapsed: never store the convolution output (default); tail: torch's convolution, then one "
-        "fused kernel",
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
-    )
-    parser.add_argument(
-        "--check",
-        type=Path,
-        metavar="FILE",
-        help="check a file instead: its form, and its answers in a process of its own",
-    )
-    parser.add_argument("--form-only", action="store_true", help="with --check: do not run the file")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write, or check; 1 if the checked file breaks a rule or gives a wrong answer."""
-    if args.check:
-        return _check(args.check, run_it=not args.form_only)
-    if args.output:
-        try:
-            check_writable(args.output)
-        except OSError as error:
-            raise UsageError(str(error)) from None
-    text = source(args.strategy)
-    if args.output:
-        write_whole(args.output, text)
-        print(f"wrote {args.output}")
-    else:
-        sys.stdout.write(text)
-    return 0
-
-
-def _check(path: Path, *, run_it: bool) -> int:
-    from harness.candidates import export_check
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    broken = export_check.form(text)
-    for line in broken:
-        print(f"{path}: {line}")
-    if broken or not run_it:
-        print(f"{path}: {len(broken)} rules of form broken")
-        return int(bool(broken))
-    wrong = 0
-    for answer in export_check.answers(path):
-        print(answer.line())
-        wrong += not answer.passed
-    print(f"{path}: form as it should be, {wrong} wrong answers")
-    return int(wrong > 0)
 
 
 # --- the file ---

@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "compare": "harness.commands.compare",
+    "calls": "harness.commands.calls",
     "check": "harness.commands.check",
     "fuzz": "harness.commands.fuzz",
     "sanitize": "harness.commands.sanitize",
@@ -12,6 +13,8 @@ COMMANDS = {
     "project": "harness.commands.project",
     "list": "harness.commands.list_all",
     "show": "harness.commands.show_record",
-    "export": "harness.candidates.export",
+    "judge": "harness.commands.judge",
+    "brief": "harness.commands.brief",
+    "export": "harness.commands.export",
 }
 """Name on the command line, and the module with its SUMMARY, add_arguments(parser) and run(args) -> exit code."""

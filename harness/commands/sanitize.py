@@ -25,7 +25,7 @@ import convgap
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
-from harness.errors import UsageError
+from harness.errors import UsageError, last_line
 from harness.mutants.interpose import interposed, kernels
 from harness.options import words
 from runtime.names import ROOT, importable
@@ -167,7 +167,11 @@ def run(args: argparse.Namespace) -> int:
         "--backends",
         ",".join(backends),
     ]
-    subprocess.run(driver, check=True, env=environment(), cwd=ROOT)
+    done = subprocess.run(driver, check=False, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise UsageError(
+            f"the kernels fail without a sanitizer already: {last_line(done.stderr or done.stdout)}"
+        )
     return max(_one(tool, command(tool, sanitizer, backends), args.logs) for tool in tools)
 
 

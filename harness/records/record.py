@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from harness.timing.calls import CallTimes
 from harness.timing.floors import Card, Ceiling
 from harness.timing.intervals import Interval, Summary, ratio_of_medians, summarise
 from harness.timing.telemetry import Reading
@@ -108,21 +109,6 @@ class CaseRecord:
 
 
 @dataclass
-class CallRecord:
-    """What a person waits for: one kind of call on one problem, of every entry in the same run.
-
-    call: which time it is, a key of harness.timing.calls.CALLS. samples: us, by entry; element i of every list comes
-    from round i. missing: why an entry has none.
-    """
-
-    call: str
-    shape: str
-    dtype: str
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
 class Run:
     """One run of the lab.
 
@@ -135,7 +121,7 @@ class Run:
     card: Card | None = None
     ceilings: list[Ceiling] = field(default_factory=list)
     cases: list[CaseRecord] = field(default_factory=list)
-    calls: list[CallRecord] = field(default_factory=list)
+    calls: list[CallTimes] = field(default_factory=list)
     lost: dict[str, dict[str, str]] = field(default_factory=dict)
     finished: bool = True
     schema: int = SCHEMA

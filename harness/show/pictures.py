@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.entries.entry import is_product
+from harness.records.history import Line
 from harness.records.record import CaseRecord, Result, Run
-from harness.show.tables import first_mode
+from harness.show.tables import commit_of, first_mode
 from harness.show.text import label, number
 from harness.timing.intervals import Summary
 
@@ -276,6 +278,33 @@ def roofline_plot(run: Run) -> Any:
     axis.grid(which="both", lw=0.3, alpha=0.5)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    return figure
+
+
+def history_plot(runs: Sequence[Run], lines: Sequence[Line]) -> Any:
+    """Each case's median of the fastest of the product, over that of the first record that timed it."""
+    figure, axes = _figure(1, 1, 10.0, 5.0)
+    axis = axes[0][0]
+    mode = first_mode(runs[-1])
+    figure.suptitle(
+        f"Time of the fastest of the product over the oldest record's, {mode} L2\n{_caption(runs[-1])}"
+    )
+    for case in dict.fromkeys(line.case for line in lines):
+        own = [
+            line.medians
+            for line in lines
+            if (line.case, line.mode) == (case, mode) and is_product(line.entry)
+        ]
+        best = [min((us for us in each if us is not None), default=None) for each in zip(*own, strict=True)]
+        timed = [(i, us) for i, us in enumerate(best) if us is not None]
+        if len(timed) > 1:
+            places, times = zip(*timed, strict=True)
+            axis.plot(places, [us / times[0] for us in times], "o-", lw=1, ms=3, label=case)
+    axis.axhline(1, color="C7", lw=1, ls="--")
+    axis.set_xticks(range(len(runs)), [commit_of(run) for run in runs], fontsize=8)
+    axis.set_ylabel("time, oldest = 1")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=6, frameon=False)
     return figure
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError
 from harness.files import write_whole
@@ -76,20 +77,26 @@ def require_matplotlib() -> None:
 def save(run: Run, prefix: str, names: Iterable[str] = COMPACT, theme: str = "light") -> list[Path]:
     """Draw the pictures of the run; returns the files written. PlotError without matplotlib or timed entries."""
     require_matplotlib()
-    from matplotlib import style
-
     if not any(result.samples for case in run.cases for result in case.results):
         raise PlotError("--plot: the run holds no timed entry to draw")
     written = []
+    for plot, path in targets(prefix, names):
+        save_figure(lambda: ALL[plot](run), path, theme)  # noqa: B023  (called at once)
+        written.append(path)
+    return written
+
+
+def save_figure(make: Callable[[], Any], path: Path, theme: str = "light") -> None:
+    """Write the figure that `make` draws. PlotError for a format that is neither PNG nor SVG."""
+    if path.suffix not in FORMATS:
+        raise PlotError(f"{path}: expected a name that ends with .png or .svg")
+    from matplotlib import style
+
     # Text stays text in SVG, and nothing in it changes from run to run but the data.
     fixed = {"svg.fonttype": "none", "svg.hashsalt": "convgap", "font.size": 9, "figure.titlesize": 10}
+    svg = path.suffix == ".svg"
     with style.context([THEMES[theme], fixed]):  # pyright: ignore[reportArgumentType]  (a list of both is allowed)
-        for plot, path in targets(prefix, names):
-            figure = ALL[plot](run)
-            buffer = io.BytesIO()
-            svg = path.suffix == ".svg"
-            metadata = {"Date": None} if svg else {"Software": None}
-            figure.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata, transparent=svg)
-            write_whole(path, buffer.getvalue())
-            written.append(path)
-    return written
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if svg else {"Software": None}
+        make().savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata, transparent=svg)
+    write_whole(path, buffer.getvalue())

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from harness.entries.entry import is_product
 from harness.records.differences import Change
+from harness.records.history import Line
 from harness.records.record import CaseRecord, Result, Run
 from harness.show.text import (
     NONE,
@@ -26,6 +27,9 @@ from harness.timing.intervals import summarise
 
 MODES = {"cold": "clean cold", "dirty": "dirty cold", "unflushed": "unflushed", "warm": "warm"}
 """What the L2 is before a sample, by mode."""
+
+VERDICTS = {"slower": "red", "broken": "red", "faster": "green", "repaired": "green", "ambiguous": "yellow"}
+"""Colours of the verdicts that a reader looks for."""
 
 
 def case_heading(case: CaseRecord) -> list[str]:
@@ -218,15 +222,31 @@ def summary_table(run: Run) -> Table:
     return table
 
 
+def commit_of(run: Run) -> str:
+    """Name of a record's column: the commit it is of, or its day."""
+    return run.environment.commit[:9] or run.environment.date[:10]
+
+
+def history_table(runs: Sequence[Run], lines: Sequence[Line]) -> Table:
+    """Medians in us, a column for each record, and what the newest changed."""
+    table = new_table(["case", "entry", "mode", *map(commit_of, runs), "last step"], left=3)
+    for line in lines:
+        verdict = line.last.verdict if line.last else NONE
+        cells = [number(us) for us in line.medians]
+        table.add_row(
+            line.case, line.entry, line.mode, *cells, Text(verdict, style=VERDICTS.get(verdict, ""))
+        )
+    return table
+
+
 def diff_table(changes: Sequence[Change]) -> Table:
     """One line per result of both records."""
     table = new_table(["case", "entry", "mode", "verdict", "old us", "new us", "new/old, 95 %"], left=4)
-    style = {"slower": "red", "broken": "red", "faster": "green", "repaired": "green", "ambiguous": "yellow"}
     for change in changes:
         ratio = NONE
         if change.ratio.low == change.ratio.low:
             ratio = f"[{change.ratio.low:.3f}, {change.ratio.high:.3f}]"
         old, new = (NONE if us != us else number(us, 4) for us in (change.old_us, change.new_us))
-        verdict = Text(change.verdict, style=style.get(change.verdict, ""))
+        verdict = Text(change.verdict, style=VERDICTS.get(change.verdict, ""))
         table.add_row(change.case, change.entry, change.mode, verdict, old, new, ratio)
     return table

@@ -31,7 +31,7 @@ class FirstCallError(RuntimeError):
 
 
 def measure(case: Case, entry: str) -> dict[str, float]:
-    """Seconds of the first call with empty caches, then with warm ones. FirstCallError if a process fails."""
+    """Seconds of an entry's first call, with empty caches, then with warm ones. FirstCallError if a process fails."""
     command = [
         sys.executable,
         "-m",
@@ -63,22 +63,26 @@ def main() -> None:
 
     from harness.cases.inputs import make_inputs
     from harness.entries.entry import ENTRIES
+    from harness.timing import calls
 
     for name in (importable("triton_impl.launch"), "cupy"):
         with suppress(ImportError):
             import_module(name)
     case, others = case_of(sys.argv[1:])
     parser = argparse.ArgumentParser()
-    parser.add_argument("--entry", required=True, choices=ENTRIES)
-    entry = ENTRIES[parser.parse_args(others).entry]
+    parser.add_argument("--entry", required=True, choices=[*ENTRIES, *calls.ENTRIES])
+    name = parser.parse_args(others).entry
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = make_inputs(case, device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
-    built = entry.build(case, inputs)
-    with built.context():
-        built.call()
+    if name in ENTRIES:
+        built = ENTRIES[name].build(case, inputs)
+        with built.context():
+            built.call()
+    else:
+        calls.ENTRIES[name]()(inputs)
     wait()
     print(time.perf_counter() - start)
 

@@ -26,7 +26,7 @@ from harness.numerics.truth import Truth, truth
 from reference.problem import Chain, Tail
 from runtime import call as calls
 from runtime.prepared import Prepared
-from tests.usable import require
+from tests.usable import TRITON, require
 
 GPU = torch.cuda.is_available()
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -132,8 +132,14 @@ REPEATED = [
     Case("repeat/chain-parts", x2(2, 1, 2, 140, 130), "a plane in parts", values="normal"),
     Case("repeat/chain-wide", x2(3, 8, 40, 4, 4), "large weight", values="normal"),
     Case("repeat/chain-many", x2(33, 8, 70, 3, 3), "other blocks than for few samples", values="normal"),
-    Case(
-        "repeat/chain-many-k4", Chain(33, 8, 70, 3, 3, (4, 4), (2, 2), (1, 1)), "wide loads", values="normal"
+    pytest.param(
+        Case(
+            "repeat/chain-many-k4",
+            Chain(33, 8, 70, 3, 3, (4, 4), (2, 2), (1, 1)),
+            "wide loads",
+            values="normal",
+        ),
+        marks=TRITON.marks,
     ),
     Case("repeat/chain-channels_last", x2(3, 8, 3, 8, 8), "columns", layout="channels_last", values="normal"),
 ]

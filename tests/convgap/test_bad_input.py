@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,9 @@ from convgap import functions
 X = torch.ones(2, 4, 5, 6)
 WEIGHT = torch.ones(4, 3, 3, 3)
 BIAS = torch.ones(3)
+with warnings.catch_warnings(action="ignore"):  # torch says that nested tensors are a prototype
+    NESTED = torch.nested.nested_tensor([torch.ones(4, 5, 6), torch.ones(4, 2, 2)])
+    JAGGED = torch.nested.nested_tensor([torch.ones(3, 6), torch.ones(2, 6)], layout=torch.jagged)
 
 
 class Launched:
@@ -43,6 +48,8 @@ PLANES: list[tuple[Any, type[Exception], str]] = [
     (X.bool(), TypeError, r"expected float32, .*, got torch.bool"),
     (X.to(torch.complex64), TypeError, r"expected float32, .*, got torch.complex64"),
     (X.to_sparse(), TypeError, r"expected a dense tensor, got layout torch.sparse_coo"),
+    (NESTED, TypeError, r"expected a dense tensor, got a nested one"),
+    (JAGGED, TypeError, r"expected a dense tensor, got a nested one"),
     (torch.ones(2, 3), ValueError, r"expected \[N, C, H, W\] or \[C, H, W\], got \(2, 3\)"),
     (torch.ones(1, 2, 3, 4, 5), ValueError, r"expected \[N, C, H, W\] or .*, got \(1, 2, 3, 4, 5\)"),
     (torch.ones(2, 0, 3, 4), ValueError, r"at least one channel, row and column, got \(2, 0, 3, 4\)"),
@@ -53,7 +60,7 @@ PLANES: list[tuple[Any, type[Exception], str]] = [
 
 def ident(value: object) -> str | None:
     """Readable test names."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and not value.is_nested:
         return f"{value.dtype}{list(value.shape)}".removeprefix("torch.")
     return None
 
@@ -70,13 +77,17 @@ def test_x(x: Any, error: type[Exception], message: str) -> None:
         convgap.conv_transpose2d_multiply_gap(x, WEIGHT)
 
 
-MULTIPLIERS: list[tuple[Any, type[Exception], str]] = [
+MULTIPLIERS: list[Any] = [
     (True, TypeError, r"expected a number or a torch.Tensor, got bool"),
     ("2", TypeError, r"expected a number or a torch.Tensor, got str"),
     (None, TypeError, r"expected a number or a torch.Tensor, got NoneType"),
     (2j, TypeError, r"expected a number or a torch.Tensor, got complex"),
     (torch.ones(3, 1, 1).int(), TypeError, r"expected a floating-point tensor, got torch.int32"),
     (torch.ones(3, 1, 1).to(torch.complex64), TypeError, r"floating-point tensor, got torch.complex64"),
+    (np.bool_(True), TypeError, r"expected a number or a torch.Tensor, got bool"),
+    pytest.param(10**400, ValueError, r"expected a number that a float can hold", id="huge"),
+    (NESTED, TypeError, r"expected a dense tensor, got a nested one"),
+    (JAGGED, TypeError, r"expected a dense tensor, got a nested one"),
     (torch.ones(3, 1, 1).to_sparse(), TypeError, r"expected a dense tensor, got layout torch.sparse_coo"),
     (torch.ones(3, 1, 1, device="meta"), ValueError, r"expected x's device cpu, got meta"),
     (torch.ones(2, 1, 1), ValueError, r"the output's \(2, 3, 1, 1\), got \(2, 1, 1\)"),
@@ -102,6 +113,8 @@ def test_multiplier_of_an_unbatched_call() -> None:
 
 CHAIN: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight": None}, TypeError, r"weight: expected a torch.Tensor, got NoneType"),
+    ({"weight": NESTED}, TypeError, r"weight: expected a dense tensor, got a nested one"),
+    ({"bias": JAGGED}, TypeError, r"bias: expected a dense tensor, got a nested one"),
     ({"weight": WEIGHT.half()}, TypeError, r"weight: expected x's dtype torch.float32, got torch.float16"),
     ({"weight": WEIGHT.to("meta")}, ValueError, r"weight: expected x's device cpu, got meta"),
     ({"x": X.to("meta")}, ValueError, r"weight: expected x's device meta, got cpu"),
@@ -128,7 +141,11 @@ CHAIN: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"stride": (1, 2, 3)}, ValueError, r"stride: expected an int or two, got 3 of them"),
     ({"stride": "2"}, TypeError, r"stride: expected an int, got str"),
     ({"padding": -1}, ValueError, r"padding: expected at least 0, got -1"),
-    ({"padding": (1,)}, ValueError, r"padding: expected an int or two, got 1 of them"),
+    ({"padding": ()}, ValueError, r"padding: expected an int or two, got 0 of them"),
+    ({"padding": np.float64(1)}, TypeError, r"padding: expected an int, got float64"),
+    ({"padding": np.array([1, 1])}, TypeError, r"padding: expected an int, got ndarray"),
+    ({"stride": 2**63}, ValueError, r"stride: expected a number of 64 bits, got 9223372036854775808"),
+    ({"stride": torch.tensor(True)}, TypeError, r"stride: expected an int, got bool"),
     ({"padding": "same"}, TypeError, r"padding: expected an int, got str"),
     ({"padding": (4, 0)}, ValueError, r"padding: .* height of at least 1, these sizes give -1"),
     ({"padding": (0, 4)}, ValueError, r"padding: .* width of at least 1, these sizes give 0"),
@@ -178,6 +195,76 @@ def test_module(option: str) -> None:
     options: dict[str, Any] = {option: "fast"}
     with pytest.raises(ValueError, match=rf"^{option}: expected one of .*, got 'fast'"):
         convgap.ConvTranspose2dMultiplyGAP(3, 4, 3, **options)
+
+
+@pytest.mark.parametrize("option", ["kernel_size", "stride", "padding", "output_padding", "dilation"])
+def test_numbers_of_the_module(option: str) -> None:
+    options: dict[str, Any] = {"kernel_size": 3, option: (2.0, 2.0)}
+    with pytest.raises(TypeError, match=rf"^{option}: expected an int, got float"):
+        convgap.ConvTranspose2dMultiplyGAP(3, 4, **options)
+
+
+PAIRS = ("stride", "padding", "output_padding", "dilation")
+
+
+@pytest.mark.parametrize("option", PAIRS)
+@pytest.mark.parametrize("wrong", [2.0, np.float32(2), True, np.bool_(True), 2.5])
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_was_called_before_allows_nothing(
+    option: str, wrong: Any, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 2.0, True and (2.0, 2.0) are equal to, and hash like, what is right.
+    monkeypatch.undo()
+    right = int(wrong)
+    numbers: dict[str, Any] = {
+        "stride": 3,
+        "padding": 1,
+        "output_padding": 0,
+        "dilation": 2,
+        "backend": "torch",
+    }
+
+    def with_option(value: Any) -> dict[str, Any]:
+        return numbers | {option: value}
+
+    convgap.conv_transpose2d_multiply_gap(X, WEIGHT, **with_option((right, right) if inside else right))
+    for value in ((wrong, wrong), (right, wrong), (wrong,)) if inside else (wrong,):
+        with pytest.raises(TypeError, match=rf"^{option}: expected an int, got (float|bool)"):
+            convgap.conv_transpose2d_multiply_gap(X, WEIGHT, **with_option(value))
+
+
+@pytest.mark.parametrize("wrong", [1.0, True, np.bool_(True)])
+def test_groups_called_before(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    convgap.conv_transpose2d_multiply_gap(X, WEIGHT, groups=1, backend="torch")
+    with pytest.raises(TypeError, match=r"^groups: expected an int, got (float|bool)"):
+        convgap.conv_transpose2d_multiply_gap(X, WEIGHT, groups=wrong, backend="torch")
+
+
+INTEGERS: list[Any] = [
+    np.int64(2), np.uint8(2), (np.int32(2), 2), [np.int64(2)], (2,), [2], [2, 2], torch.tensor(2), torch.Size((2, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("two", INTEGERS, ids=repr)
+def test_integers_as_torch_takes_them(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    x, weight = torch.rand(2, 4, 5, 6), torch.rand(4, 3, 3, 3)
+    for option in PAIRS:
+        numbers: dict[str, Any] = {"stride": 3, "padding": 0, "output_padding": 0, "dilation": 1, option: two}
+        plain: dict[str, Any] = numbers | {option: 2}
+        expected = convgap.conv_transpose2d_multiply_gap(x, weight, backend="torch", **plain)
+        got = convgap.conv_transpose2d_multiply_gap(x, weight, backend="torch", **numbers)
+        assert torch.equal(got, expected)
+        torch.testing.assert_close(
+            got, torch.conv_transpose2d(x, weight, **numbers).mean((2, 3), keepdim=True), rtol=1e-5, atol=1e-6
+        )
+        if not isinstance(two, torch.Tensor):  # nn.ConvTranspose2d's own constructor does not take one
+            module = convgap.ConvTranspose2dMultiplyGAP(4, 3, 3, bias=False, backend="torch", **numbers)
+            module.conv_transpose.weight.data = weight
+            assert torch.equal(module(x), expected)
+    got = convgap.conv_transpose2d_multiply_gap(x, weight, groups=np.int64(2), backend="torch")
+    assert torch.equal(got, convgap.conv_transpose2d_multiply_gap(x, weight, groups=2, backend="torch"))
 
 
 def test_right_input_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

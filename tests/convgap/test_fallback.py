@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from convgap import selection
+
 ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -131,3 +133,17 @@ def test_environment_variable_must_name_a_backend() -> None:
     found = run(set(), "cpu", CONVGAP_BACKEND="cuda")
     assert found["results"]["auto"].startswith("ValueError: ")
     assert "'cuda'" in found["results"]["auto"]
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "works"),
+    [
+        ("3.6.0", "2.3.5", True),
+        ("3.6.0+git1a2b", "2.4.0rc1", False),
+        ("3.7.0", "2.5.0", True),
+        ("3.10.1", "2.10.0", True),
+    ],
+)
+def test_versions_that_do_not_interpret_together_are_named(triton: str, numpy: str, works: bool) -> None:
+    reason = selection._cannot_interpret(triton, numpy)
+    assert reason is None if works else reason is not None and triton in reason and numpy in reason

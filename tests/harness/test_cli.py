@@ -17,11 +17,12 @@ from harness.cases.case import Case
 from harness.cases.inputs import Inputs
 from harness.cli import COMMANDS, main
 from harness.commands import check, compare, doctor
+from harness.console import console
 from harness.entries.entry import Built, Entry
 from harness.records.as_json import load
 from harness.runs import timer
 from tests.harness.planted import broken, eagerly, fake_timer
-from torch_impl import steps
+from torch_impl import backward
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--shape", "tail:2,3,4,5"]
@@ -149,8 +150,8 @@ def test_gradients_are_compared_on_request(capsys: pytest.CaptureFixture[str], t
 def test_a_wrong_gradient_exits_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = steps.band_fill
-    monkeypatch.setattr(steps, "band_fill", lambda problem, d, dx: right(problem, d, dx).roll(1, 3))
+    right = backward.band_fill
+    monkeypatch.setattr(backward, "band_fill", lambda problem, d, dx: right(problem, d, dx).roll(1, 3))
     assert main(BACKWARD) == 1
     assert "torch: wrong:" in capsys.readouterr().out
 
@@ -271,3 +272,26 @@ def test_a_right_row_that_was_not_timed_exits_with_1(
     monkeypatch.setattr(timer, "timer_for", lambda *_: fake_timer([], stopwatch=stopwatch))
     assert main(SMALL) == 1
     assert "2 not timed" in capsys.readouterr().out
+
+
+def test_version_and_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == "bench.py 0.1.0\n"
+    assert console().width == 100
+    monkeypatch.setenv("COLUMNS", "70")
+    assert console().width == 70
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert console().width == 100
+
+
+def test_completion_is_printed_or_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if find_spec("shtab"):
+        with pytest.raises(SystemExit, match="0"):
+            main(["--print-completion", "bash"])
+        assert "compare" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--print-completion", "bash"]) == 2
+    assert "extra 'completion'" in capsys.readouterr().err

@@ -130,6 +130,24 @@ def test_a_tap_that_meets_nothing_has_no_gradient_and_gives_none(
     assert not dw.any()
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("scale", "grad"), [(1e39, 1e-3), (1e-39, 1e30)])
+def test_a_multiplier_that_is_no_float32(
+    scale: float, grad: float, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(1, 1, 1, 1, 1, (1, 2), (1, 2), bias=False)
+    force(monkeypatch, form)
+    weight, g = torch.tensor([0.5, 0.25]).reshape(1, 1, 1, 2), torch.full((1, 1, 1, 1), grad)
+    d = backward.expand(chain, g, weight, scale)
+    torch.testing.assert_close(d.item(), 0.375 * grad * scale, rtol=1e-6, atol=0)
+    dw = backward.weight_grad(
+        chain, g, forward.band_sums(chain, torch.full(chain.in_shape, 0.5)), scale, g.dtype
+    )
+    torch.testing.assert_close(
+        dw.double(), torch.full_like(dw, 1).double() * (0.25 * grad * scale), rtol=1e-6, atol=0
+    )
+
+
 def test_no_band_at_all() -> None:
     chain = Chain(2, 3, 2, 1, 1, (2, 2), (4, 4), (1, 1), dilation=(2, 2))
     grad, weight = torch.full(chain.out_shape, INF), torch.full(chain.weight_shape, NAN)

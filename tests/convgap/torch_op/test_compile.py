@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -90,3 +92,59 @@ def test_export_loads_in_a_process_of_its_own(device: torch.device, tmp_path: Pa
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment)
+
+
+class Scaled(nn.Module):
+    """Both functions with one multiplier, which `make` gives."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+        self.weight = nn.Parameter(torch.rand(3, 2, 3, 3))
+
+    def forward(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        multiplier = self.make(s)
+        chain = convgap.conv_transpose2d_multiply_gap(x, self.weight, multiplier=multiplier)
+        return convgap.multiply_gap(x, multiplier), chain
+
+
+NUMBERS: dict[str, tuple[Callable[[Tensor], Any], Any]] = {
+    "item": (lambda s: s.item(), 0.75),
+    "item of an integer": (lambda s: s.item(), 3),
+    "product with an item": (lambda s: 2 * s.item(), 0.75),
+    "NumPy float": (lambda s: np.float32(0.75), 0.0),
+    "NumPy integer": (lambda s: np.int64(3), 0.0),
+    "NumPy arithmetic": (lambda s: np.sqrt(np.float64(2.0)), 0.0),
+}
+
+
+@pytest.mark.parametrize("how", ["compile", "dynamic", "strict export", "export"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_are_known_only_when_it_runs(name: str, how: str, device: torch.device) -> None:
+    make, number = NUMBERS[name]
+    torch.manual_seed(0)
+    module = Scaled(make).to(device)
+    x, s = torch.rand(2, 3, 4, 5).to(device), torch.tensor(number)
+    with torch._dynamo.config.patch(capture_scalar_outputs=True):
+        if how == "compile":
+            compiled: Any = torch.compile(module, fullgraph=True, backend="aot_eager")
+        elif how == "dynamic":
+            compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+        else:
+            compiled = torch.export.export(module, (x, s), strict=how == "strict export").module()
+        for scale in (s, s + 1):
+            for got, expected in zip(compiled(x, scale), module(x, scale), strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+        if how in ("compile", "dynamic"):
+            (grad,) = torch.autograd.grad(compiled(x, s)[1].sum(), [module.weight])
+            (expected,) = torch.autograd.grad(module(x, s)[1].sum(), [module.weight])
+            torch.testing.assert_close(grad, expected, rtol=1e-6, atol=0)
+
+
+def test_a_bool_is_no_number_in_compiled_code_either() -> None:
+    def scaled(x: Tensor) -> Tensor:
+        wrong: Any = np.bool_(True)
+        return convgap.multiply_gap(x, wrong)
+
+    with pytest.raises(Exception, match="multiplier: expected a number"):
+        torch.compile(scaled, backend="eager")(torch.rand(2, 3, 4, 5))

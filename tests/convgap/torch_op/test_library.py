@@ -284,6 +284,20 @@ def test_explanation() -> None:
     assert str(convgap.explain(torch.add, x, x)) == "no operator of convgap was called"
 
 
+def test_explain_without_data() -> None:
+    # Whatever the backend: nothing is launched, so nothing is said of one.
+    with FakeTensorMode():
+        fake = torch.ones(2, 3, 4, 5)
+    for x in (torch.ones(2, 3, 4, 5, device="meta"), fake):
+        for backend in ("auto", "triton"):
+            (step,) = convgap.explain(convgap.multiply_gap, x, 0.5, backend=backend).steps
+            assert (step.backend, step.how, step.kernels) == ("none", "shapes only", ())
+            assert str(step) == (
+                f"multiply_gap -> none, shapes only, on {x.device}; its tensors have no data, so only the result's"
+                " shape was worked out"
+            )
+
+
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 def test_explanation_names_the_kernels(backend: str, device: torch.device) -> None:
     status = status_of(backend, device)

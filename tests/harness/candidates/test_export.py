@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from harness.candidates import export, export_check
+from harness.candidates import export, rules
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cli import main
 from harness.machine.compiled import prepared, stride_of
 from reference.problem import Chain, Tail
+from tests.harness.candidates.judged import judged
 
 pytest.importorskip("triton", reason="the exported file is made of the Triton kernels")
 
@@ -41,16 +42,17 @@ def load(text: str, folder: Path) -> ModuleType:
 
 @pytest.mark.parametrize("strategy", export.STRATEGIES)
 def test_form(strategy: str, texts: dict[str, str]) -> None:
-    assert export_check.form(texts[strategy]) == []
+    assert rules.form(texts[strategy]) == []
 
 
 @pytest.mark.parametrize("strategy", export.STRATEGIES)
-def test_answers_alone_in_an_empty_folder(strategy: str, texts: dict[str, str], tmp_path: Path) -> None:
+def test_accepted_by_the_judge_with_strict_rules(
+    strategy: str, texts: dict[str, str], tmp_path: Path
+) -> None:
     path = tmp_path / "file.py"
     path.write_text(texts[strategy], encoding="utf-8")
-    answers = list(export_check.answers(path))
-    assert len(answers) >= 7
-    assert [answer.line() for answer in answers if not answer.passed] == []
+    verdict = judged(path, strict=True)
+    assert (verdict.verdict, verdict.reasons) == ("accepted", [])
 
 
 CHAINS = [case for case in select(("headline", "grid", "edge")) if isinstance(case.problem, Chain)]
@@ -210,7 +212,7 @@ def test_planted_violation_is_rejected(rule: str, texts: dict[str, str]) -> None
     old, new = PLANTED[rule]
     text = texts["collapsed"]
     assert old in text, "the exported file no longer holds the text that this violation replaces"
-    broken = export_check.form(text.replace(old, new, 1))
+    broken = rules.form(text.replace(old, new, 1))
     assert any(line.startswith(rule) for line in broken), broken
 
 
@@ -229,20 +231,14 @@ def test_wrong_answers_are_rejected(
     text = texts[strategy]
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
-    assert not all(answer.passed for answer in export_check.answers(path))
-
-
-def test_a_file_that_fails_is_a_wrong_answer(tmp_path: Path) -> None:
-    path = tmp_path / "file.py"
-    path.write_text("raise RuntimeError('broken')\n", encoding="utf-8")
-    (answer,) = export_check.answers(path)
-    assert not answer.passed and "broken" in answer.message
+    assert judged(path).verdict == "wrong"
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out.py"
     assert main(["export", "--output", str(path)]) == 0
     assert main(["export", "--check", str(path), "--form-only"]) == 0
+    assert main(["judge", str(path), "--rules", "strict", "--form-only"]) == 0
     path.write_text(path.read_text().replace("import triton\n", ""))
     assert main(["export", "--check", str(path)]) == 1
     assert main(["export", "--check", str(tmp_path / "absent.py")]) == 2

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.candidates import export
-from harness.candidates.export_check import judge
+from harness.candidates.answers import judge, right
 from harness.cases.case import shrink
 from harness.cases.inputs import Inputs
 from reference.problem import Chain
@@ -109,7 +109,7 @@ def test_model_new_against_model(
         inputs = Inputs(
             x, conv.weight.detach(), conv.bias.detach(), 0.5, sizes | {"groups": 1, "dilation": 1}
         )
-        verdict = judge(out, problem, inputs, tf32=GPU and strategy == "tail")
+        verdict = judge(out.cpu(), problem, inputs, right(problem, inputs), tf32=GPU and strategy == "tail")
         assert verdict.passed, f"trial {trial}: {verdict.message}"
         worst = max(worst, verdict.worst)
     record_property("error_over_budget", worst)

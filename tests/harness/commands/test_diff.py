@@ -11,6 +11,7 @@ from harness.cli import main
 from harness.records.as_json import to_json
 from harness.records.differences import EFFECT, compare, compare_samples, judge
 from harness.records.record import Run
+from harness.timing.calls import CallTimes
 from harness.timing.intervals import Interval
 from tests import synthetic
 
@@ -146,3 +147,61 @@ def test_records_without_times(files, capsys: pytest.CaptureFixture[str]) -> Non
             for row in case.results:
                 row.samples = {}
     assert "neither record holds a timed entry" in refused(files(*runs), capsys)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"values": "normal"}, {"multiplier": "tensor"}, {"seed": 7}, {"op": "backward"}, {"layout": "sliced"}],
+)
+def test_another_problem_is_not_compared(
+    change: dict[str, object], files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = synthetic.run()
+    for name, value in change.items():
+        setattr(new.cases[0], name, value)
+    assert f"({next(iter(change))} " in refused(files(synthetic.run(), new), capsys)
+
+
+def test_what_an_older_record_does_not_say_is_taken_as_equal(files) -> None:
+    old = synthetic.run()
+    for case in old.cases:
+        case.values = case.multiplier = case.seed = None
+    assert main(files(old, synthetic.run(seed=1000))) == 0
+
+
+def test_an_interrupted_run_passes_no_gate(files, capsys: pytest.CaptureFixture[str]) -> None:
+    part = synthetic.run()
+    part.finished = False
+    assert "the new record is of a run that was interrupted" in refused(files(synthetic.run(), part), capsys)
+    assert "the old record is of a run that was interrupted" in refused(files(part, synthetic.run()), capsys)
+
+
+def test_nothing_in_common_passes_no_gate(files, capsys: pytest.CaptureFixture[str]) -> None:
+    other, empty = synthetic.run(), synthetic.run()
+    for case in other.cases:
+        case.name += "-other"
+    empty.cases = []
+    assert "no timed entry in common" in refused(files(synthetic.run(), other), capsys)
+    assert "the new record holds no case" in refused(files(synthetic.run(), empty), capsys)
+
+
+def with_calls(factor: float = 1.0) -> Run:
+    run = synthetic.run()
+    times = {"triton": synthetic.samples(factor * 12.0, spread=0.02), "eager": synthetic.samples(60.0)}
+    run.calls = [CallTimes("host", "tail:1,2,3,4", "float32", times, {"cupy": "not here"})]
+    return run
+
+
+def test_calls_are_compared_too(files, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(files(with_calls(), with_calls(1.3))) == 1
+    assert "slower" in capsys.readouterr().out
+    assert main(files(with_calls(1.3), with_calls())) == 0
+    gone = with_calls()
+    del gone.calls[0].samples["triton"]
+    gone.calls[0].missing["triton"] = "it raised"
+    assert main(files(with_calls(), gone)) == 1
+
+
+@pytest.mark.parametrize("effect", ["inf", "nan", "0"])
+def test_an_effect_that_forgives_all_or_nothing(effect: str, files, capsys) -> None:
+    assert "--effect" in refused([*files(synthetic.run(), synthetic.run()), "--effect", effect], capsys)

@@ -10,10 +10,10 @@ import torch
 from harness.cli import main
 from harness.commands import sanitize
 from harness.mutants.interpose import kernels
-from tests.usable import require
+from tests.usable import TRITON, require
 
 
-@pytest.mark.parametrize("backend", ["triton", "cupy"])
+@pytest.mark.parametrize("backend", [TRITON, "cupy"])
 def test_driver_reaches_every_kernel(backend: str, device: torch.device) -> None:
     require(backend, device)
     assert sanitize.drive([backend], device.type) == set(kernels())

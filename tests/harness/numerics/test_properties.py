@@ -22,15 +22,21 @@ from tests.usable import require
 
 pytest.importorskip("hypothesis", reason="hypothesis draws the examples")
 
-# How many examples fit a minute: torch is quick, Triton's interpreter takes seconds for some, and each
-# template of the CUDA kernels is some seconds of the host's C++ compiler.
-CI = {"torch": (400, 40), "cupy": (60, 8), "triton": (20, 8)}
+# (examples, templates). torch is quick; Triton's interpreter takes seconds for some examples, and each template of the
+# CUDA kernels is some seconds of the host's C++ compiler. The short run is for every day.
+SHORT = {"torch": (400, 40), "cupy": (60, 8), "triton": (8, 4)}
+LONG = {"torch": (2000, 100), "cupy": (200, 16), "triton": (60, 16)}
 
 
 @pytest.mark.parametrize("backend", convgap.BACKENDS)
-def test_holds_for_random_calls(backend: str, device: torch.device) -> None:
+@pytest.mark.parametrize(
+    "lengths", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_holds_for_random_calls(
+    backend: str, lengths: dict[str, tuple[int, int]], device: torch.device
+) -> None:
     require(backend, device)
-    examples, pool = CI[backend]
+    examples, pool = lengths[backend]
     found = search(backend, device.type, examples=examples, seed=6, pool_size=pool)
     assert not found.miss, found.miss
     assert found.ran.total() == examples

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import convgap
-from convgap.selection import depth
 from harness.cases.case import Case
 from harness.cases.inputs import Inputs, make_inputs
 from harness.mutants.score import trial
 from harness.numerics.budget import compare
+from harness.numerics.depth import depth
 from reference.problem import Chain, Tail
 from tests.usable import require
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+from dataclasses import replace
 from math import inf, isnan, nan
 from pathlib import Path
 
@@ -134,3 +135,65 @@ def test_check_writable_leaves_no_trace(tmp_path: Path) -> None:
         check_writable(tmp_path)
     with pytest.raises(OSError, match="no directory"):
         check_writable(tmp_path / "missing" / "run.json")
+
+
+def changed(*place: object, value: object) -> str:
+    """The record's JSON with one thing in it changed."""
+    data = json.loads(to_json(synthetic.run()))
+    *way, last = place
+    inner = data
+    for step in way:
+        inner = inner[step]
+    inner[last] = value
+    return json.dumps(data)
+
+
+SAMPLES = ("cases", 0, "results", 0, "samples")
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (changed(*SAMPLES, "cold", value=[1.0, 0.0]), "expected times above 0 us, found 0.0"),
+        (changed(*SAMPLES, "cold", value=[-3.0]), "expected times above 0 us, found -3.0"),
+        (changed(*SAMPLES, "cold", value=["nan"]), "expected times above 0 us, found nan"),
+        (changed(*SAMPLES, "cold", value=["inf"]), "expected times above 0 us, found inf"),
+        (changed("cases", 0, "results", 0, "host_us", value=[-1]), "host: expected times above 0"),
+        (changed(*SAMPLES, "cold", value=[10**400]), "found one of 401 digits"),
+        (changed(*SAMPLES, "cold", value="S").replace('"S"', "1" * 5000), "not "),
+        (changed("environment", "date", value="S").replace('"S"', "[" * 100_000), "nested too deeply"),
+        (changed("settings", value="S").replace('"S"', '{"a":' * 3000 + "1" + "}" * 3000), "deeply|settings"),
+        (changed("cases", 1, "name", value="chain-headline"), "case chain-headline is there twice"),
+        (changed("cases", 0, "results", 1, "entry", value="triton"), "entry triton is there twice"),
+        ('{"schema": 1}', "not a record"),
+        ('{"schema": 1, "cases": [3], "ceilings": []}', "not a record"),
+        ("[" * 100_000, "nested too deeply"),
+        ("1" * 5000, "not "),
+        ("", "not JSON"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(text: str, says: str) -> None:
+    with pytest.raises(RecordError, match=says) as error:
+        from_json(text)
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_schema_1_is_brought_up_to_date() -> None:
+    data = json.loads(to_json(synthetic.run()))
+    data["schema"] = 1
+    data["settings"]["modes"] = "warm,cold"
+    del data["calls"], data["lost"]
+    for case in data["cases"]:
+        case["rows"] = case.pop("results")
+        del case["values"], case["multiplier"], case["seed"], case["unmade"]
+        for row in case["rows"]:
+            row["backend"] = row.pop("entry")
+    for ceiling in data["ceilings"]:
+        ceiling["gb_per_s"] = 1.0
+        del ceiling["mode"]
+    expected = synthetic.run()
+    expected.settings["modes"] = "warm,cold"
+    expected.ceilings = [replace(ceiling, mode="warm") for ceiling in expected.ceilings]
+    for case in expected.cases:
+        case.values = case.multiplier = case.seed = None
+    assert from_json(json.dumps(data)) == expected

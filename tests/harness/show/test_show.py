@@ -195,3 +195,26 @@ def test_nothing_timed_nothing_drawn(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no timed entry"):
         plots.save(run, str(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_warm_run_is_headed_as_warm() -> None:
+    run = synthetic.run()
+    run.ceilings = [replace(ceiling, mode="warm") for ceiling in run.ceilings]
+    for case in run.cases:
+        for result in case.results:
+            result.samples.pop("cold", None)
+        case.floor_us.pop("cold")
+    shown = printed(run)
+    assert "measured, warm, 512 MiB moved" in shown and "cold" not in shown
+
+
+def test_the_summary_is_of_the_product_and_names_who_is_faster() -> None:
+    run = synthetic.run()
+    fast, slow = run.cases
+    fast.results[3].samples["cold"] = [us / 100 for us in fast.results[3].samples["cold"]]
+    slow.results = [result for result in slow.results if result.entry in ("inductor", "eager-ieee")]
+    lines = printed(run).split("Summary")[1].split("What ran")[0].splitlines()
+    (first,) = (line.split() for line in lines if line.startswith("chain-headline"))
+    (second,) = (line.split() for line in lines if line.startswith("tail-256x256"))
+    assert first[1] == "cupy" and first[-1] == "inductor"
+    assert second[1] == "-" and second[-1] == "inductor"

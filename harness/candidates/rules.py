@@ -1,4 +1,4 @@
-"""Is a ModelNew file what it has to be? Its form by its syntax tree, its answers against the oracle.
+"""The strict form of a file with a ModelNew, by its syntax tree.
 
 imports      import torch, torch.nn as nn, triton, triton.language as tl at the top, and no other anywhere
 order        imports, then @triton.jit kernels, then wrapper functions, then class ModelNew; nothing else
@@ -14,26 +14,9 @@ from __future__ import annotations
 
 import ast
 import copy
-import os
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-
-import torch
-from torch import Tensor
-
-from harness.cases.inputs import Inputs
-from harness.entries.entry import TF32_OPERAND
-from harness.errors import last_line
-from harness.numerics.budget import Comparison, compare
-from harness.numerics.truth import truth
-from reference import eager
-from reference.problem import Chain
 
 IMPORTS = ("import torch", "import torch.nn as nn", "import triton", "import triton.language as tl")
 FORBIDDEN = frozenset({"tanh", "sigmoid", "gelu", "silu", "softmax", "mish"})
@@ -48,8 +31,6 @@ PARAMETERS = (
 )
 TESTING = frozenset({"__main__", "get_inputs", "get_init_inputs"})
 CALLS = frozenset({"print", "exec", "eval", "__import__", "compile", "open"})
-
-LIMIT_S = 600  # first calls compile; a file that takes longer hangs
 
 
 def form(text: str) -> list[str]:
@@ -283,124 +264,3 @@ def _testing(tree: ast.Module) -> Iterator[str]:
             yield f"{line} def {node.name}"
         elif isinstance(node, ast.Call) and _callee(node) in CALLS:
             yield f"{line} {_callee(node)}(...)"
-
-
-# --- answers ---
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What running the file on one problem gave; error in units of the budget, None if it gave none."""
-
-    problem: Chain
-    layout: str
-    passed: bool
-    message: str
-    error: float | None = None
-
-    def line(self) -> str:
-        p = self.problem
-        sizes = f"{p.n}x{p.c_in}x{p.h}x{p.w} -> {p.c_out}"
-        return (
-            f"{'ok   ' if self.passed else 'WRONG'} {sizes}, kernel {p.kernel}, {self.layout}: {self.message}"
-        )
-
-
-def problems(*, gpu: bool) -> list[Chain]:
-    """What the file is run on: KernelBench's shapes of old and of today, and some it never had."""
-    x2 = (3, 3), (2, 2), (1, 1), (1, 1)
-    odd = [
-        Chain(2, 3, 5, 9, 10, *x2),
-        Chain(1, 2, 3, 25, 32, (4, 4), (2, 2), (1, 1)),
-        Chain(3, 5, 2, 7, 7, (3, 2), (2, 3), (1, 0), (0, 1)),
-        Chain(1, 20, 9, 4, 4, (4, 4), (2, 2), (1, 1)),
-        Chain(2, 3, 4, 6, 6, (1, 1), (2, 2)),
-    ]
-    if not gpu:
-        return odd
-    return [*odd, Chain(128, 3, 16, 32, 32, *x2), Chain(16, 64, 128, 128, 128, *x2)]
-
-
-def answers(path: Path, *, gpu: bool | None = None) -> Iterator[Answer]:
-    """Run the file in a process of its own that has nothing of the project, and compare with the oracle."""
-    gpu = torch.cuda.is_available() if gpu is None else gpu
-    text = path.read_text(encoding="utf-8")
-    calls_torch = "self.conv_transpose(" in text
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = problems(gpu=gpu)
-        wanted = [(problem, "contiguous") for problem in chosen]
-        wanted += [(chosen[0], "channels_last"), (chosen[0], "offset")]
-        request = [(problem.__dict__, layout) for problem, layout in wanted]
-        torch.save({"calls": request, "device": "cuda" if gpu else "cpu"}, Path(folder) / "request.pt")
-        (Path(folder) / "model_new.py").write_text(text, encoding="utf-8")
-        failure = _run_alone(Path(folder), interpret=not gpu)
-        if failure:
-            yield Answer(chosen[0], "contiguous", False, failure)
-            return
-        given = torch.load(Path(folder) / "answers.pt")
-    for (problem, layout), item in zip(wanted, given, strict=True):
-        inputs = Inputs(
-            item["x"],
-            item["weight"],
-            item["bias"],
-            item["multiplier"],
-            {n: getattr(problem, n) for n in ("stride", "padding", "output_padding", "groups", "dilation")},
-        )
-        verdict = judge(item["out"], problem, inputs, tf32=gpu and calls_torch)
-        yield Answer(problem, layout, verdict.passed, verdict.message, verdict.worst)
-
-
-def judge(out: Tensor, problem: Chain, inputs: Inputs, *, tf32: bool) -> Comparison:
-    """A file's answer against the oracle, in the budget of the operator as written: the file may be anyone's.
-
-    tf32: whether the convolution is the framework's on a GPU, which rounds its factors.
-    """
-    right = truth(problem, inputs)
-    error = TF32_OPERAND if tf32 else 0.0
-    plan = right.plan(eager.depth(problem), stores=eager.stores(problem), operand_error=error)
-    return compare(out, right.expected, right.magnitude, "float32", **plan)
-
-
-def _run_alone(folder: Path, *, interpret: bool) -> str:
-    """Run the file in its folder; what went wrong, or ""."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TRITON_INTERPRET")}
-    if interpret:
-        environment["TRITON_INTERPRET"] = "1"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _ALONE],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer in {LIMIT_S} s"
-    return f"the file failed: {last_line(done.stderr)}" if done.returncode else ""
-
-
-_ALONE = """
-import torch, model_new
-request = torch.load("request.pt")
-answers = []
-for index, (p, layout) in enumerate(request["calls"]):
-    torch.manual_seed(index)
-    arguments = p["c_in"], p["c_out"], p["kernel"], p["stride"], p["padding"], p["output_padding"], 0.5
-    model = model_new.ModelNew(*arguments).to(request["device"])
-    x = torch.rand(p["n"], p["c_in"], p["h"], p["w"]).to(request["device"])
-    if layout == "channels_last":
-        x = x.contiguous(memory_format=torch.channels_last)
-    if layout == "offset":
-        x = torch.empty(x.numel() + 1, device=x.device)[1:].view(x.shape).copy_(x)
-    with torch.no_grad():
-        out = model(x)
-        again = model(x) if x.is_cuda else out
-    if not torch.equal(again, out):
-        out = torch.full_like(out, torch.nan)
-    conv = model.conv_transpose
-    answers.append(dict(x=x.cpu(), weight=conv.weight.detach().cpu(), bias=conv.bias.detach().cpu(),
-                        multiplier=0.5, out=out.detach().cpu()))
-torch.save(answers, "answers.pt")
-"""

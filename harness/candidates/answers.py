@@ -1,0 +1,96 @@
+"""Is one answer right? The truth of any call in float64, and how far an unknown order of additions may be off."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.cases.inputs import Inputs
+from harness.entries.entry import TF32_OPERAND
+from harness.numerics.budget import Comparison, compare
+from harness.numerics.truth import Truth, truth
+from reference import eager
+from reference.problem import Chain, Problem, Tail
+
+LARGE = 20_000_000  # products of the literal convolution from which on the truth is taken from sums of bands
+
+
+def depth(problem: Problem) -> int:
+    """Additions of a plain left-to-right sum, one after the other: the longest chain that any sane order has.
+
+    Of the plane and of the products that meet in one of its elements, or, bands first, of the input's plane and of the
+    products of its sums with the weights.
+    """
+    if isinstance(problem, Tail):
+        return problem.h * problem.w
+    channels = problem.c_in // problem.groups
+    literal = problem.out_area + channels * eager.taps(problem)
+    return max(literal, problem.h * problem.w + channels * problem.kernel[0] * problem.kernel[1])
+
+
+def right(problem: Problem, inputs: Inputs) -> Truth:
+    """The float64 truth; for large finite problems by sums of bands, which take no convolution output."""
+    large = isinstance(problem, Chain) and problem.n * problem.c_in * problem.c_out * problem.out_area > LARGE
+    if not isinstance(problem, Chain) or not large or not bool(torch.isfinite(inputs.x).all()):
+        return truth(problem, inputs)
+    small = truth(_one(problem), _first(inputs))  # for what flushing may cost, and the depth
+    return Truth(_banded(problem, inputs, False), _banded(problem, inputs, True), small.floor, small.depth)
+
+
+def judge(
+    out: Tensor, problem: Problem, inputs: Inputs, expected: Truth, *, tf32: bool, chain: int | None = None
+) -> Comparison:
+    """An answer beside the truth, in the budget of the operator as written: the file may be anyone's.
+
+    tf32: whether the convolution is the framework's on a GPU, which rounds its factors. chain: the longest chain of
+    additions, if it is known.
+    """
+    dtype = str(inputs.x.dtype).removeprefix("torch.")
+    error = TF32_OPERAND if tf32 and dtype == "float32" and isinstance(problem, Chain) else 0.0
+    plan = expected.plan(chain or depth(problem), stores=eager.stores(problem), operand_error=error)
+    return compare(out, expected.expected, expected.magnitude, dtype, **plan)
+
+
+def _one(problem: Chain) -> Chain:
+    return Chain(1, *(getattr(problem, name) for name in tuple(Chain.__dataclass_fields__)[1:]))
+
+
+def _first(inputs: Inputs) -> Inputs:
+    return Inputs(inputs.x[:1], inputs.weight, inputs.bias, inputs.multiplier, inputs.sizes)
+
+
+@cache
+def _lands(k: int, size: int, out: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """[k, size]: 1 where kernel index and input index meet inside the output."""
+    landing = torch.arange(size) * stride - padding + torch.arange(k)[:, None] * dilation
+    return ((landing >= 0) & (landing < out)).double()
+
+
+def _banded(problem: Chain, inputs: Inputs, absolute: bool) -> NDArray[np.float64]:
+    assert inputs.weight is not None
+    make: Any = torch.abs if absolute else (lambda value: value)
+    x, weight = make(inputs.x.double()), make(inputs.weight.double())
+    rows, columns = (
+        _lands(
+            problem.kernel[axis],
+            (problem.h, problem.w)[axis],
+            problem.out_size(axis),
+            problem.stride[axis],
+            problem.padding[axis],
+            problem.dilation[axis],
+        )
+        for axis in (0, 1)
+    )
+    groups = problem.groups
+    sums = torch.einsum("kh,nchw,lw->nckl", rows, x, columns).reshape(problem.n, groups, -1, *problem.kernel)
+    weight = weight.reshape(groups, -1, problem.c_out // groups, *problem.kernel)
+    out = torch.einsum("ngckl,gcokl->ngo", sums, weight).reshape(problem.n, problem.c_out) / problem.out_area
+    if inputs.bias is not None:
+        out = out + make(inputs.bias.double())
+    multiplier = torch.as_tensor(inputs.multiplier, dtype=torch.float64)
+    return (make(multiplier) * out).reshape(problem.out_shape).numpy()

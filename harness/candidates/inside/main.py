@@ -1,0 +1,169 @@
+"""The loop of a candidate's process: a command in, an answer out, until the judge closes the channel."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.candidates import wire
+from harness.candidates.inside import calls, clock, sandbox, subjects, watch
+from harness.candidates.inside.launches import Launches
+
+LARGEST = 1 << 36  # the judge is trusted: only nonsense is refused
+
+
+class Unsupported(RuntimeError):
+    """The file cannot run on this machine; the message says why."""
+
+
+class Process:
+    """State of one candidate's process."""
+
+    def __init__(self, root: str) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.launches = Launches()
+        self.launches.listen()
+        self.unsupported: tuple[type[BaseException], ...] = (Unsupported,)
+        self._cupy()
+        self.watch = watch.Watch(root)
+        self.memory = calls.Memory(self.device)
+        self.subject: Any = None
+        self.timed: clock.Timed | None = None
+        self.last: torch.Tensor | None = None
+
+    def _cupy(self) -> None:
+        if self.device.type == "cpu":
+            from harness.candidates.inside import cupy_on_cpu
+
+            self.unsupported += (cupy_on_cpu.Unsupported,)
+            self.launches.cupy(cupy_on_cpu.install())
+            return
+        try:
+            import cupy
+        except ImportError:
+            return
+        self.launches.cupy(cupy)
+
+    def load(self, request: dict[str, Any], _: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
+        """Read the candidate's file."""
+        if request["wants_gpu"] and self.device.type == "cpu":
+            raise Unsupported(request["wants_gpu"])
+        self.watch.hear_threads()
+        self.watch.start(watch.owners() | OWN)
+        self.subject = subjects.load(request["form"], Path.cwd(), request["details"])
+        return {}, []
+
+    def build(self, request: dict[str, Any], _: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
+        """A new model, its constructor's random numbers from the given seed."""
+        self.last = None
+        torch.manual_seed(request["seed"])
+        dtype = getattr(torch, request["dtype"])
+        self.subject.build(request["problem"], request["multiplier"], self.device, dtype)
+        return {"weights": list(self.subject.tensors())}, []
+
+    def weights(self, request: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
+        """Set weight and bias: in place, or as a checkpoint does."""
+        specs = request["tensors"]
+        values = {name: self.memory.put(specs[name], blob) for name, blob in zip(specs, blobs, strict=True)}
+        if request["how"] == "load":
+            self.subject.load(values)
+        else:
+            with torch.no_grad():
+                held = self.subject.tensors()
+                for name, value in values.items():
+                    held[name].copy_(value)
+        return {}, []
+
+    def call(self, request: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
+        """One call; bytes of the answer at once and later, of x, of the weights, and of the answer before."""
+        spec = request["x"]
+        dtype = getattr(torch, spec["dtype"])
+        calls.poison(request["out"], dtype, self.device)
+        x = self.memory.put(spec, blobs[0], late=request["late"])
+        self.launches.reset(request["skip"], request["fail"])
+        try:
+            out, seen = calls.call(self.subject, x, self.watch, self.launches, count=request["count"])
+        except self.unsupported:
+            raise
+        except BaseException as error:  # SystemExit is an answer, too
+            return {"error": _words(error), "launches": dict(self.launches.counts)}, []
+        finally:
+            self.launches.reset()
+        if reason := calls.complaint(out, self.device, request["out"]):
+            return {"complaint": reason}, []
+        first, later = calls.result(out, wait=request["late"])
+        held = self.subject.tensors()
+        found = [
+            first,
+            later,
+            self.memory.bytes_of(spec["slot"]),
+            *(calls.raw(held[name]) for name in sorted(held)),
+        ]
+        before = self.last
+        self.last = out
+        if before is not None:
+            found.append(calls.raw(before))
+        return seen | {"shape": list(out.shape), "dtype": str(out.dtype).removeprefix("torch."),
+                       "weights": sorted(held), "before": before is not None}, found  # fmt: skip
+
+    def time(self, request: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
+        """Everything that has to do with clocks: inside/clock.py."""
+        if request["what"] == "prepare":
+            x = self.memory.put(request["x"], blobs[0])
+            self.timed = clock.Timed(lambda: self.subject.call(x), x, self.device)
+            return self.timed.describe(), []
+        assert self.timed is not None
+        return self.timed.answer(request, blobs)
+
+
+COMMANDS = ("load", "build", "weights", "call", "time")
+OWN = {module.__name__: module for module in (calls, clock, subjects, wire, sys.modules[__name__])}
+
+
+def _words(error: BaseException) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text[:500]
+
+
+def _hide(root: str) -> None:
+    """Leave nothing of the project where the candidate's imports could find it."""
+    sys.path.remove(root)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if file.startswith(root) and f"{os.sep}site-packages{os.sep}" not in file:
+            del sys.modules[name]
+
+
+def main(descriptor: int, largest_file: int) -> None:
+    """Serve the judge on a socket that was inherited."""
+    channel = socket.socket(fileno=descriptor)
+    channel.set_inheritable(False)
+    root = sys.path[0]
+    sandbox.restrict(Path.cwd(), largest_file)
+    process = Process(root)
+    commands = {name: getattr(process, name) for name in COMMANDS}
+    hidden = False
+    while True:
+        try:
+            request, blobs = wire.receive(channel, LARGEST)
+        except EOFError:
+            os._exit(0)
+        answer: dict[str, Any]
+        try:
+            if not hidden:
+                _hide(root)
+                hidden = True
+            answer, found = commands[request["command"]](request, blobs)
+        except process.unsupported as error:
+            answer, found = {"failed": str(error), "verdict": "unsupported"}, []
+        except BaseException as error:
+            answer, found = {"failed": f"{request['command']}: {_words(error)}", "verdict": "crashed"}, []
+        answer |= {"token": request["token"], "findings": process.watch.look()}
+        if process.device.type == "cuda":
+            answer["findings"] += clock.context()
+        wire.send(channel, answer, found)

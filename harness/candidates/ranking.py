@@ -1,0 +1,240 @@
+"""Times of accepted candidates, in the same rounds as the project's own entries and the framework's.
+
+Each candidate is sampled in its own process, one sample a turn; nothing else runs on the card meanwhile. What it says
+of time is held against two witnesses: the judge's wall clock over many calls, and the profiler. After timing x is
+overwritten with data that nobody has seen, and the captured graph has to be right on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.candidates import answers
+from harness.candidates.checks import Examination
+from harness.candidates.judging import Judged
+from harness.candidates.trials import Trial, spec, storage
+from harness.candidates.verdict import Check, Found
+from harness.candidates.worker import Ended
+from harness.cases.case import Case
+from harness.cases.catalogue import select
+from harness.cases.inputs import Inputs
+from harness.entries.entry import choose
+from harness.runs.check import check_case
+from harness.runs.timer import Settings, Timer
+from harness.timing import session
+from harness.timing.intervals import ratio_of_medians, summarise
+from harness.timing.session import Stop
+
+ROWS = ("triton", "cupy", "eager-tf32", "eager-ieee", "inductor")
+MODES = {"cold": "read", "warm": None}
+MANY = 200
+# Beyond these the process's events and the other two witnesses disagree: a factor, and us for what hangs on a launch.
+DISAGREE = 1.5, 15.0
+
+
+@dataclass
+class Timed:
+    """A candidate on the card, ready to be sampled. inputs: the case's, on the CPU."""
+
+    judged: Judged
+    examination: Examination
+    inputs: Inputs
+    case: Case
+
+    def ask(self, what: str, blobs: Any = (), **more: Any) -> tuple[dict[str, Any], list[bytearray]]:
+        """A question about time to the candidate's process; Found for what it was seen doing."""
+        answer, found = self.examination.worker.ask("time", blobs, what=what, **more)
+        if answer.get("findings"):
+            raise Found("refused", str(answer["findings"][0]))
+        return answer, found
+
+
+def rank(judged: Sequence[Judged], *, seed: int, seconds: float) -> None:
+    """Time the accepted among the candidates; their verdicts get `timing`, or a refusal. Needs a GPU."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    timer = Timer.on(device, Settings(MODES, seed=seed))  # pyright: ignore[reportArgumentType]
+    for operator in ("chain", "tail"):
+        chosen = [
+            j
+            for j in judged
+            if j.verdict.verdict == "accepted" and j.examination and operator == j.candidate.operators[0]
+        ]
+        if chosen:
+            (case,) = select(("headline",), op=operator, gpu=True)[:1]
+            _rank(chosen, case, timer, Stop(width=0.01, min_rounds=30, max_rounds=200, budget_s=seconds))
+
+
+def _rank(judged: list[Judged], case: Case, timer: Timer, stop: Stop) -> None:
+    device = timer.ceilings.device
+    _, ready, _ = check_case(case, choose(list(ROWS), gpu=True), device, {})
+    replays: dict[str, Callable[[], object]] = {}
+    kept = []
+    for row in ready:
+        with row.built.context():
+            replays[row.entry.name], out = session.capture(row.built.call)
+        kept.append(out)
+    timed: dict[str, Timed] = {}
+    for index, item in enumerate(judged):
+        _guarded(
+            item, lambda item=item, index=index: timed.update({f"candidate {index}": _prepare(item, case)})
+        )
+    samples: dict[str, dict[str, list[float]]] = {}
+    marks: list[str] = []
+    for mode in MODES:
+        meters: dict[str, Callable[[], float]] = {
+            name: session.stopwatch(replay, timer.prepares[mode]) for name, replay in replays.items()
+        }
+        for name, item in list(timed.items()):
+            meters[name] = _meter(item, mode)
+        rounds = session.interleave(
+            meters, replace(stop, budget_s=stop.budget_s / len(MODES)), mark=timer.telemetry.throttle
+        )
+        samples[mode] = rounds.samples
+        marks += [reason for mark in rounds.marks for reason in mark]
+    for name, item in timed.items():
+        if item.judged.verdict.verdict == "accepted":
+            item.judged.verdict.timing = _summary(name, samples, timer, case, marks)
+            _guarded(item.judged, lambda item=item: _witnesses(item, timer))
+
+
+def _guarded(item: Judged, action: Callable[[], object]) -> None:
+    """What goes wrong with one candidate's clock is that candidate's verdict."""
+    try:
+        action()
+    except Found as found:
+        item.verdict.verdict, item.verdict.reasons = found.verdict, [found.reason]
+    except Ended as ended:
+        item.verdict.verdict, item.verdict.reasons = ended.verdict, [ended.reason]
+
+
+def _prepare(item: Judged, case: Case) -> Timed:
+    """Build the case's problem in the candidate's process, with the case's own weights, and capture one call."""
+    examination = item.examination
+    assert examination is not None and isinstance(case.multiplier, float)
+    trial = Trial(f"timed {case.op}", case.problem, case.multiplier, case.seed)
+    examination.build(trial)
+    examination.set_weights(1)
+    inputs = trial.inputs(1, "uniform")
+    found = Timed(item, examination, inputs, case)
+    answer, _ = found.ask("prepare", [storage(inputs.x)], x=spec(inputs.x, "timed"))
+    item.verdict.timing = {"how": answer["how"]}
+    if answer["why"]:
+        item.verdict.notes.append(f"timed by events around plain calls, no graph: {answer['why']}")
+    return found
+
+
+def _meter(item: Timed, mode: str) -> Callable[[], float]:
+    def sample() -> float:
+        if item.judged.verdict.verdict != "accepted":
+            return 1.0
+        value = float("nan")
+
+        def ask() -> None:
+            nonlocal value
+            value = float(item.ask("sample", mode=mode)[0]["us"])
+
+        _guarded(item.judged, ask)
+        return value if value == value else 1.0
+
+    return sample
+
+
+def _summary(
+    name: str, samples: dict[str, dict[str, list[float]]], timer: Timer, case: Case, marks: list[str]
+) -> dict[str, Any]:
+    size = case.problem.compulsory_bytes(4)
+    found: dict[str, Any] = {
+        "case": case.name,
+        "gpu": timer.card.name,
+        "how": "graph",
+        "rows": {},
+        "warm": {},
+    }
+    names = {name: "candidate"} | {row: row for row in samples["cold"] if not row.startswith("candidate")}
+    for mode, key in (("cold", "rows"), ("warm", "warm")):
+        for row, shown in names.items():
+            summary = summarise(samples[mode][row])
+            interval = summary.interval
+            found[key][shown] = {
+                "us": summary.median,
+                "low": interval.low,
+                "high": interval.high,
+                "samples": summary.count,
+            }
+    own = samples["cold"][name]
+    for row in names:
+        if row != name:
+            ratio = ratio_of_medians(samples["cold"][row], own, paired=True)
+            found["rows"][row]["over_candidate"] = [ratio.low, ratio.high]
+    found["reference"] = next((row for row in ("eager-tf32", "eager-ieee") if row in found["rows"]), None)
+    found["floor_us"] = timer.ceilings.read_us(size, "cold")
+    found["datasheet_floor_us"] = timer.card.floor_us(size)
+    if found["floor_us"]:
+        found["share_of_floor"] = found["floor_us"] / found["rows"]["candidate"]["us"]
+    if marks:
+        found["throttled"] = sorted(set(marks))
+    return found
+
+
+def _witnesses(item: Timed, timer: Timer) -> None:
+    """Floor, wall clock, profiler, and the graph on data that it has not seen."""
+    verdict, timing = item.judged.verdict, item.judged.verdict.timing
+    us = timing["rows"]["candidate"]["us"]
+    lowest = timing["datasheet_floor_us"] or 0.8 * (timing["floor_us"] or 0.0)
+    if us < lowest:
+        raise Found("refused", f"impossible: {us:.1f} us, and to read its input alone takes {lowest:.1f} us")
+    timing["wall_us"] = wall = _wall(item)
+    factor, more = DISAGREE
+    if wall > factor * us + more:
+        raise Found("refused", f"timer: events say {us:.1f} us, the judge's own clock {wall:.1f} us a call")
+    try:
+        kernels = item.ask("kernels")[0]["kernels"]
+    except Ended as ended:
+        verdict.notes.append(f"no second witness: {ended.reason}")
+    else:
+        timing["kernels"] = kernels
+        total = sum(kernel["us"] for kernel in kernels)
+        if not kernels:
+            raise Found("refused", "idle: the profiler saw no kernel in the calls that were timed")
+        if total > factor * us + more:
+            raise Found(
+                "refused", f"timer: events say {us:.1f} us, the profiler {total:.1f} us in its kernels"
+            )
+    secret = item.inputs.x.normal_(generator=torch.Generator().manual_seed(time.time_ns() % 2**31))
+    out = _after(item, secret)
+    inputs = replace(item.inputs, x=secret)
+    expected = answers.right(item.case.problem, inputs)
+    rules = item.examination.rules
+    found = answers.judge(out, item.case.problem, inputs, expected, tf32=rules.tf32, chain=rules.chain)
+    verdict.checks.append(
+        Check("after timing, on data not seen before", found.passed, found.message, found.worst)
+    )
+    if not found.passed:
+        raise Found("refused", f"graph: after timing, on data that it had not seen: {found.message}")
+
+
+def _wall(item: Timed) -> float:
+    """us a call by the judge's clock: many calls with flushes, less as many flushes alone."""
+
+    def seconds(call: bool) -> float:
+        start = time.perf_counter()
+        item.ask("many", count=MANY, flush=True, call=call)
+        return time.perf_counter() - start
+
+    seconds(True)
+    return 1e6 * (min(seconds(True) for _ in range(3)) - min(seconds(False) for _ in range(3))) / MANY
+
+
+def _after(item: Timed, secret: Tensor) -> Tensor:
+    shape = item.case.problem.out_shape
+    most = 4 * torch.Size(shape).numel()
+    _, blobs = item.examination.worker.ask("time", [storage(secret)], most=most, what="secret")
+    if len(blobs[0]) != most:
+        raise Found("refused", f"forged: {len(blobs[0])} bytes for an answer of shape {shape}")
+    return torch.frombuffer(blobs[0], dtype=torch.float32).view(shape)

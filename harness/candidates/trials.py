@@ -1,0 +1,137 @@
+"""What a candidate is asked: problems, and for each the values that the judge draws for it.
+
+Which shapes and values come is decided by a seed that the candidate never sees; it is printed afterwards, and gives the
+same trials again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.candidates.forms import Candidate
+from harness.cases.case import Case, random_chain
+from harness.cases.inputs import Inputs, make_inputs
+from reference.problem import Chain, Problem, Tail
+
+TWICE = (3, 3), (2, 2), (1, 1), (1, 1)  # kernel, stride, padding and output padding of the published problem
+TODAY = Chain(16, 64, 128, 128, 128, *TWICE)
+OLD = Chain(128, 3, 16, 32, 32, *TWICE)
+SMALL = Chain(3, 5, 6, 9, 10, *TWICE)
+MULTIPLIERS = (0.5, -1.75, 3.0, 0.1, 1.0)
+HIDDEN = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model, or one set of arguments. public: whether the shape is one that everybody knows."""
+
+    name: str
+    problem: Problem
+    multiplier: float
+    seed: int
+    dtype: str = "float32"
+    layout: str = "contiguous"
+    public: bool = False
+    thorough: bool = False
+
+    def inputs(self, number: int, values: str = "normal", problem: Problem | None = None) -> Inputs:
+        """Arguments on the CPU; another number is another draw."""
+        case = Case(
+            f"judged/{self.seed}/{self.name}",
+            problem or self.problem,
+            "drawn by the judge",
+            self.dtype,
+            self.layout,
+            self.multiplier,
+            values,
+            seed=number,
+        )
+        return make_inputs(case, "cpu")
+
+
+def structured(inputs: Inputs) -> Inputs:
+    """The same arguments with an x whose planes and borders all differ widely, so that no exchange of them is small.
+
+    The border of each plane outweighs its inside: an answer that forgets what is cropped is wrong by as much as it is
+    right, whatever the size of the plane.
+    """
+    x = inputs.x.double()
+    n, c = x.shape[:2]
+    x = x / 64 + torch.arange(1, n * c + 1, dtype=torch.float64).view(n, c, 1, 1) / (n * c)
+    for edge, weight in ((x[..., 0, :], 9), (x[..., -1, :], -17), (x[..., 0], 31), (x[..., -1], -5)):
+        edge *= weight * max(x.shape[-2:])
+    fresh = inputs.x.clone()
+    fresh.copy_(x)
+    return replace(inputs, x=fresh)
+
+
+def trials(candidate: Candidate, seed: int, *, gpu: bool, full: bool) -> list[Trial]:
+    """The trials of a candidate, the thorough one first."""
+    rng = Random(seed)
+    found: list[Trial] = []
+    for operator in candidate.operators:
+        found += _of(candidate, operator, rng, full=full or gpu)
+    return found
+
+
+def _of(candidate: Candidate, operator: str, rng: Random, *, full: bool) -> list[Trial]:
+    chain = operator == "chain"
+    fixed = candidate.form == "solution"
+
+    def trial(name: str, problem: Problem, **more: Any) -> Trial:
+        if not chain and isinstance(problem, Chain):
+            problem = Tail(*problem.conv_shape)
+        return Trial(f"{operator} {name}", problem, rng.choice(MULTIPLIERS), rng.getrandbits(31), **more)
+
+    found = [trial("small", replace(SMALL, n=rng.choice((3, 4))), thorough=True)]
+    for number in range(HIDDEN):
+        found.append(trial(f"hidden {number + 1}", _hidden(candidate.form, rng, fixed=fixed)))
+    for dtype in candidate.dtypes:
+        for layout in candidate.layouts:
+            if (dtype, layout) != ("float32", "contiguous"):
+                found.append(trial(f"{dtype} {layout}", SMALL, dtype=dtype, layout=layout))
+    found.append(replace(trial("published before", OLD, public=True), multiplier=0.5))
+    if full:
+        found.append(replace(trial("published today", TODAY, public=True), multiplier=0.5))
+    return found
+
+
+def _hidden(form: str, rng: Random, *, fixed: bool) -> Chain:
+    """A small problem that nobody published; KernelBench's constructor takes one number for both axes."""
+    if form == "functions":
+        return replace(random_chain(rng), bias=True)
+    n, c_in, c_out = rng.randint(4, 9), rng.randint(2, 20), rng.randint(2, 20)
+    h, w = rng.randint(3, 24), rng.randint(3, 24)
+    if fixed:
+        return Chain(n, c_in, c_out, h, w, *TWICE)
+    while True:
+        kernel, stride, padding = rng.randint(2, 5), rng.randint(1, 3), rng.randint(0, 2)
+        output_padding = rng.randrange(stride)
+        problem = Chain(
+            *(n, c_in, c_out, h, w),
+            *((kernel, kernel), (stride, stride), (padding, padding), (output_padding, output_padding)),
+        )
+        if min(problem.out_size(0), problem.out_size(1)) > 0:
+            return problem
+
+
+def storage(tensor: Tensor) -> memoryview:
+    """All bytes that a tensor's storage holds, those between its elements too."""
+    whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())  # pyright: ignore[reportArgumentType]
+    return memoryview(whole.numpy())  # pyright: ignore[reportArgumentType]
+
+
+def spec(tensor: Tensor, slot: str) -> dict[str, Any]:
+    """How to make the tensor again from its storage's bytes."""
+    return {
+        "slot": slot,
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "shape": list(tensor.shape),
+        "stride": list(tensor.stride()),
+        "offset": tensor.storage_offset(),
+    }

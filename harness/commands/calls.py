@@ -1,0 +1,115 @@
+"""`bench.py calls`: what a person waits for, beside eager torch, torch.compile and torch.mean in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import torch
+
+from harness.cases import spelling
+from harness.cases.case import Case
+from harness.console import console, progress
+from harness.errors import UsageError
+from harness.files import require_writable, write_whole
+from harness.options import DTYPES, words
+from harness.records.as_json import to_json
+from harness.records.environment import environment
+from harness.records.record import Run
+from harness.show.calls import call_table
+from harness.show.tables import environment_lines
+from harness.show.text import print_lines, section
+from harness.timing.calls import CALLS, ENTRIES, FIRST, measure
+from harness.timing.session import Stop
+from harness.timing.telemetry import Telemetry
+
+SUMMARY = (
+    "what a person waits for: host and wall time of eager calls, new sizes, training steps, the first call"
+)
+SHAPES = ("tail:1,128,32,32", "chain:1,64,128,32,32,k3,s2,p1,op1", "chain:2,16,32,24,24,k3,s2,p1,op1")
+"""A tail, a chain of two launches, and one of one launch, all so small that the host decides."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `bench.py calls`."""
+    parser.add_argument(
+        "--shape",
+        action="append",
+        metavar="SHAPE",
+        help=f"a problem (default: {', '.join(SHAPES)}); may be repeated",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    parser.add_argument(
+        "--calls", type=words, metavar="LIST", help=f"some of {', '.join(CALLS)} (default: all)"
+    )
+    parser.add_argument(
+        "--backends", type=words, metavar="LIST", help=f"some of {', '.join(ENTRIES)} (default: all)"
+    )
+    parser.add_argument(
+        "--budget-seconds",
+        type=float,
+        default=4.0,
+        metavar="S",
+        help="most time spent on one kind of call of one problem, first calls excluded (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the record, raw samples included")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="write what is printed, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one table per kind of call; 0 if the product's entries that work here were timed, 1 if one was not."""
+    for name, values, known in (("calls", args.calls, CALLS), ("backends", args.backends, ENTRIES)):
+        if unknown := [value for value in values or [] if value not in known]:
+            raise UsageError(f"--{name}: expected some of {', '.join(known)}, got {unknown[0]!r}")
+    if not args.budget_seconds > 0:
+        raise UsageError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
+    try:
+        cases = [
+            Case(f"calls/{text}", spelling.parse(text), "given", dtype=args.dtype)
+            for text in args.shape or SHAPES
+        ]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    require_writable(filter(None, (args.json, args.text)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kinds, names = args.calls or list(CALLS), args.backends or list(ENTRIES)
+    telemetry = Telemetry(device) if device.type == "cuda" else None
+    found = Run(environment(device, telemetry), {"budget_seconds": str(args.budget_seconds)}, finished=False)
+    stop = Stop(width=0.02, min_rounds=20, max_rounds=100, budget_s=args.budget_seconds)
+    with progress(console(), len(cases) * len(kinds)) as advance:
+        for case in cases:
+            for times in measure(case, kinds, names, device, stop):
+                found.calls.append(times)
+                advance(f"{case.name}, {times.call}")
+    found.finished = True
+    text = render(found)
+    print(text, end="")
+    if args.text:
+        write_whole(args.text, text)
+    if args.json:
+        write_whole(args.json, to_json(found))
+    return int(any(_failed(why) for times in found.calls for why in times.missing.values()))
+
+
+def _failed(reason: str) -> bool:
+    """Whether an entry has no times because it went wrong, not because it has nothing to do here."""
+    return reason.startswith("RuntimeError: wrong:")
+
+
+def render(run: Run) -> str:
+    """The tables as text, kind by kind."""
+    text = io.StringIO()
+    out = console(text)
+    print_lines(out, environment_lines(run))
+    if run.environment.gpu is None:
+        print_lines(
+            out, ["no GPU: only what torch itself runs is timed; launches and interpreted kernels are not"]
+        )
+    for kind in dict.fromkeys(times.call for times in run.calls):
+        section(out, f"{kind}: {CALLS[kind]}" + (", one sample" if kind in FIRST else ""))
+        for times in (times for times in run.calls if times.call == kind):
+            print_lines(out, ["", f"{times.shape}, {times.dtype}"])
+            out.print(call_table(times))
+            print_lines(out, (f"  {name}: {why}" for name, why in times.missing.items()))
+    return text.getvalue()

@@ -1,0 +1,143 @@
+"""`bench.py judge`: other people's kernels, each right or not, honest or not, and how fast. docs/judging.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from harness.candidates import flashinfer, forms, judging, page
+from harness.candidates.judging import Judged
+from harness.candidates.trials import OLD, TODAY
+from harness.candidates.verdict import exit_code
+from harness.candidates.worker import Limits
+from harness.errors import UsageError
+from harness.files import require_writable, write_whole
+from harness.options import DTYPES, words
+from reference.problem import Tail
+
+SUMMARY = "judge files of others: right, honest, and how fast"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `bench.py judge`."""
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="a candidate; several make a ranking"
+    )
+    parser.add_argument(
+        "--form", choices=forms.FORMS, help="what the files are (default: told by what is in them)"
+    )
+    parser.add_argument("--rules", choices=("strict",), help="also ask for the strict form of a single file")
+    parser.add_argument("--form-only", action="store_true", help="with --rules: do not run the files")
+    parser.add_argument(
+        "--dtype", type=words, metavar="LIST", help="also in these dtypes (default: what a file claims)"
+    )
+    parser.add_argument(
+        "--layout", type=words, metavar="LIST", help="also in these layouts (default: what a file claims)"
+    )
+    parser.add_argument(
+        "--depth", type=int, metavar="N", help="longest chain of additions (default: a left-to-right sum)"
+    )
+    parser.add_argument(
+        "--frozen-weights", action="store_true", help="weights may be taken once, at construction"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="the published shape without a GPU, too (minutes)"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="draws the hidden shapes and all values (default: a new one)"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=Limits.seconds, metavar="SECONDS", help="for one request (%(default)s)"
+    )
+    parser.add_argument(
+        "--memory", type=float, default=Limits.memory / 2**30, metavar="GIB", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="most time spent on sampling (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdict, or a list of them")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="append a line of flashinfer-bench's trace for each"
+    )
+    parser.add_argument(
+        "--definitions", type=Path, metavar="DIR", help="write the definitions that a solution.json names"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge; 0 accepted, 1 any other verdict, 2 bad usage, 3 this machine cannot judge the file."""
+    if args.definitions:
+        for path in flashinfer.write_definitions(args.definitions):
+            print(f"wrote {path}")
+    if not args.files:
+        if args.definitions:
+            return 0
+        raise UsageError("expected at least one FILE to judge")
+    require_writable(filter(None, (args.json, args.trace)))
+    settings = _settings(args)
+    candidates = [_claimed(forms.read(path, args.form), args) for path in args.files]
+    judged: list[Judged] = []
+    with ExitStack() as stack:
+        for candidate in candidates:
+            judged.append(judging.judge(candidate, settings, stack))
+        if settings.gpu and any(item.examination and item.verdict.verdict == "accepted" for item in judged):
+            from harness.candidates import ranking
+
+            ranking.rank(judged, seed=settings.seed % 2**32, seconds=args.seconds)
+    found = [item.verdict for item in judged]
+    for verdict in found:
+        print("\n".join(page.lines(verdict)) + "\n")
+    if len(found) > 1:
+        print("\n".join(page.ranking(found)))
+    if args.json:
+        documents = [verdict.document() for verdict in found]
+        write_whole(args.json, json.dumps(documents if len(found) > 1 else documents[0], indent=1) + "\n")
+    if args.trace:
+        _append(args.trace, judged, gpu=settings.gpu)
+    return exit_code(found)
+
+
+def _settings(args: argparse.Namespace) -> judging.Settings:
+    for name in ("limit", "memory", "seconds"):
+        if not getattr(args, name) > 0:
+            raise UsageError(f"--{name}: expected a positive number, got {getattr(args, name)}")
+    if args.depth is not None and not 1 <= args.depth < 2**22:
+        raise UsageError(f"--depth: expected a number of additions from 1 to {2**22 - 1}, got {args.depth}")
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise UsageError(f"--seed: expected a number from 0 to {2**63 - 1}, got {args.seed}")
+    if args.form_only and not args.rules:
+        raise UsageError("--form-only: expected together with --rules strict")
+    return judging.Settings(
+        secrets.randbits(31) if args.seed is None else args.seed,
+        torch.cuda.is_available(),
+        Limits(args.limit, int(args.memory * 2**30)),
+        args.depth,
+        args.frozen_weights,
+        args.rules == "strict",
+        args.full,
+        not args.form_only,
+    )
+
+
+def _claimed(candidate: forms.Candidate, args: argparse.Namespace) -> forms.Candidate:
+    for name, values, known in (("dtype", args.dtype, DTYPES), ("layout", args.layout, forms.LAYOUTS)):
+        if unknown := [value for value in values or [] if value not in known]:
+            raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
+    return candidate.claiming(args.dtype, args.layout)
+
+
+def _append(path: Path, judged: list[Judged], *, gpu: bool) -> None:
+    hardware = torch.cuda.get_device_name() if gpu else "CPU"
+    environment = {"hardware": hardware, "libs": {"torch": torch.__version__}}
+    with path.open("a", encoding="utf-8") as file:
+        for item in judged:
+            problem = TODAY if gpu else OLD
+            operator = item.candidate.operators[0]
+            shaped = Tail(*problem.conv_shape) if operator == "tail" else problem
+            name = item.candidate.details.get("name", item.candidate.path.stem)
+            file.write(flashinfer.trace(item.verdict, shaped, 0.5, name, environment) + "\n")

@@ -1,0 +1,244 @@
+"""What a person waits for who calls the operator in eager mode: on the host, at a new size, in training.
+
+Every call is timed beside eager torch, torch.compile and torch.mean in the same rounds, so that ratios mean something
+whatever else the machine does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import convgap
+import convgap.selection
+from harness.cases.case import Case
+from harness.cases.inputs import Inputs, make_inputs
+from harness.cases.spelling import spell
+from harness.entries.entry import TF32_OPERAND
+from harness.errors import one_line
+from harness.numerics.budget import compare
+from harness.numerics.truth import truth
+from harness.timing import first_call
+from harness.timing.session import Stop, host_cost, interleave
+from reference import eager
+from reference.problem import Tail
+
+CALLS = {
+    "host": "host time of an eager call",
+    "wall": "wall time of eager calls, one after the other",
+    "new size": "a call with a height and width that this process has not seen",
+    "step host": "host time of a training step, forward and backward",
+    "step wall": "wall time of training steps, one after the other",
+    "step at a new size": "a training step with a height and width that this process has not seen",
+    "first call": "the first call of a process, imports excluded, nothing on disk",
+    "first call, warm": "the same with what an earlier process left on disk",
+}
+"""The kinds of call, each with what it is."""
+
+FIRST = ("first call", "first call, warm")
+BASES = ("eager", "mean")
+"""What the others are shown as ratios to."""
+
+CHUNK_US = 20_000.0
+"""Wall time that the calls of one sample take together, about: 1,000 times what the clock resolves."""
+
+
+@dataclass
+class CallTimes:
+    """One kind of call on one problem, of every entry in the same run.
+
+    call: a key of CALLS. samples: us, by entry; element i of every list comes from round i. missing: why an entry has
+    none.
+    """
+
+    call: str
+    shape: str
+    dtype: str
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+Caller = Callable[[Inputs], Tensor]
+
+
+def _product(backend: str) -> Caller:
+    return lambda inputs: inputs.call(convgap, backend=backend)
+
+
+def _compiled(dynamic: bool | None) -> Caller:
+    operators = SimpleNamespace(
+        multiply_gap=torch.compile(eager.multiply_gap, dynamic=dynamic),
+        conv_transpose2d_multiply_gap=torch.compile(eager.conv_transpose2d_multiply_gap, dynamic=dynamic),
+    )
+    return lambda inputs: inputs.call(operators)
+
+
+ENTRIES: Mapping[str, Callable[[], Caller]] = {
+    **{name: partial(_product, name) for name in convgap.BACKENDS},
+    "eager": lambda: lambda inputs: inputs.call(eager),
+    "compile": partial(_compiled, None),
+    "compile-dynamic": partial(_compiled, True),
+    "mean": lambda: lambda inputs: inputs.x.mean((2, 3), keepdim=True),
+}
+"""What is called. `mean` is torch.mean on the input: one launch of one operator, the least that torch can do."""
+
+
+def measure(
+    case: Case, calls: list[str], names: list[str], device: torch.device, stop: Stop
+) -> Iterator[CallTimes]:
+    """Times of each kind of call on the case, of the entries of those names."""
+    torch.compiler.reset()
+    ready: dict[str, Caller] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        if reason := _unfit(name, device):
+            missing[name] = reason
+            continue
+        try:
+            ready[name] = _checked(name, case, device)
+        except Exception as error:  # whatever an entry dies of, the others are timed
+            missing[name] = one_line(error)
+    for call in calls:
+        found = CallTimes(call, spell(case.problem), case.dtype, missing=dict(missing))
+        if call in FIRST:
+            for name in ready:
+                _first(found, name, case)
+        else:
+            _rounds(found, ready, case, device, stop)
+        yield found
+
+
+def _unfit(name: str, device: torch.device) -> str:
+    """Why the entry's times would mean nothing on the device; empty if they mean something."""
+    if name not in convgap.BACKENDS:
+        return ""
+    status = convgap.selection.status_of(name, device)
+    if status.usable and device.type == "cpu" and name != "torch":
+        return "interpreted without a GPU: its times mean nothing"
+    return "" if status.usable else status.reason
+
+
+def _checked(name: str, case: Case, device: torch.device) -> Caller:
+    """The entry, called once; RuntimeError if its answer is outside the budget of any order of additions."""
+    caller, inputs = ENTRIES[name](), make_inputs(case, device)
+    answer = caller(inputs)
+    if name == "mean":
+        return caller
+    expected, problem = truth(case.problem, inputs), case.problem
+    rows, columns = problem.in_shape[2:] if isinstance(problem, Tail) else problem.conv_shape[2:]
+    depth = rows * columns + (0 if isinstance(problem, Tail) else problem.c_in * eager.taps(problem))
+    torch_runs_it = name not in convgap.BACKENDS
+    operand = TF32_OPERAND if torch_runs_it and inputs.x.is_cuda and case.dtype == "float32" else 0.0
+    plan = expected.plan(depth, stores=eager.stores(problem), operand_error=operand)
+    verdict = compare(answer, expected.expected, expected.magnitude, case.dtype, **plan)
+    if not verdict.passed:
+        raise RuntimeError(f"wrong: {verdict.message}")
+    return caller
+
+
+def _rounds(
+    found: CallTimes, ready: Mapping[str, Caller], case: Case, device: torch.device, stop: Stop
+) -> None:
+    """Interleaved samples of one kind of call; an entry that fails leaves the others to go on."""
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    meters: dict[str, Callable[[], float]] = {}
+    for name, caller in ready.items():
+        step = found.call.startswith("step")
+        act: Callable[[Inputs], object] = partial(_train, caller) if step else caller
+        try:
+            if found.call.endswith("new size"):
+                meters[name] = _new_sizes(act, case, device, wait)
+            else:
+                meters[name] = _known_size(act, case, device, wait, found.call.endswith("host"))
+        except Exception as error:
+            found.missing[name] = one_line(error)
+    if found.call.endswith("new size"):
+        # A size is new once: a compiler's seconds come with every sample.
+        stop = replace(stop, min_rounds=min(stop.min_rounds, 8), max_rounds=min(stop.max_rounds, 25))
+    try:
+        found.samples = interleave(meters, stop).samples
+    except Exception as error:
+        found.missing |= dict.fromkeys(meters, f"a round failed: {one_line(error)}")
+
+
+def _train(caller: Caller, inputs: Inputs) -> None:
+    """Forward and backward, to gradients of every tensor argument."""
+    tracked, leaves = inputs.tracked()
+    torch.autograd.grad(
+        caller(tracked).sum(), [leaf for leaf in leaves.values() if leaf.requires_grad], allow_unused=True
+    )
+
+
+def _known_size(
+    act: Callable[[Inputs], object], case: Case, device: torch.device, wait: Callable[[], object], host: bool
+) -> Callable[[], float]:
+    """Meter of calls of one size: host time, or wall time of calls one after the other."""
+    inputs = make_inputs(case, device)
+
+    def call() -> None:
+        act(inputs)
+
+    def wall(calls: int) -> float:
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        wait()
+        return 1e6 * (time.perf_counter() - start) / calls
+
+    for _ in range(3):
+        call()
+    once = wall(3)
+    if host:
+        return lambda: host_cost(call, once, synchronize=wait, chunks=1)[0]
+    calls = max(1, min(1000, int(CHUNK_US / once)))
+    return lambda: wall(calls)
+
+
+def _new_sizes(
+    act: Callable[[Inputs], object], case: Case, device: torch.device, wait: Callable[[], object]
+) -> Callable[[], float]:
+    """Meter of calls of which each has another height and width, after one call of the case's own size."""
+    act(make_inputs(case, device))
+    numbers = count(1)
+
+    def meter() -> float:
+        number = next(numbers)
+        problem = replace(case.problem, h=case.problem.h + number, w=case.problem.w + 2 * number)
+        inputs = make_inputs(replace(case, problem=problem), device)
+        wait()
+        start = time.perf_counter()
+        act(inputs)
+        wait()
+        return 1e6 * (time.perf_counter() - start)
+
+    return meter
+
+
+def _first(found: CallTimes, name: str, case: Case) -> None:
+    """One sample: the first call in a process of its own. Both kinds are measured together, and kept for the other."""
+    try:
+        seconds = _first_calls(name, case)
+    except first_call.FirstCallError as error:
+        found.missing[name] = str(error)
+        return
+    state = "empty cache" if found.call == FIRST[0] else "warm cache"
+    found.samples[name] = [1e6 * seconds[state]]
+
+
+_known_first_calls: dict[Any, dict[str, float]] = {}
+
+
+def _first_calls(name: str, case: Case) -> dict[str, float]:
+    key = name, case
+    if key not in _known_first_calls:
+        _known_first_calls[key] = first_call.measure(case, name)
+    return _known_first_calls[key]
