@@ -159,7 +159,7 @@ class Chain:
     @cached_property
     def sums_shape(self) -> tuple[int, int, int, int]:
         """Shape of the band sums: samples, input channels, distinct row bands, distinct column bands."""
-        return self.n, self.c_in, len(self.distinct(0)), len(self.distinct(1))
+        return self.n, self.c_in, len(self.distinct(0).before), len(self.distinct(1).before)
 
     @property
     def conv_shape(self) -> tuple[int, int, int, int]:

@@ -187,7 +187,7 @@ def source(strategy: str = "collapsed") -> str:
         raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
     try:
         from harness.candidates.flatten import FlattenError, flatten
-        from runtime import execute
+        from runtime import execute  # pyright: ignore[reportAttributeAccessIssue]
         from triton_impl import launch
     except ImportError as error:
         raise UsageError(f"the file is made of the Triton kernels: {error}") from None
@@ -206,8 +206,8 @@ def source(strategy: str = "collapsed") -> str:
 def _scope() -> Any:
     from harness.candidates.flatten import Scope
     from reference import problem
-    from runtime import counters, layout, prepared
-    from triton_impl import kernels, launch, plan
+    from runtime import counters, layout, prepared  # pyright: ignore[reportAttributeAccessIssue]
+    from triton_impl import kernels, launch, plan  # pyright: ignore[reportAttributeAccessIssue]
 
     found = [
         kind

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from convgap import selection
+from convgap import probe, selection
 
 ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,5 +145,5 @@ def test_environment_variable_must_name_a_backend() -> None:
     ],
 )
 def test_versions_that_do_not_interpret_together_are_named(triton: str, numpy: str, works: bool) -> None:
-    reason = selection._cannot_interpret(triton, numpy)
+    reason = probe.cannot_interpret(triton, numpy)
     assert reason is None if works else reason is not None and triton in reason and numpy in reason

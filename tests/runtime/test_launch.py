@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from runtime import private
 from runtime.slots import Slots
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from reference.problem import Tail
 from triton_impl import driver, launch
+from triton_impl.prepare import prepare_multiply_gap
 
 CONTEXT, KERNEL, STREAM = 11, 22, 33
 
@@ -143,18 +146,17 @@ def test_errors_are_in_the_drivers_words(fake: Driver) -> None:
 def test_a_launch_hands_over_what_the_kernel_takes(fake: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything else is compiled in: the kernel has as many parameters as its specialisation has types."""
     monkeypatch.setattr(launch, "INTERPRETED", False)
-    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 3)
+    monkeypatch.setattr(private, "current_device", lambda: 3)
     monkeypatch.setattr(launch, "_compiled", lambda special, device: kernel())
-    call = launch.prepare_tail((2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False)
-    prepared: Any = call.multiply_gap
+    prepared = prepare_multiply_gap(Tail(2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False).launch
     y, out = torch.zeros(1), torch.zeros(1)
-    arguments = (y, out, out, out, out, 12288, 0, 0, 0.25)
-    assert len(arguments) == len(prepared.special.types)
-    fresh = launch.Launch(prepared.special, prepared.grid)
-    fake.parameters = len(arguments)
+    arguments = (y, out, out, out, out, 0, 0, 0.25)
+    assert len(arguments) + len(prepared.sizes) == len(prepared.kind.types)
+    fresh = launch.Launch(prepared.kind, prepared.grid, prepared.sizes)
+    fake.parameters = len(prepared.kind.types)
     fresh(torch.device("cuda", 3), STREAM, *arguments)
     ((_, slots),) = fake.launched
-    want = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    want = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in (*arguments, *prepared.sizes)]
     assert slots == [pack("d" if isinstance(v, float) else "q", v) for v in want]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._C._dynamo.guards import _empty_strided_cpu
+from torch._C._dynamo.guards import _empty_strided_cpu  # pyright: ignore[reportAttributeAccessIssue]
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convgap.fast import COUNTERS, INTEGER, MEAN, MULTIPLIER, OUTPUT, POINTER, SCALE, WEIGHT, WORKSPACE, X

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from cupy_impl import plan as cuda
 from harness.cli import main
 from harness.commands import inspect_kernels
 from harness.machine import audit
@@ -20,7 +19,6 @@ from harness.machine.compiled import Compiled, collect_elsewhere, read
 from harness.machine.compilers import compile_cuda_source
 from harness.machine.occupancy import ARCHITECTURES, blocks_per_sm, occupancy
 from harness.machine.sass import bytes_in_flight, parse_sass, width_of
-from triton_impl import plan as triton
 
 ADA = ARCHITECTURES[89]
 
@@ -199,20 +197,6 @@ def test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills() -> None:
     assert broken == []
     streams = [item for item in sets if item.main and item.kernel != "contract"]
     assert [f"{item.backend} {item.case}" for item in streams if item.width < 128] == []
-    # Left to itself ptxas saved registers for more programs than there are, and loaded a tile piece by piece.
-    streamed = {
-        "chain/headline": {"cupy": cuda.STREAM.bytes, "triton": triton.LARGE_BANDS_STREAM.bytes},
-        "chain/headline-float16": {"cupy": cuda.STREAM.bytes // 2, "triton": triton.BANDS_STREAM.bytes // 2},
-        "chain/headline-channels_last": {
-            "cupy": cuda.STREAM.bytes,
-            "triton": triton.LARGE_BANDS_STREAM.bytes,
-        },
-    }
-    bands = [i for i in sets if i.case in streamed and i.kernel in ("band_sums", "band_sums_contract")]
-    assert len(bands) == 10
-    for item in bands:
-        tile = streamed[item.case][item.backend]
-        assert item.in_flight * item.threads >= tile, f"{item.backend} {item.case} {item.kernel}"
     # A struct that is kept in registers was stored number by number. Triton's rims are a row for 128 threads.
     fills = {item.backend: set(item.stores) for item in sets if item.kernel == "band_fill"}
     assert fills == {"triton": {"128", "64"}, "cupy": {"128"}}
