@@ -62,8 +62,9 @@ already fills the card."""
 
 # Bands (band_sums, band_sums_contract, band_fill)
 
-BANDS_BYTES = 8 * 1024
-"""Bytes of a step of float32, in one warp: it needs no barrier, and what a program does once is done by fewer threads."""
+BANDS_ELEMENTS = 64
+"""Elements of a thread in a step, which one warp makes: it needs no barrier, and what a program does once is done by fewer
+threads."""
 
 LARGE_PLANE_BYTES = 32 * 1024
 """Planes of more bytes are long enough for twice the step and two warps."""
@@ -74,14 +75,23 @@ BANDS_REGISTERS = 255
 BANDS_PLANES_BYTES = 128
 """Bytes of neighbouring planes (channels_last) that a program has: one line of the L2."""
 
+BANDS_PLANES_COLUMNS = 32
+"""Columns of a program that reads neighbouring planes together."""
+
 BANDS_PLANES_ROWS = 4
-"""Accesses of a thread in a step of these, and steps under way at a time."""
+"""Rows of these under way at a time."""
 
-BANDS_GRID_ELEMENTS = 16
-"""Elements of a thread in a step of rows with gaps between them."""
+SHORTEST_LINE = 128
+"""Positions of a line at least: one access of each thread of a warp."""
 
-BANDS_GRID_UNROLL = 4
-"""Such steps under way at a time."""
+LONGEST_LINE = 1024
+"""Columns of a part: rim rows are loaded whole."""
+
+WHOLE_BYTES = 32 * 1024
+"""Bytes (in float32) of planes of one line that a program has."""
+
+SMALL_WARPS = 4
+"""Its warps."""
 
 SMALL_PLANE = 256
 """Elements of a plane that is over in one step: all its bands are summed from what one load brings."""
@@ -109,7 +119,7 @@ OWN_WEIGHTS = 2048
 OWN_ROWS = 16 * 1024
 """Partial outputs of a sample that the last program of band_sums_contract adds up at most."""
 
-SMALLEST_PLANE = 64
+SMALLEST_PLANE = 4
 """Elements of a plane for planes_contract: more do not fit the registers with all the channels of a product's step."""
 
 REREAD = 256

@@ -22,7 +22,6 @@ from triton_impl.prepare import (
     own_fits,
     plane_outputs,
     planes_fit,
-    rim_accesses,
 )
 from triton_impl.slices import Slices, product_slices, tap_slices
 
@@ -82,9 +81,7 @@ def _band_depth(seen: Chain, tile: tiles.Tile) -> int:
     if tile.WHOLE:
         return _sum(tile.L)
     rims = _rim_rows(seen.distinct(0), seen.h)
-    chunk = rim_accesses(seen) * tile.L
-    chunks = max(1, ceil(rims * tile.cols / chunk))
-    return _stream(tile, tile.rows) + tile.R - 1 + chunks * rim_accesses(seen) + _sum(tile.L)
+    return _stream(tile, tile.rows) + tile.R - 1 + 1 + rims + max(_sum(tile.L), _sum(tile.LR))
 
 
 def _rim_rows(bands: Bands, size: int) -> int:

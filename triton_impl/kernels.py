@@ -15,9 +15,9 @@ which axis, on the tile, and on the bands: row band rb is rows [BEFORE_H[rb], H 
 [TAPS_H[rb], TAPS_H[rb + 1]) see; columns likewise. Taps of one band are added before they meet T (FOLD), or where the kernel
 is large, each meets T by itself.
 
-A program that reads planes has BP of them and walks down their rows in steps. A step is `step` whole rows of `cols` columns,
-one row behind the other, dealt out to R x L positions; so a thread keeps its columns, and bands of columns cost nothing in
-the stream. Positions past the last row of a step are idle. A plane of more than `rows` x `cols` elements is cut in parts. Planes stored column by column come with rows and columns SWAPPED, and only taps and bands keep their places.
+A program that reads planes has BP of them and walks down their rows in steps of R lines of L positions. A line holds `lines`
+whole rows of `cols` columns, one behind the other, and what is left of it is idle; so a thread keeps its columns, and bands
+of columns cost nothing in the stream. A plane of more than `rows` x `cols` elements is cut in parts. Planes stored column by column come with rows and columns SWAPPED, and only taps and bands keep their places.
 A group of the convolution is a run of CI planes in and CO planes out. Offsets up to the first row of a part are 64-bit; inside
 a part, row and column numbers are 32-bit. Divisors come as pairs: the number, and what `quotient` multiplies by.
 """
@@ -89,14 +89,13 @@ def locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by):
 
 
 @triton.jit
-def deal(R: tl.constexpr, L: tl.constexpr, cols, cols_by):
-    """The positions [1, R, L] of a step, and their rows and columns, by R + L divisions."""
-    down = (tl.arange(0, R) * L)[None, :, None]
+def deal(R: tl.constexpr, L: tl.constexpr, cols, cols_by, lines):
+    """The positions [1, R, L] of a step, counted without the idle ones, their rows and columns, and which are not idle."""
     along = tl.arange(0, L)[None, None, :]
-    rows_down, rows_along = quotient(down, cols_by), quotient(along, cols_by)
-    col = (down - rows_down * cols) + (along - rows_along * cols)
-    next_row = (col >= cols).to(tl.int32)
-    return down + along, rows_down + rows_along + next_row, col - next_row * cols
+    down = tl.arange(0, R)[None, :, None]
+    row = quotient(along, cols_by)
+    used = lines * cols
+    return down * used + along, down * lines + row, along - row * cols, along < used
 
 
 @triton.jit
@@ -134,7 +133,6 @@ def stream(ptrs, position, live, lo, hi, cols, step, stride_h, FULL: tl.constexp
     FULL: no position is idle. Else masks, without a value for what is not loaded, which would cost a register each time.
     """
     acc = tl.zeros(ptrs.shape, ACC)
-    busy = live & (position < step * cols)
     advance = step * stride_h
     ptrs += lo * stride_h
     for _ in range(lo, hi - UNROLL * step + 1, UNROLL * step):
@@ -143,7 +141,7 @@ def stream(ptrs, position, live, lo, hi, cols, step, stride_h, FULL: tl.constexp
             if FULL:
                 held += (tl.load(ptrs + u * advance, eviction_policy="evict_first"),)
             else:
-                held += (tl.load(ptrs + u * advance, mask=busy, eviction_policy="evict_first"),)
+                held += (tl.load(ptrs + u * advance, mask=live, eviction_policy="evict_first"),)
         for u in tl.static_range(UNROLL):
             acc += held[u].to(ACC)
         ptrs += UNROLL * advance
@@ -151,7 +149,7 @@ def stream(ptrs, position, live, lo, hi, cols, step, stride_h, FULL: tl.constexp
     if lo < hi:
         held = ()
         for u in tl.static_range(UNROLL):
-            left = busy & (position < (hi - lo - u * step) * cols)
+            left = live & (position < (hi - lo - u * step) * cols)
             held += (tl.load(ptrs + u * advance, mask=left, other=0, eviction_policy="evict_first"),)
         for u in tl.static_range(UNROLL):
             acc += held[u].to(ACC)
@@ -181,38 +179,44 @@ def inside(position, band, BEFORE: tl.constexpr, AFTER: tl.constexpr, start, len
 
 
 @triton.jit
-def load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h, stride_w,
-              ALONG: tl.constexpr, R: tl.constexpr, L: tl.constexpr):  # fmt: skip
-    """R x L positions of the rim rows, from position j0 on, and the row and column of each."""
-    position = j0 + (tl.arange(0, R)[:, None] * L + tl.arange(0, L)[None, :])[None, :, :]
-    j = quotient(position, cols_by)
-    col = position - j * cols
+def load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS: tl.constexpr,
+              LR: tl.constexpr):  # fmt: skip
+    """RIMS rim rows of at most LR columns, from number j0 on: [BP, RIMS, LR], and which rows these are, [1, RIMS]."""
+    j = j0 + tl.arange(0, RIMS)[None, :]
     row = tl.where(j < top, rim_lo + j, core_hi + j - top)
-    at = address(position, row, col, stride_h, stride_w, False, ALONG, 1)
-    return tl.load(planes + at, mask=live & (j < rims) & (col < width), other=0), row, col
+    col = tl.arange(0, LR)[None, None, :]
+    at = row[:, :, None].to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
+    return tl.load(planes + at, mask=live & (j < rims)[:, :, None] & (col < width), other=0), row
 
 
 @triton.jit
-def core_columns(core, col, cols, cols_by, even, cb, c0, width, W, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr):
-    """Sums of the core's columns in band cb, still spread over L: [BP, L].
-
-    even: whether all R positions of an l have the same column, so that they can be added first.
-    """
-    if even:
-        along = tl.arange(0, core.shape[2])[None, :]
-        own = inside(along - quotient(along, cols_by) * cols, cb, BEFORE_W, AFTER_W, c0, width, W)
-        columns = tl.where(own, tl.sum(core, 1), 0)
-    else:
-        columns = tl.sum(tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), core, 0), 1)
-    return columns
-
-
-@triton.jit
-def rim_columns(rim, row, col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
+def column_sums(core, rims, L: tl.constexpr, LR: tl.constexpr, cb, cols, cols_by, lines, c0, width, W,
                 BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr):  # fmt: skip
-    """The same of rim rows, in row band rb and column band cb."""
-    own = inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H) & inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
-    return tl.sum(tl.where(own, rim, 0), 1)
+    """Sums over column band cb: of the core's lines, [BP], and of each rim row, [BP, RIMS]."""
+    along = tl.arange(0, L)[None, :]
+    col = tl.where(along < lines * cols, along - quotient(along, cols_by) * cols, -1)
+    own = tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), core, 0)
+    rim = tl.where(inside(tl.arange(0, LR)[None, None, :], cb, BEFORE_W, AFTER_W, c0, width, W), rims, 0)
+    return tl.sum(own, 1), tl.sum(rim, 2)
+
+
+@triton.jit
+def rows_in_band(sums, row, rb, r0, rows, H, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr):
+    """Sum of those rim rows that are in row band rb: [BP]."""
+    return tl.sum(tl.where(inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H), sums, 0), 1)
+
+
+@triton.jit
+def more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0, width, W, stride_h, stride_w,
+              BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr,
+              ACC: tl.constexpr, RIMS: tl.constexpr, LR: tl.constexpr):  # fmt: skip
+    """What the rim rows after the first RIMS add to a band sum: [BP]."""
+    total = tl.zeros((planes.shape[0],), ACC)
+    for j0 in range(RIMS, rims, RIMS):
+        rim, row = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
+        own = inside(tl.arange(0, LR)[None, None, :], cb, BEFORE_W, AFTER_W, c0, width, W)
+        total += rows_in_band(tl.sum(tl.where(own, rim.to(ACC), 0), 2), row, rb, r0, rows, H, BEFORE_H, AFTER_H)
+    return total
 
 
 @triton.jit
@@ -354,7 +358,7 @@ def scale_and_store(total, out, bias, multiplier, n, co, live, G, g, CO, mult_n,
 
 @triton.jit
 def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
-                 C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
+                 C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines, step, blocks, blocks_by,
                  parts, parts_by, cuts, cuts_by,
                  TENSOR: tl.constexpr, ACC: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
                  L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr, FR: tl.constexpr):  # fmt: skip
@@ -366,17 +370,17 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
     c0 = across.to(tl.int64) * cols
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, cols, cols_by)
+    position, row, col, busy = deal(R, L, cols, cols_by, lines)
     planes = y + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
     # A run is read in rows as long as an access, so that no position of a step is idle.
-    live = (c < C)[:, None, None] & in_part(col, W - c0, RUN, ALONG, VEC)
+    live = (c < C)[:, None, None] & busy & in_part(col, W - c0, RUN, ALONG, VEC)
     # 3 masked load, 4 accumulate
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     lo = tl.full((), 0, tl.int32)
     acc = stream(ptrs, position, live, lo, rows, cols, step, stride_h, RUN and BP == 1, ACC, UNROLL)
     # 5 reduce
     if not RUN:
-        acc = tl.where(live & (position < step * cols), acc, 0)
+        acc = tl.where(live, acc, 0)
     total = tl.sum(tl.sum(acc, 1), 1)
     last = parts == 1
     if parts > 1:
@@ -422,12 +426,12 @@ def multiply_gap_flat(y, out, partials, counters, multiplier, mult_n, mult_c, sc
 
 @triton.jit
 def band_sums(x, sums, partials, counters,
-              C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
-              parts, parts_by, cuts, cuts_by, even,
+              C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines, step, blocks, blocks_by,
+              parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
-              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr,
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr, BANDS: tl.constexpr,
               BP: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
-              RIMS: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+              RIMS: tl.constexpr, LR: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
@@ -439,7 +443,7 @@ def band_sums(x, sums, partials, counters,
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, cols, cols_by)
+    position, row, col, busy = deal(R, L, cols, cols_by, lines)
     planes = x + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     live = (c < C)[:, None, None]
@@ -449,46 +453,54 @@ def band_sums(x, sums, partials, counters,
     to = sums if parts == 1 else partials + part * (BP * RB * CB)
     to += tl.arange(0, BP) * (RB * CB)
     if WHOLE:
-        # 3 masked load: all of a plane in one step
+        # 3 masked load: all of a plane in one line
         plane = tl.load(ptrs, mask=live & (position < rows * cols), other=0, eviction_policy="evict_first").to(ACC)
-        for rb in range(RB):
-            for cb in range(CB):
-                # 4 accumulate, 5 reduce
-                total = rim_columns(plane, row, col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H, AFTER_H, BEFORE_W,
-                                    AFTER_W)  # fmt: skip
-                # 7 store
-                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(total, 1), mask=c < C)
+        plane = tl.sum(plane, 1)
+        # 4 accumulate, 5 reduce: a product with what is in which band. BANDS is a power of two, RB * CB or more.
+        band = tl.arange(0, BANDS)[None, :]
+        at = tl.arange(0, L)[:, None]
+        down = quotient(at, cols_by)
+        held = inside(down, band // CB, BEFORE_H, AFTER_H, r0, rows, H)
+        held &= inside(at - down * cols, band % CB, BEFORE_W, AFTER_W, c0, width, W) & (band < RB * CB)
+        total = tl.dot(plane, held.to(ACC), input_precision="ieee", out_dtype=ACC)
+        # 7 store
+        to = to[:, None] + ((band % CB) * RB + band // CB if SWAPPED else band)
+        mask = (c < C)[:, None] & (band < RB * CB)
+        tl.store(to, total, mask=mask)
+        if any_wild(total):
+            # 0 * Inf is not 0: band by band, without a product.
+            for rb in range(RB):
+                for cb in range(CB):
+                    mine = inside(quotient(tl.arange(0, L)[None, :], cols_by), rb, BEFORE_H, AFTER_H, r0, rows, H)
+                    mine &= inside(tl.sum(col, 1), cb, BEFORE_W, AFTER_W, c0, width, W)
+                    exact = tl.sum(tl.where(mine, plane, 0), 1)[:, None]
+                    tl.store(to, tl.broadcast_to(exact, total.shape), mask=mask & (band == rb * CB + cb))
     else:
         # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
         core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
-        first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by,
-                                                stride_h, stride_w, ALONG, RIMS, L)  # fmt: skip
-        core = stream(ptrs, position, live & in_part(col, width, RUN, ALONG, VEC), core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL)
+        first, first_row = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
+        busy = live & busy & in_part(col, width, RUN, ALONG, VEC)
+        core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
         first = first.to(ACC)
-        # Idle positions are in no band. Dealt again: the columns of a run need no registers while it streams.
-        position, row, col = deal(R, L, cols, cols_by)
-        col = tl.where(position < step * cols, col, -1)
         for cb in range(CB):
             # 5 reduce
-            columns = core_columns(core, col, cols, cols_by, even, cb, c0, width, W, BEFORE_W, AFTER_W)
+            core_sum, first_sums = column_sums(core, first, L, LR, cb, cols, cols_by, lines, c0, width, W, BEFORE_W,
+                                               AFTER_W)  # fmt: skip
             for rb in range(RB):
-                total = columns + rim_columns(first, first_row, first_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
-                                              AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
-                for j0 in range(RIMS * L, rims * cols, RIMS * L):
-                    rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols,
-                                                      cols_by, stride_h, stride_w, ALONG, RIMS, L)  # fmt: skip
-                    total += rim_columns(rim.to(ACC), rim_row, rim_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
-                                         AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
+                total = core_sum + rows_in_band(first_sums, first_row, rb, r0, rows, H, BEFORE_H, AFTER_H)
+                if rims > RIMS:
+                    total += more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0, width, W,
+                                       stride_h, stride_w, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, ACC, RIMS, LR)  # fmt: skip
                 # 7 store
-                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), tl.sum(total, 1), mask=c < C)
+                tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), total, mask=c < C)
     if parts > 1:
         if arrive(counters + tile, parts):
             # As many sums at a time as one step of add_rows holds: one wait for L2, not one per band.
             for i0 in range(0, BP * RB * CB, WIDTH):
                 i = i0 + tl.arange(0, WIDTH)
-                own = (i < BP * RB * CB) & (i < (C - block * BP) * (RB * CB))
-                total = add_rows(partials, parts, BP * RB * CB, i, own, FR, ACC)
-                tl.store(sums + i, total, mask=own)
+                real = (i < BP * RB * CB) & (i < (C - block * BP) * (RB * CB))
+                finished = add_rows(partials, parts, BP * RB * CB, i, real, FR, ACC)
+                tl.store(sums + i, finished, mask=real)
 
 
 @triton.jit
@@ -592,13 +604,13 @@ def fold_many(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.cons
 
 @triton.jit
 def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
-                       G, G_by, CI, CI_by, CO, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step,
-                       parts, parts_by, cuts, cuts_by, even,
+                       G, G_by, CI, CI_by, CO, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines,
+                       step,                       parts, parts_by, cuts, cuts_by,
                        TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                        BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
                        AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr,
                        FOLD: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
-                       RIMS: tl.constexpr, BCO: tl.constexpr, KK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+                       RIMS: tl.constexpr, LR: tl.constexpr, BCO: tl.constexpr, KK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I: a part of one plane
@@ -611,8 +623,8 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, cols, cols_by)
-    planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w
+    position, row, col, busy = deal(R, L, cols, cols_by, lines)
+    planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w + tl.zeros((1, 1, 1), tl.int32)
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     co = tl.arange(0, BCO)
     weight += (g * CI + ci) * CO * (KH * KW)
@@ -624,28 +636,21 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
         w = fold_many(weight, w_at, (co < CO)[None, :], KH, KW, KK, TAPS_H, TAPS_W, ACC)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     live = tl.full((1, 1, 1), 1, tl.int1)
-    first, first_row, first_col = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, cols, cols_by, stride_h,
-                                            stride_w, ALONG, RIMS, L)  # fmt: skip
-    core = stream(ptrs, position, in_part(col, width, RUN, ALONG, VEC), core_lo, core_hi, cols, step, stride_h, False,
-                  ACC, UNROLL)  # fmt: skip
+    first, first_row = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
+    busy &= in_part(col, width, RUN, ALONG, VEC)
+    core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
     first = first.to(ACC)
-    # Idle positions are in no band. Dealt again: the columns of a run need no registers while it streams.
-    position, row, col = deal(R, L, cols, cols_by)
-    col = tl.where(position < step * cols, col, -1)
     # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
     totals = ()
     partial = tl.zeros((1, BCO), ACC)
     for cb in tl.static_range(CB):
-        columns = core_columns(core, col, cols, cols_by, even, cb, c0, width, W, BEFORE_W, AFTER_W)
+        core_sum, first_sums = column_sums(core, first, L, LR, cb, cols, cols_by, lines, c0, width, W, BEFORE_W, AFTER_W)
         for rb in tl.static_range(RB):
-            total = columns + rim_columns(first, first_row, first_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
-                                          AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
-            for j0 in range(RIMS * L, rims * cols, RIMS * L):
-                rim, rim_row, rim_col = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, cols, cols_by,
-                                                  stride_h, stride_w, ALONG, RIMS, L)  # fmt: skip
-                total += rim_columns(rim.to(ACC), rim_row, rim_col, rb, cb, r0, rows, H, c0, width, W, BEFORE_H,
-                                     AFTER_H, BEFORE_W, AFTER_W)  # fmt: skip
-            total = tl.sum(tl.sum(total, 1), 0)
+            total = core_sum + rows_in_band(first_sums, first_row, rb, r0, rows, H, BEFORE_H, AFTER_H)
+            if rims > RIMS:
+                total += more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0, width, W, stride_h,
+                                   stride_w, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, ACC, RIMS, LR)  # fmt: skip
+            total = tl.sum(total, 0)
             lives = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
             partial += total * tl.where(lives, w[cb * RB + rb if SWAPPED else rb * CB + cb], 0)
             totals += (total,)
@@ -814,7 +819,7 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
 
 @triton.jit
 def band_fill(d, dx,
-              C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, step, blocks, blocks_by,
+              C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines, step, blocks, blocks_by,
               parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
               AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
@@ -830,7 +835,7 @@ def band_fill(d, dx,
     rows = tl.minimum(H - r0, rows).to(tl.int32)
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
-    position, row, col = deal(R, L, cols, cols_by)
+    position, row, col, busy = deal(R, L, cols, cols_by, lines)
     planes = dx + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
     d += (n * C + c)[:, None, None] * (RB * CB)
     mask = (c < C)[:, None, None]
@@ -847,7 +852,7 @@ def band_fill(d, dx,
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     ptrs += core_lo * stride_h
     for r in range(core_lo, core_hi, step):
-        live = mask & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(core_hi - r, step) * cols)
+        live = mask & busy & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(core_hi - r, step) * cols)
         tl.store(ptrs, core, mask=live)
         ptrs += step * stride_h
     # The same of the other rows, each with its own bands.
@@ -862,7 +867,7 @@ def band_fill(d, dx,
                 own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
                 band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
                 value += tl.where(own, band, 0)
-        live = mask & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(others - j0, step) * cols)
+        live = mask & busy & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(others - j0, step) * cols)
         to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC)
         tl.store(to, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=live)
 

@@ -140,10 +140,10 @@ def prepare_band_sums(
     special, sizes = specialize(
         kernels.band_sums,
         {"x": POINTER[dtype], "sums": acc, "partials": acc, "counters": "*i32"},
-        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), "even": tile.even, **tile.sizes(layout)},
+        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
         {
             "ACC": _acc(dtype), **_bands(seen), "SWAPPED": layout.swapped, "WHOLE": tile.WHOLE, **_tile_constants(tile, layout),
-            "RIMS": rim_accesses(seen), "WIDTH": width, "FR": finish_rows(width, tile.warps),
+            "BANDS": max(16, pow2_at_least(bands)), "RIMS": rim_rows(seen), "LR": tile.LR, "WIDTH": width, "FR": finish_rows(width, tile.warps),
         },
         tiles.divisible(layout, tile, "x", dtype.itemsize),
         tile.warps,
@@ -154,8 +154,8 @@ def prepare_band_sums(
     return Prepared(Launch(special, (programs, 1), sizes), partials, counters, _bands_text(tile))
 
 
-def rim_accesses(seen: Chain) -> int:
-    """Accesses of a thread to rim rows before the stream: one for each rim row, at most RIM_ROWS."""
+def rim_rows(seen: Chain) -> int:
+    """Rim rows that are asked for before the stream, at most RIM_ROWS."""
     bands = seen.distinct(0)
     rims = bands.before[0] - bands.before[-1] + bands.after[-1] - bands.after[0]
     return min(c.RIM_ROWS, pow2_at_least(min(rims, c.RIM_ROWS)))
@@ -234,12 +234,12 @@ def prepare_band_sums_contract(
     special, sizes = specialize(
         kernels.band_sums_contract,
         {"x": POINTER[dtype], **_chain_output(dtype)},
-        {"G": G, "G_by": divisor(G), "CI": CI, "CI_by": divisor(CI), "CO": CO, "even": own.even, **own.sizes(layout)},
+        {"G": G, "G_by": divisor(G), "CI": CI, "CI_by": divisor(CI), "CO": CO, **own.sizes(layout)},
         {
             "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
             "SWAPPED": layout.swapped, "FOLD": problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS,
             **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
-            "RIMS": rim_accesses(seen), "BCO": BCO, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
+            "RIMS": rim_rows(seen), "LR": own.LR, "BCO": BCO, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "FR": own_finish_rows(BCO, own),
         },
         tiles.divisible(layout, own, "x", dtype.itemsize),
@@ -351,7 +351,7 @@ def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtyp
     """Prepare the gradient of x from that of its band sums; dx is fresh from the allocator, whose addresses are aligned."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
     seen = _seen(problem, layout)
-    tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
+    tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=False)
     blocks = tile.blocks(layout.c)
     kept = {name: value for name, value in _tile_constants(tile, layout).items() if name != "UNROLL"}
     special, sizes = specialize(

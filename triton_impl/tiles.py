@@ -16,10 +16,10 @@ from triton_impl.launch import divisor
 
 @dataclass(frozen=True)
 class Tile:
-    """BP planes, whose steps are R x L positions, with UNROLL steps under way; accesses are VEC elements wide. RUN: rows lie one behind the
-    other, elements too. WHOLE: a plane is one step.
+    """BP planes, whose steps are R lines of L positions, with UNROLL steps under way; accesses are VEC elements wide. LR:
+    columns of a rim row. RUN: rows lie one behind the other, elements too. WHOLE: a plane is one line.
 
-    rows, cols: rows and columns of a part. step: whole rows of one step. cuts, across: parts of a plane down and across.
+    rows, cols: rows and columns of a part. lines: whole rows of a line. step: of a step. cuts, across: parts of a plane down and across.
     """
 
     BP: int
@@ -29,10 +29,12 @@ class Tile:
     UNROLL: int
     RUN: bool
     WHOLE: bool
+    LR: int
     warps: int
     registers: int | None
     rows: int
     cols: int
+    lines: int
     step: int
     cuts: int
     across: int
@@ -40,11 +42,6 @@ class Tile:
     @property
     def parts(self) -> int:
         return self.cuts * self.across
-
-    @property
-    def even(self) -> bool:
-        """Whether all R positions of a thread have the same column."""
-        return self.L % self.cols == 0
 
     def blocks(self, planes: int) -> int:
         return ceil(planes / self.BP)
@@ -54,7 +51,7 @@ class Tile:
         stride = dict(zip(("stride_n", "stride_c", "stride_h", "stride_w"), layout.stride, strict=True))
         return {
             "H": layout.h, "W": layout.w, **stride, "rows": self.rows, "cols": self.cols,
-            "cols_by": divisor(self.cols), "step": self.step, "parts": self.parts,
+            "cols_by": divisor(self.cols), "lines": self.lines, "step": self.step, "parts": self.parts,
             "parts_by": divisor(self.parts), "cuts": self.cuts, "cuts_by": divisor(self.cuts),
         }  # fmt: skip
 
@@ -72,16 +69,17 @@ def divisible(layout: Layout, tile: Tile, pointer: str, itemsize: int) -> dict[s
     return {pointer: vector * itemsize, **dict.fromkeys(names, vector)}
 
 
-def _cut(layout: Layout, BP: int, positions: int, VEC: int, unroll: int, itemsize: int) -> tuple[int, int, int, int, int]:
-    """(rows, cols, step, cuts, across) of parts of about PART_BYTES, in steps of `positions` elements of a plane."""
-    across = ceil(layout.w / positions)
+def _cut(layout: Layout, BP: int, R: int, L: int, VEC: int, unroll: int, itemsize: int) -> tuple[int, ...]:
+    """(rows, cols, lines, step, cuts, across) of parts of about PART_BYTES, in steps of R lines of L positions."""
+    across = ceil(layout.w / L)
     cols = layout.w if across == 1 else ceil(layout.w / across / VEC) * VEC
-    across = ceil(layout.w / cols)
-    step = positions // cols
+    lines = L // cols
+    step = R * lines
     most = max(step * unroll, c.PART_BYTES // itemsize // (BP * cols))
-    cuts = max(1, round(layout.h / most)) if layout.h < 2 * most else ceil(layout.h / most)
-    rows = ceil(layout.h / cuts / step) * step if cuts > 1 else layout.h
-    return rows, cols, step, ceil(layout.h / rows), across
+    # A few rows more than fit one part are no second part.
+    cuts = 1 if layout.h <= most * 5 // 4 else ceil(layout.h / most)
+    rows = layout.h if cuts == 1 else ceil(ceil(layout.h / cuts) / step) * step
+    return rows, cols, lines, step, ceil(layout.h / rows), ceil(layout.w / cols)
 
 
 def gap(layout: Layout, planes: int, itemsize: int) -> tuple[Layout, Tile]:
@@ -93,8 +91,8 @@ def gap(layout: Layout, planes: int, itemsize: int) -> tuple[Layout, Tile]:
         BP = min(pow2_at_least(planes), c.PLANES_LINE_BYTES // itemsize)
         L = min(pow2_at_least(layout.h * layout.w), max(1, c.WARP * warps * layout.vector // BP))
         unroll = max(1, min(pow2_at_most(layout.h), size // BP) // L)
-        cut = _cut(layout, BP, L, 1, unroll, itemsize)
-        return layout, Tile(BP, 1, L, 1, unroll, False, False, warps, 255, *cut)
+        cut = _cut(layout, BP, 1, L, 1, unroll, itemsize)
+        return layout, Tile(BP, 1, L, 1, unroll, False, False, 1, warps, 255, *cut)
     if layout.w == 1 and layout.stride[2] == 1:
         VEC = layout.vector
         rows = layout.h // VEC
@@ -103,57 +101,61 @@ def gap(layout: Layout, planes: int, itemsize: int) -> tuple[Layout, Tile]:
         warps = c.WHOLE_WARPS if uncut else c.PART_WARPS
         size = c.GAP_BYTES // itemsize
         BP = min(pow2_at_least(planes), max(1, size // pow2_at_least(layout.h)))
-        L = max(1, c.WARP * warps // BP)
+        L = max(1, c.WARP * warps // BP) * VEC
         unroll = max(1, size // (c.WARP * warps * VEC))
-        cut = _cut(seen, BP, L * VEC, VEC, unroll, itemsize)
+        cut = _cut(seen, BP, 1, L, VEC, unroll, itemsize)
         if uncut:
-            cut = (rows, *cut[1:3], 1, 1)
-        return seen, Tile(BP, 1, L * VEC, VEC, unroll, True, False, warps, c.GAP_REGISTERS, *cut)
+            cut = (rows, *cut[1:4], 1, 1)
+        return seen, Tile(BP, 1, L, VEC, unroll, True, False, 1, warps, c.GAP_REGISTERS, *cut)
     VEC = layout.vector if layout.unit == "columns" else 1
     size = c.WARP * c.GRID_WARPS * c.GRID_ACCESSES * VEC
     BP = min(pow2_at_least(planes), max(1, size // pow2_at_least(layout.h * layout.w)))
-    L = max(1, c.WARP * c.GRID_WARPS // BP)
-    cut = _cut(layout, BP, c.GRID_ACCESSES * L * VEC, VEC, c.GRID_UNROLL, itemsize)
-    tile = Tile(BP, c.GRID_ACCESSES, L * VEC, VEC, c.GRID_UNROLL, False, False, c.GRID_WARPS, 255, *cut)
-    return layout, tile
+    L = max(VEC, size // BP)
+    cut = _cut(layout, BP, 1, L, VEC, c.GRID_UNROLL, itemsize)
+    return layout, Tile(BP, 1, L, VEC, c.GRID_UNROLL, False, False, 1, c.GRID_WARPS, 255, *cut)
+
+
+def is_run(layout: Layout) -> bool:
+    """Whether the rows of a plane lie one behind the other."""
+    return layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
 
 
 def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
-    """The tile for the bands of `planes` planes. whole: whether planes may be one step, without a stream."""
+    """The tile for the bands of `planes` planes. whole: whether planes may be one line, without a stream."""
     plane = layout.h * layout.w
     acc = max(itemsize, 4)
     double = acc // 4
+    VEC = layout.vector if layout.unit == "columns" else 1
+    run = is_run(layout)
     if whole and plane <= c.SMALL_PLANE:
-        VEC = layout.vector if layout.unit == "columns" else 1
-        positions = pow2_at_least(max(plane, VEC, 4))
-        warps = double
-        BP = min(pow2_at_least(planes), max(1, c.BANDS_BYTES // 4 // positions))
-        run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
-        return Tile(BP, 1, positions, VEC, 1, run, True, warps, 255, layout.h, layout.w, layout.h, 1, 1)
+        positions = max(16, VEC, pow2_at_least(plane))
+        BP = max(16, min(pow2_at_least(planes), c.WHOLE_BYTES // 4 // positions))
+        tile = BP, 1, positions, VEC, 1, run, True, 1, c.SMALL_WARPS, 255
+        return Tile(*tile, layout.h, layout.w, layout.h, layout.h, 1, 1)
     if layout.unit == "planes":
         warps = 2 * double
         BP = min(pow2_at_least(planes), c.BANDS_PLANES_BYTES // acc)
-        R = UNROLL = c.BANDS_PLANES_ROWS
-        L = max(1, c.WARP * warps * layout.vector // BP)
-        cut = _cut(layout, BP, R * L, 1, UNROLL, itemsize * 1)
-        return Tile(BP, R, L, 1, UNROLL, False, False, warps, c.BANDS_REGISTERS, *cut)
-    VEC = layout.vector if layout.unit == "columns" else 1
-    run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
-    large = run and itemsize > 2 and plane * itemsize > c.LARGE_PLANE_BYTES
+        L, UNROLL = c.BANDS_PLANES_COLUMNS, c.BANDS_PLANES_ROWS
+        cut = _cut(layout, BP, 1, L, 1, UNROLL, itemsize)
+        return Tile(BP, 1, L, 1, UNROLL, False, False, L, warps, c.BANDS_REGISTERS, *cut)
+    large = itemsize > 2 and plane * itemsize > c.LARGE_PLANE_BYTES
     warps = double * (2 if large else 1)
+    threads = c.WARP * warps
     # Narrow accesses are many, and each takes a register: half the elements.
-    size = (2 if large else 1) * c.BANDS_BYTES // acc // (2 if VEC == 1 else 1)
-    if run and layout.w > size:
-        run = False
-    if not run:
-        size = c.WARP * warps * c.BANDS_GRID_ELEMENTS
-    UNROLL = 1 if run else c.BANDS_GRID_UNROLL
-    positions = max(VEC, min(size, pow2_at_least(plane)))
-    BP = min(pow2_at_least(planes), size // positions)
-    L = max(1, min(c.WARP * warps // BP, positions // VEC))
-    R = max(1, positions // (L * VEC))
-    cut = _cut(layout, BP, R * L * VEC, VEC, UNROLL, itemsize)
-    return Tile(BP, R, L * VEC, VEC, UNROLL, run, False, warps, c.BANDS_REGISTERS, *cut)
+    size = threads * c.BANDS_ELEMENTS // double // (1 if run and VEC > 1 else 2)
+    LR = max(c.SHORTEST_LINE, pow2_at_least(min(layout.w, c.LONGEST_LINE)))
+    line = max(LR, threads * VEC)
+    width = min(layout.w, LR)
+    # A line that whole rows do not fill well enough is eight times as long: there they do.
+    if (line // width) * width * 8 < line * 7 and 8 * line <= size:
+        line *= 8
+    if layout.w > c.LONGEST_LINE:
+        run, line = False, LR
+    positions = max(line, min(size, pow2_at_least(plane)))
+    BP = max(1, min(pow2_at_least(planes), size // positions))
+    R = max(1, positions // line)
+    cut = _cut(layout, BP, R, line, VEC, 1, itemsize)
+    return Tile(BP, R, line, VEC, 1, run, False, LR, warps, c.BANDS_REGISTERS, *cut)
 
 
 @dataclass(frozen=True)
