@@ -79,11 +79,17 @@ HELD_TAPS = 25
 PRODUCT_THREADS = 128
 """Threads of a block that multiplies."""
 
-PRODUCT_REGISTERS = 128
-"""Registers of a thread that multiplies: four blocks of PRODUCT_THREADS side by side."""
+MANY_ROWS, FEW_ROWS = 32, 16
+"""Rows of a product (samples, or outputs) that a block makes of float32 and narrower; half as many of float64."""
 
-PRODUCT_STEP = 36
-"""Products of one output at a step: two of them, for both operands, are 28 KiB of shared memory in float32."""
+FILL = 100
+"""Blocks from which on products take many rows a block: enough for a large card."""
+
+PRODUCT_REGISTERS = 168
+"""Registers of a thread that multiplies: three blocks of PRODUCT_THREADS side by side."""
+
+PRODUCT_STEP = 72
+"""Products of one output at a step: both operands of them are 28 KiB of shared memory in float32."""
 
 HELD_REGISTERS = 32
 """32-bit registers of a thread for weights that are on their way to shared memory."""
@@ -92,8 +98,8 @@ SLICES, LARGE_SLICES = 16, 32
 """Slices that the products of one output are cut into at most, the last block of an output's having to add them up; of large
 kernels, whose taps are what takes time."""
 
-MIN_SLICE = 128
-"""Weights of one output, taps times input planes, that a slice has at least."""
+MIN_SLICE, MIN_PLANES_SLICE = 32, 8
+"""Input planes that a slice has at least, of kernels that are not large; where planes_contract reads them."""
 
 BANDS = 32
 """Pairs of bands that a product takes at a time where there are more."""

@@ -27,13 +27,13 @@ def chain_depth(problem: Chain, stride: Stride, dtype: torch.dtype, alignment: i
     """Of band_sums and contract, or of the kernel that does both, whichever is longer."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     tile = tiles.tile(layout, layout.c, dtype.itemsize, prepare.seen(problem, layout))
-    slice_ = products.slice_of(problem)
-    slices = ceil(problem.c_in // problem.groups / slice_)
-    finish = _weights(problem) + slice_ * products.sums_of(problem) + slices
-    depth = _bands(tile, problem, layout) + finish
+    shape = products.contraction(problem, dtype.itemsize)
+    depth = _bands(tile, problem, layout) + _products(problem, shape, products.slice_of(problem))
     if found := products.small_planes(problem, layout, dtype.itemsize):
-        planes = found[1]
-        depth = max(depth, planes.ACROSS + planes.LOADS + _halvings(planes.SHARE) + finish)
+        shape, planes = found
+        slice_ = products.slice_of(problem, problem.h * problem.w > c.TINY_PLANE)
+        own = planes.ACROSS + planes.LOADS + _halvings(planes.SHARE)
+        depth = max(depth, own + _products(problem, shape, slice_))
     elif (one := prepare.one_launch(problem, layout, dtype.itemsize)) is not None:
         outputs = problem.c_out // problem.groups
         count = pow2_at_most(one.tile.threads // pow2_at_least(outputs))
@@ -47,6 +47,15 @@ def chain_depth(problem: Chain, stride: Stride, dtype: torch.dtype, alignment: i
 
 def _halvings(count: int) -> int:
     return pow2_at_least(count).bit_length() - 1
+
+
+def _products(problem: Chain, shape: products.Product, slice_: int) -> int:
+    """Of the products of one output: the weights of a band, every warp's own, the warps, the slices."""
+    warps = shape.THREADS // c.WARP
+    chunks = ceil(products.sums_of(problem) / shape.BANDS)
+    steps = ceil(slice_ / shape.PLANES) * chunks
+    slices = ceil(problem.c_in // problem.groups / slice_)
+    return _weights(problem) + steps * ceil(shape.KS / warps) + _halvings(warps) + slices
 
 
 def _weights(problem: Chain) -> int:

@@ -567,66 +567,88 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
 
 // ---- Products ------------------------------------------------------------------------------------------------------------
 //
-// A block makes BM x BN numbers, a thread PM x PN of them: sums over k of a[k][m] * b[k][n]. Both operands go through
-// shared memory, KS of k at a step; what the next step needs is loaded into registers while this one is
-// multiplied, and stored where the step before was. A thread adds up its own numbers in the order of k, whatever BM, so that
-// bits do not depend on how many samples there are.
+// A block makes BM x BN numbers: sums over k of a[k][m] * b[k][n]. Both operands go through shared memory, KS of k at a step;
+// what the next step needs is loaded into registers while this one is multiplied. Every warp makes all numbers, a thread PM x PN
+// of them, of every WARPS-th k, and in the end the warps' sums are added. So each number that comes from shared
+// memory is used eight times, and the order of additions depends on KS and WARPS alone: bits do not depend on how many
+// samples there are.
 
 #ifdef BM
-constexpr int TN = BN / PN, TM = THREADS / TN, PM = BM / TM, WARPS = THREADS / 32;
+constexpr int WARPS = THREADS / 32, TN = BN / PN, TM = 32 / TN, PM = BM / TM;
 static_assert(PM * TM == BM && PN * TN == BN, "every thread has as much as the others");
-typedef vec<ACC, PM> a_part;
-typedef vec<ACC, PN> b_part;
+constexpr int WIDE_M = PM < 4 ? PM : 4, WIDE_N = PN < 4 ? PN : 4;
+constexpr int ROUND = (KS + WARPS - 1) / WARPS % 3 == 0 ? 3 : 2;   // of k: short code
 
 // Place of number i in row k of a matrix of rows of LENGTH: neighbouring rows meet different banks.
 template <int LENGTH> __device__ __forceinline__ int bank(int k, int i) {
     return k * LENGTH + (i ^ (k & (LENGTH < 16 ? 1 : 3)) * 4);
 }
-constexpr int ROUND = KS % 12 == 0 ? 12 : KS % 8 == 0 ? 8 : 4;   // of k: short code, and places known when compiled
 
-// The first is also where a block puts what it has made.
+// `made` is where the block puts what it has made, and what half of its warps have.
 union Matrices {
-    struct { alignas(32) ACC a[2][KS * BM], b[2][KS * BN]; };
-    ACC made[BM * BN];
+    struct { alignas(32) ACC a[KS * BM], b[KS * BN]; };
+    ACC made[WARPS / 2][BM * BN];
 };
 
 // load(step) loads into registers what store(step, a, b) puts in place, which says whether all of it is finite. Where it is
-// not, slow(step, k, m, n, a, b, total) gives total + a * b.
+// not, slow(step, k, m, n, a, b, total) gives total + a * b. In the end shared.made[0] holds the numbers, row by row.
 template <class Load, class Store, class Slow> __device__ __forceinline__ void products(
-    Matrices& shared, int steps, ACC (&acc)[PM][PN], Load load, Store store, Slow slow) {
-    int m = threadIdx.x / TN * PM, n = threadIdx.x % TN * PN;
-    #pragma unroll
-    for (int i = 0; i < PM; i++)
-        for (int j = 0; j < PN; j++) acc[i][j] = 0;
+    Matrices& shared, int steps, Load load, Store store, Slow slow) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, m = lane / TN * PM, n = lane % TN * PN;
+    const ACC *a = shared.a, *b = shared.b;
+    ACC acc[PM][PN] = {};
     load(0);
-    bool wild = !store(0, shared.a[0], shared.b[0]);
     #pragma unroll 1
     for (int step = 0; step < steps; step++) {
-        const ACC *a = shared.a[step & 1], *b = shared.b[step & 1];
+        __syncthreads();
+        bool wild = !store(step, shared.a, shared.b);
         wild = __syncthreads_or(wild);
         if (step + 1 < steps) load(step + 1);
-        if (wild) {
-            // One number after the other by the same code: the first is worked on, and all move on by one.
+        if (!wild) {
+            #pragma unroll ROUND
+            for (int k = warp; k < KS; k += WARPS) {
+                ACC left[PM], right[PN];
+                #pragma unroll
+                for (int i = 0; i < PM; i += WIDE_M)
+                    *(vec<ACC, WIDE_M>*)(left + i) = *(const vec<ACC, WIDE_M>*)(a + bank<BM>(k, m + i));
+                #pragma unroll
+                for (int j = 0; j < PN; j += WIDE_N)
+                    *(vec<ACC, WIDE_N>*)(right + j) = *(const vec<ACC, WIDE_N>*)(b + bank<BN>(k, n + j));
+                #pragma unroll
+                for (int i = 0; i < PM; i++)
+                    for (int j = 0; j < PN; j++) acc[i][j] = mad(left[i], right[j], acc[i][j]);
+            }
+            continue;
+        }
+        // One number after the other by the same code: the first is worked on, and all move on by one.
+        #pragma unroll 1
+        for (int k = warp; k < KS; k += WARPS)
             #pragma unroll 1
-            for (int i = 0; i < KS * PM * PN; i++) {
-                int k = i / (PM * PN), row = m + i % (PM * PN) / PN, column = n + i % PN;
+            for (int i = 0; i < PM * PN; i++) {
+                int row = m + i / PN, column = n + i % PN;
                 ACC first = slow(step, k, row, column, a[bank<BM>(k, row)], b[bank<BN>(k, column)], acc[0][0]);
                 #pragma unroll
                 for (int j = 1; j < PM * PN; j++) acc[(j - 1) / PN][(j - 1) % PN] = acc[j / PN][j % PN];
                 acc[PM - 1][PN - 1] = first;
             }
-        } else {
-            #pragma unroll ROUND
-            for (int k = 0; k < KS; k++) {
-                a_part left = *(const a_part*)(a + bank<BM>(k, m));
-                b_part right = *(const b_part*)(b + bank<BN>(k, n));
-                #pragma unroll
-                for (int i = 0; i < PM; i++)
-                    for (int j = 0; j < PN; j++) acc[i][j] = mad(left.at[i], right.at[j], acc[i][j]);
-            }
-        }
-        wild = step + 1 < steps && !store(step + 1, shared.a[step + 1 & 1], shared.b[step + 1 & 1]);
     }
+    // 5 reduce: half of the warps hand over to the other half, until one has it all
+    #pragma unroll 1
+    for (int half = WARPS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (warp >= half && warp < 2 * half)
+            #pragma unroll
+            for (int i = 0; i < PM * PN; i++) shared.made[warp - half][i * 32 + lane] = acc[i / PN][i % PN];
+        __syncthreads();
+        if (warp < half)
+            #pragma unroll
+            for (int i = 0; i < PM * PN; i++) acc[i / PN][i % PN] += shared.made[warp][i * 32 + lane];
+    }
+    __syncthreads();
+    if (warp == 0)
+        #pragma unroll
+        for (int i = 0; i < PM * PN; i++) shared.made[0][(m + i / PN) * BN + n + i % PN] = acc[i / PN][i % PN];
+    __syncthreads();
 }
 
 // KS numbers of each of BM rows, on their way: a warp loads four rows by eight numbers at a time.
@@ -636,7 +658,7 @@ struct Rows {
     ACC held[DOWN][ALONG];
     int m, k;
     __device__ __forceinline__ Rows() {
-        int warp = threadIdx.x / 32;
+        int warp = threadIdx.x / 32 % WARPS;
         m = warp % WARPS_DOWN * 4 + threadIdx.x % 4;
         k = warp / WARPS_DOWN * 8 + threadIdx.x % 32 / 4;
     }
@@ -658,7 +680,7 @@ struct Rows {
             #pragma unroll
             for (int j = 0; j < ALONG; j++) {
                 check = mad(held[i][j], (ACC)0, check);
-                if (k + j * EIGHT < KS) to[j * EIGHT * BM] = held[i][j];
+                if (KS % EIGHT == 0 || k + j * EIGHT < KS) to[j * EIGHT * BM] = held[i][j];
             }
         }
         return check == 0;
@@ -790,17 +812,11 @@ __device__ __forceinline__ Tile tile_of(int CI, int slice, int slices, index_t s
 
 // The slices of an output are added in their order by the block that comes last, which then stores what it has.
 __device__ __forceinline__ void finish_products(
-    const Tile& at, const ACC (&acc)[PM][PN], ACC* made, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters,
-    const ACC* multiplier, index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CO, int slices) {
+    const Tile& at, ACC* made, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier,
+    index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CO, int slices) {
     constexpr int LONG = 16 / sizeof(ACC), SIZE = BM * BN / LONG, AHEAD = 16;
     typedef vec<ACC, LONG> wide;
-    int m = threadIdx.x / TN * PM, o = threadIdx.x % TN * PN, live = (int)min((index_t)BM, N - at.n0) * BN;
-    // 5 reduce
-    __syncthreads();
-    #pragma unroll
-    for (int i = 0; i < PM; i++)
-        for (int j = 0; j < PN; j++) made[(m + i) * BN + o + j] = acc[i][j];
-    __syncthreads();
+    int live = (int)min((index_t)BM, N - at.n0) * BN;
     if (slices > 1) {
         wide* all = (wide*)partials + (index_t)at.number * slices * SIZE;
         #pragma unroll 1
@@ -849,9 +865,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     int samples_left = (int)min((index_t)BM, N - at.n0);
     Rows rows;
     Folded folded(weight + (at.g * CI * CO) * KK, CO, H, W);
-    ACC acc[PM][PN];
     products(
-        shared, steps, acc,
+        shared, steps,
         [&](int step) {
             // 3 masked load
             int ci = at.from + step / CHUNKS * PLANES, b0 = step % CHUNKS * BANDS;
@@ -873,7 +888,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
                        ? add_product(total, t, value, folded.at(ci, at.co0 + o), band, H, W)
                        : total;
         });
-    finish_products(at, acc, shared.made, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
+    finish_products(at, shared.made[0], biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
                     scale, bias_scale, N, G, CO, slices);
 }
 #endif
@@ -910,9 +925,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
         p = i % PLANES;
         m = i / PLANES;
     };
-    ACC acc[PM][PN];
     products(
-        shared, steps, acc,
+        shared, steps,
         [&](int step) {
             // 3 masked load
             int ci = at.from + step * PLANES;
@@ -975,7 +989,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
                        ? add_product(total, t, value, folded.at(ci, at.co0 + o), k % SUMS, H, W)
                        : total;
         });
-    finish_products(at, acc, shared.made, biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
+    finish_products(at, shared.made[0], biased ? bias : nullptr, out, partials, counters, tensor ? multiplier : nullptr, mult_n, mult_c,
                     scale, bias_scale, N, G, CO, slices);
 }
 #endif
@@ -994,9 +1008,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
     int samples_left = (int)min((index_t)BM, N - n0);
     Rows rows;
     Folded folded(weight + (g * CI * CO) * KK, CO, H, W);
-    ACC acc[PM][PN];
     products(
-        shared, (CO + KS - 1) / KS, acc,
+        shared, (CO + KS - 1) / KS,
         [&](int step) {
             // 3 masked load
             int co = step * KS;
@@ -1017,15 +1030,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
                        : total;
         });
     // 6 scale, 7 store
-    #pragma unroll
-    for (int i = 0; i < PM; i++)
-        #pragma unroll
-        for (int j = 0; j < PN; j++) {
-            int column = threadIdx.x % TN * PN + j, p = column / BANDS, b = b0 + column % BANDS;
-            index_t n = n0 + threadIdx.x / TN * PM + i;
-            if (n < N && p < PLANES && p < planes && b < SUMS)
-                d[((n * G + g) * CI + ci + p) * SUMS + b] = (ACC)(acc[i][j] * scale);
-        }
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < BM * BN; i += THREADS) {
+        int column = i % BN, p = column / BANDS, b = b0 + column % BANDS;
+        index_t n = n0 + i / BN;
+        if (n < N && p < PLANES && p < planes && b < SUMS)
+            d[((n * G + g) * CI + ci + p) * SUMS + b] = (ACC)(shared.made[0][i] * scale);
+    }
 }
 #endif
 
@@ -1109,8 +1120,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N, int G, int CI, int CO,
     index_t H, index_t W, int tiles, int outputs, int cuts) {
     constexpr int CHUNKS = (SUMS + BANDS - 1) / BANDS, A_LOADS = KS * BM / THREADS, B_LOADS = KS * BN / THREADS;
+    static_assert(A_LOADS * THREADS == KS * BM && B_LOADS * THREADS == KS * BN, "every thread loads as much as the others");
     __shared__ Matrices shared;
-    __shared__ ACC made[BM * (BN + 1)];
     // 1 who am I: some input planes of one group, or some bands of one; a block of outputs, some taps. k runs over the samples.
     int rest = blockIdx.x / cuts, cut = blockIdx.x - rest * cuts, outer = rest / outputs, co0 = (rest - outer * outputs) * BM;
     int pair = outer / CHUNKS, b0 = (outer - pair * CHUNKS) * BANDS;
@@ -1121,9 +1132,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     grad += (g * CO + co0) * grad_c;
     sums += (g * CI + ci) * SUMS + b0;
     int length = CHUNKS == 1 ? planes * SUMS : min(BANDS, SUMS - b0);
-    ACC left[A_LOADS], right[B_LOADS], acc[PM][PN];
+    ACC left[A_LOADS], right[B_LOADS];
     products(
-        shared, (N + KS - 1) / KS, acc,
+        shared, (N + KS - 1) / KS,
         [&](int step) {
             // 3 masked load
             index_t n0 = (index_t)step * KS;
@@ -1155,11 +1166,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
         },
         // 4 accumulate: a product of two numbers, whatever they are
         [&](int, int, int, int, ACC a, ACC b, ACC total) { return mad(a, b, total); });
-    // 5 reduce is not needed: a thread has all samples
-    #pragma unroll
-    for (int i = 0; i < PM; i++)
-        for (int j = 0; j < PN; j++) made[(threadIdx.x / TN * PM + i) * (BN + 1) + threadIdx.x % TN * PN + j] = acc[i][j];
-    __syncthreads();
     // Taps of one input plane and neighbouring outputs lie one behind the other.
     int from = cut * CUT, taps = min(CUT, KK - from);
     #pragma unroll 1
@@ -1169,7 +1175,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
         int rb = band_h.of[tap / KW], cb = band_w.of[tap % KW], b = rb * CB + cb - b0;
         if (co0 + o >= CO || b < 0 || b >= BANDS) continue;
         // 6 scale, 7 store; a tap that lands nowhere has gradient 0 whatever grad holds
-        ACC value = (ACC)(made[o * (BN + 1) + p * BANDS + b] * scale);
+        ACC value = (ACC)(shared.made[0][o * BN + p * BANDS + b] * scale);
         dw[((g * CI + ci + p) * CO + co0 + o) * KK + tap] = narrow<ELEMENT>(lands(rb, cb, H, W) ? value : 0);
     }
 }

@@ -163,14 +163,13 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     """Prepare the product of band sums and folded weights."""
     shape = products.contraction(problem, dtype.itemsize)
     code = _multiplied("contract", dtype, problem, shape, {})
-    return _sliced(code, problem, shape, tensor, (problem.h, problem.w), "band sums times folded weights")
+    return _sliced(code, problem, shape, tensor, (problem.h, problem.w), products.slice_of(problem), "band sums times folded weights")
 
 
 def _sliced(
-    code: Code, problem: Chain, shape: products.Product, tensor: bool, place: tuple[int, ...], what: str
+    code: Code, problem: Chain, shape: products.Product, tensor: bool, place: tuple[int, ...], slice_: int, what: str
 ) -> Prepared:
     N, G, CI, CO = _channels(problem)
-    slice_ = products.slice_of(problem)
     slices, tiles_, samples = ceil(CI / slice_), ceil(CO / shape.BN), ceil(N / shape.BM)
     sizes = N, G, CI, CO, *place, slice_, *_pairs(slices, tiles_, samples), int(problem.bias), int(tensor)
     count = samples * G * tiles_
@@ -190,7 +189,7 @@ def prepare_band_sums_contract(
         shape, planes = found
         code = _multiplied("planes_contract", dtype, problem, shape, vars(planes))
         place = problem.h, problem.w, divisor(problem.w), *stride
-        return _sliced(code, problem, shape, tensor, place, "band sums of small planes times folded weights")
+        return _sliced(code, problem, shape, tensor, place, products.slice_of(problem, problem.h * problem.w > c.TINY_PLANE), "band sums of small planes times folded weights")
     one = one_launch(problem, layout, dtype.itemsize)
     if one is None:
         return None

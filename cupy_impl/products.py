@@ -40,11 +40,13 @@ def is_large(problem: Chain) -> bool:
     return taps_of(problem) > c.HELD_TAPS
 
 
-def _samples(n: int, itemsize: int) -> tuple[int, int]:
-    """Samples (or other rows) of a block, and columns of a thread. It changes no bit."""
-    if itemsize == 8:
-        return (32 if n > 8 else 8), 2
-    return (64 if n > 32 else 16), 4
+def _rows(count: int, itemsize: int, blocks: int) -> tuple[int, int]:
+    """Rows of a block (samples, or outputs) and columns of a thread: few where there are few rows, or would be few blocks
+    (`blocks` for each block of rows). It changes no bit."""
+    many, few = (c.MANY_ROWS, c.FEW_ROWS) if itemsize < 8 else (c.MANY_ROWS // 2, c.FEW_ROWS // 2)
+    if count > few and ceil(count / many) * blocks >= c.FILL:
+        return many, 8
+    return few, 4 if itemsize < 8 else 8
 
 
 def lanes_of(problem: Chain) -> int:
@@ -57,30 +59,31 @@ def contraction(problem: Chain, itemsize: int) -> Product:
     sums, taps = sums_of(problem), taps_of(problem)
     if is_large(problem):
         bands = min(sums, c.BANDS)
-        return Product(2 * c.PRODUCT_THREADS, 32, 8, 1, bands, 1, 8, bands, lanes_of(problem))
-    samples, columns = _samples(problem.n, itemsize)
+        return Product(c.PRODUCT_THREADS, 32, 8, 2, bands, 1, 8, bands, lanes_of(problem))
     BN = 32
-    step = c.PRODUCT_STEP * (2 if samples <= 16 else 1) // (itemsize // 4 or 1)
     held = c.HELD_REGISTERS * c.PRODUCT_THREADS * 4 // (BN * taps * itemsize)
-    planes = max(1, min(step // sums, held, 16))
+    planes = max(1, min(c.PRODUCT_STEP // (itemsize // 4 or 1) // sums, held))
+    CI, CO = problem.c_in // problem.groups, problem.c_out // problem.groups
+    blocks = problem.groups * ceil(CO / BN) * ceil(CI / slice_of(problem))
+    samples, columns = _rows(problem.n, itemsize, blocks)
     return Product(c.PRODUCT_THREADS, samples, BN, columns, planes * sums, planes, BN, sums, 1)
 
 
-def slice_of(problem: Chain) -> int:
-    """Input planes whose products one block adds up. It depends on no number of samples: bits depend on it."""
-    planes = problem.c_in // problem.groups
-    most = c.LARGE_SLICES if is_large(problem) else c.SLICES
-    return max(ceil(planes / most), min(planes, ceil(c.MIN_SLICE / taps_of(problem))))
+def slice_of(problem: Chain, planes: bool = False) -> int:
+    """Input planes whose products one block adds up (planes: of planes_contract). No number of samples is asked: bits depend
+    on it."""
+    count = problem.c_in // problem.groups
+    if is_large(problem):
+        return ceil(count / c.LARGE_SLICES)
+    return max(ceil(count / c.SLICES), min(count, c.MIN_PLANES_SLICE if planes else c.MIN_SLICE))
 
 
 def expansion(problem: Chain, itemsize: int) -> Product:
     """For `expand`: samples by pairs of an input plane and a band."""
     bands = min(sums_of(problem), c.BANDS)
     planes = max(1, c.BANDS // sums_of(problem))
-    samples, columns = _samples(problem.n, itemsize)
-    step = (
-        8 if is_large(problem) or planes * 16 * taps_of(problem) * itemsize > 160 * c.PRODUCT_THREADS else 16
-    )
+    samples, columns = _rows(problem.n, itemsize, problem.groups * ceil(problem.c_in // problem.groups / planes))
+    step = 8 if is_large(problem) or planes * 16 * taps_of(problem) * itemsize > 160 * c.PRODUCT_THREADS else 16
     return Product(c.PRODUCT_THREADS, samples, 32, columns, step, planes, step, bands, lanes_of(problem))
 
 
@@ -88,7 +91,9 @@ def weight_gradient(problem: Chain, itemsize: int) -> Product:
     """For `weight_grad`: outputs by pairs of an input plane and a band."""
     bands = min(sums_of(problem), c.BANDS)
     planes = max(1, min(c.BANDS // sums_of(problem), 2 * c.CUT // taps_of(problem)))
-    outputs, columns = _samples(problem.c_out // problem.groups, itemsize)
+    outputs, columns = _rows(
+        problem.c_out // problem.groups, itemsize, ceil(problem.c_in // problem.groups / planes) * problem.groups
+    )
     return Product(c.PRODUCT_THREADS, outputs, 32, columns, 16, planes, 0, bands, 1)
 
 
@@ -112,16 +117,16 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
         or (layout.unit == "planes" and area > 1)
     ):
         return None
-    BM, BN = (16, 64) if outputs > 32 else (16, 32)
-    if problem.n > 32 and outputs > 64:
-        BM, BN = 64, 32
+    BN = 64 if 32 < outputs <= 64 else 32
     if area > c.TINY_PLANE and ceil(outputs / BN) > c.PLANE_TILES:
         return None
-    columns = 4 if itemsize < 8 else 2
+    CI = problem.c_in // problem.groups
+    blocks = problem.groups * ceil(outputs / BN) * ceil(CI / slice_of(problem, area > c.TINY_PLANE))
+    BM, columns = (16, BN // 8) if BN == 64 else _rows(problem.n, itemsize, blocks)
     across = layout.vector if layout.unit == "columns" and not layout.swapped else 1
     share = pow2_at_least(ceil(area / across / 4))
     loads = ceil(area / across / share)
-    threads = 2 * c.PRODUCT_THREADS if BM * BN >= 1024 else c.PRODUCT_THREADS
+    threads = c.PRODUCT_THREADS
     if share > c.WARP or itemsize == 8:
         return None
     best = 0
@@ -129,7 +134,7 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
     while planes <= 32:
         mine = BM * planes * share / threads
         registers = mine * loads * across * itemsize / 4 + planes * BN * taps * itemsize / 4 / threads
-        if mine >= 1 and planes * sums <= 72 and (registers <= 72 or not best):
+        if mine >= 1 and planes * sums <= 72 and (registers <= 104 - BM * BN / c.WARP or not best):
             best = planes
         planes *= 2
     if not best:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -102,18 +103,26 @@ def interposed(run: Run, problem: Callable[[Chain], Chain] = lambda p: p) -> Ite
 
 
 def with_arguments(change: Callable[[str, dict[str, Any]], None]) -> Run:
-    """Run the launch with arguments by name, changed in place by change(kernel, arguments)."""
+    """Run the launch with arguments and sizes by name, changed in place by change(kernel, arguments)."""
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        name = launch.kernel
-        named = dict(zip(parameters(name), arguments, strict=True))
-        change(name, named)
-        launch(device, stream, *named.values())
+        named = dict(zip(_names(launch), (*arguments, *launch.sizes), strict=True))
+        change(launch.kernel, named)
+        values, count = tuple(named.values()), len(arguments)
+        changed(launch, sizes=values[count:])(device, stream, *values[:count])
 
     return run
 
 
-@cache
-def prepared_anew(kind: Callable[..., Any], special: Any, grid: tuple[int, int]) -> Any:
-    """A launch like those of the kernel sets, kept for the next call: it compiles at the first."""
-    return kind(special, grid)
+def _names(launch: Any) -> tuple[str, ...]:
+    """Names of a launch's arguments and sizes: the two sets have sizes of their own."""
+    special = getattr(launch, "special", None)
+    return tuple(name for name, _ in special.types) if special else parameters(launch.kernel)
+
+
+def changed(launch: Any, **attributes: Any) -> Any:
+    """The same launch with other attributes."""
+    other = copy(launch)
+    for name, value in attributes.items():
+        setattr(other, name, value)
+    return other

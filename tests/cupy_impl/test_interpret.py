@@ -535,9 +535,9 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
+def start(cache: Path, program: str = PROGRAM, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         cwd=ROOT,
         env={**os.environ, "CONVGAP_CACHE_DIR": str(cache), **environment},
         stderr=subprocess.PIPE,
@@ -571,6 +571,33 @@ def test_unwritable_cache(tmp_path: Path) -> None:
     scratch.mkdir()
     finish(start(tmp_path / "file" / "cache", TMPDIR=str(scratch)))
     assert not any(scratch.iterdir())
+
+
+@needs_compiler
+@pytest.mark.parametrize("keep", [0, 3000, -1])
+def test_a_damaged_library_is_made_anew(tmp_path: Path, keep: int) -> None:
+    cache = tmp_path / "cache"
+    finish(start(cache))
+    made = sorted(cache.iterdir())
+    assert len(made) == 2
+    for library in made:
+        content = library.read_bytes()
+        library.write_bytes(content[:keep] if keep >= 0 else content[:2000] + bytes(1000) + content[3000:])
+    finish(start(cache))
+    assert sorted(cache.iterdir()) == made
+
+
+@needs_compiler
+def test_a_cache_directory_needs_no_home(tmp_path: Path) -> None:
+    # As a user whom no passwd entry names; only root may become one.
+    program = f"import os\nif os.getuid() == 0: os.setuid(54321)\ndel os.environ['HOME']\n{PROGRAM}"
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o777)
+    cache.chmod(0o777)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    finish(start(cache, program))
+    assert len(list(cache.iterdir())) == 2
 
 
 @needs_compiler
