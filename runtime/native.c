@@ -69,7 +69,8 @@ static unsigned long long hits, misses;
 
 /* ---- plans ---- */
 
-enum { MOST_ARGUMENTS = 64, MOST_LAUNCHES = 2, KEPT_PLANS = 4096, BUCKETS = 8192, KEPT_BYTES = 1 << 20 };
+enum { MOST_ARGUMENTS = 64, MOST_LAUNCHES = 4, MOST_OUTPUTS = 2, KEPT_PLANS = 4096, BUCKETS = 8192, KEPT_BYTES = 1 << 20 };
+enum { TENSORS = 4 }; /* of a call, at most */
 enum { POINTER, WORKSPACE, COUNTERS, OUTPUT, INTEGER, MEAN, SCALE }; /* what an argument of a kernel is */
 
 typedef struct {
@@ -82,14 +83,15 @@ typedef struct {
 
 typedef struct {
   int references; /* of the table, and of calls under way: another thread may clear the table meanwhile */
-  PyObject *size, *stride, *dtype;
+  int outputs;
+  PyObject* output[MOST_OUTPUTS][3]; /* size, stride, dtype */
   double area; /* positions that the mean is taken over */
   int64_t workspace, counters; /* bytes, and int32 zeros */
   int launches;
   Launch launch[MOST_LAUNCHES];
 } Plan;
 
-enum { TENSORS = 4, OPTIONS = 9, WORDS = 4 + TENSORS * 11 + OPTIONS };
+enum { OPTIONS = 9, WORDS = 4 + TENSORS * 11 + OPTIONS };
 typedef struct { uint64_t word[WORDS]; } Key;
 
 typedef struct Entry {
@@ -104,9 +106,8 @@ static int kept;
 
 static void let_go(Plan* plan) {
   if (plan && --plan->references == 0) {
-    Py_DecRef(plan->size);
-    Py_DecRef(plan->stride);
-    Py_DecRef(plan->dtype);
+    for (int i = 0; i < plan->outputs; i++)
+      for (int j = 0; j < 3; j++) Py_DecRef(plan->output[i][j]);
     PyMem_Free(plan);
   }
 }
@@ -155,30 +156,31 @@ static int remember(const Key* key, uint64_t hash, Plan* plan) {
 }
 
 /* A plan from what convgap/fast.py gives:
-   (size, stride, dtype, area, workspace, counters, ((function, gx, gy, threads, shared, ((code, value), ...)), ...)) */
+   (((size, stride, dtype), ...), area, workspace, counters, ((function, gx, gy, threads, shared, ((code, value), ...)), ...)) */
 static Plan* plan_from(PyObject* given) {
-  PyObject *size, *stride, *dtype, *launches;
+  PyObject *outputs, *launches;
   double area;
   long long workspace, counters;
-  if (!PyArg_ParseTuple(given, "OOOdLLO", &size, &stride, &dtype, &area, &workspace, &counters, &launches)) return NULL;
-  Py_ssize_t number = PyTuple_Size(launches);
-  if (number < 1 || number > MOST_LAUNCHES) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "launches: expected one or two");
+  if (!PyArg_ParseTuple(given, "OdLLO", &outputs, &area, &workspace, &counters, &launches)) return NULL;
+  Py_ssize_t made = PyTuple_Size(outputs), number = PyTuple_Size(launches);
+  if (made < 1 || made > MOST_OUTPUTS || number < 1 || number > MOST_LAUNCHES) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "plan: expected one or two outputs of one to four launches");
     return NULL;
   }
   Plan* plan = PyMem_Calloc(1, sizeof(Plan));
   if (!plan) { PyErr_NoMemory(); return NULL; }
-  Py_IncRef(size);
-  Py_IncRef(stride);
-  Py_IncRef(dtype);
   plan->references = 1;
-  plan->size = size;
-  plan->stride = stride;
-  plan->dtype = dtype;
   plan->area = area;
   plan->workspace = workspace;
   plan->counters = counters;
   plan->launches = (int)number;
+  for (Py_ssize_t i = 0; i < made; i++) {
+    PyObject** output = plan->output[i];
+    PyObject* one = PyTuple_GetItem(outputs, i);
+    if (!one || !PyArg_ParseTuple(one, "OOO", &output[0], &output[1], &output[2])) goto wrong;
+    for (int j = 0; j < 3; j++) Py_IncRef(output[j]);
+    plan->outputs++;
+  }
   for (Py_ssize_t i = 0; i < number; i++) {
     Launch* launch = &plan->launch[i];
     unsigned long long function;
@@ -198,7 +200,8 @@ static Plan* plan_from(PyObject* given) {
       long long value;
       PyObject* argument = PyTuple_GetItem(arguments, j);
       if (!argument || !PyArg_ParseTuple(argument, "iL", &code, &value)) goto wrong;
-      if (code < POINTER || code > SCALE || (code == POINTER && (value < 0 || value >= TENSORS))) {
+      if (code < POINTER || code > SCALE || (code == POINTER && (value < 0 || value >= TENSORS)) ||
+          (code == OUTPUT && (value < 0 || value >= made))) {
         PyErr_SetString(PyExc_ValueError, "code: expected one of those that native.c lists");
         goto wrong;
       }
@@ -399,7 +402,7 @@ static int read_multiplier(PyObject* given, double* scale, PyObject** tensor) {
   return YES;
 }
 
-static int start(Plan* plan, const DLTensor* t, char* out, char* workspace, void* counters, double scale, void* stream) {
+static int start(Plan* plan, const DLTensor* t, char** out, char* workspace, void* counters, double scale, void* stream) {
   for (int i = 0; i < plan->launches; i++) {
     const Launch* launch = &plan->launch[i];
     union { int64_t integer; double number; void* pointer; } slot[MOST_ARGUMENTS];
@@ -410,7 +413,7 @@ static int start(Plan* plan, const DLTensor* t, char* out, char* workspace, void
         case POINTER: slot[j].pointer = (char*)t[value].data + t[value].byte_offset; break;
         case WORKSPACE: slot[j].pointer = workspace + value; break;
         case COUNTERS: slot[j].pointer = counters; break;
-        case OUTPUT: slot[j].pointer = out; break;
+        case OUTPUT: slot[j].pointer = out[value]; break;
         case INTEGER: slot[j].integer = value; break;
         case MEAN: slot[j].number = scale / plan->area; break;
         default: slot[j].number = scale;
@@ -423,18 +426,20 @@ static int start(Plan* plan, const DLTensor* t, char* out, char* workspace, void
   return YES;
 }
 
-/* Allocates and launches. Returns the output, or NULL with or without an exception. */
+/* Allocates and launches. Returns the output, or a tuple of them, or NULL with or without an exception. */
 static PyObject* run(Plan* plan, PyObject** tensors, int device, double scale) {
   int current = -1, capturing = 0;
   void* stream = NULL;
   if (current_device(&current) || current != device) return NULL;
   if (exchange->current_work_stream(device_type, device, &stream)) return NULL;
   if (is_capturing(stream, &capturing) || capturing) return NULL;
-  PyObject* out = PyObject_CallFunctionObjArgs(empty_strided, plan->size, plan->stride, plan->dtype, NULL);
-  if (!out) return NULL;
-  PyObject *own = NULL, *answer = NULL;
-  char *at = address_of(out), *workspace = NULL;
-  if (!at) goto done;
+  PyObject *out[MOST_OUTPUTS] = {NULL, NULL}, *own = NULL, *answer = NULL;
+  char *at[MOST_OUTPUTS] = {NULL, NULL}, *workspace = NULL;
+  for (int i = 0; i < plan->outputs; i++) {
+    out[i] = PyObject_CallFunctionObjArgs(empty_strided, plan->output[i][0], plan->output[i][1], plan->output[i][2], NULL);
+    at[i] = out[i] ? address_of(out[i]) : NULL;
+    if (!at[i]) goto done;
+  }
   Room* room = NULL;
   if (plan->workspace > KEPT_BYTES) { /* too much to keep */
     own = PyObject_CallFunction(make_room, "KLL", 0ull, 0ll, (long long)plan->workspace);
@@ -453,13 +458,21 @@ static PyObject* run(Plan* plan, PyObject** tensors, int device, double scale) {
   memset(t, 0, sizeof t);
   for (int i = 0; i < TENSORS; i++)
     if (tensors[i] && exchange->dltensor_from_py_object_no_sync(tensors[i], &t[i])) goto done;
-  if (start(plan, t, at, workspace ? workspace : at, room ? room->counters : at, scale, stream) == YES) {
-    answer = out;
-    out = NULL;
+  void* counters = room ? room->counters : at[0];
+  if (start(plan, t, at, workspace ? workspace : at[0], counters, scale, stream) != YES) goto done;
+  if (plan->outputs == 1) {
+    answer = out[0];
+    out[0] = NULL;
+  } else {
+    answer = PyTuple_New(plan->outputs);
+    for (int i = 0; answer && i < plan->outputs; i++) {
+      PyTuple_SetItem(answer, i, out[i]);
+      out[i] = NULL;
+    }
   }
 done:
   Py_DecRef(own);
-  Py_DecRef(out);
+  for (int i = 0; i < MOST_OUTPUTS; i++) Py_DecRef(out[i]);
   return answer;
 }
 
@@ -550,6 +563,43 @@ static PyObject* chain(PyObject* self, PyObject* const* a, Py_ssize_t count) {
   return serve(&key, tensors, (int)device - 1, scale, plan_chain, a, count);
 }
 
+/* ---- plans that Python keeps: the parts of a derivative ---- */
+
+static const char* const CAPSULE = "convgap plan";
+
+static void free_capsule(PyObject* capsule) { let_go(PyCapsule_GetPointer(capsule, CAPSULE)); }
+
+static PyObject* plan(PyObject* self, PyObject* given) {
+  Plan* made = plan_from(given);
+  if (!made) return NULL;
+  PyObject* capsule = PyCapsule_New(made, CAPSULE, free_capsule);
+  if (!capsule) let_go(made);
+  return capsule;
+}
+
+/* execute(plan, scale, *tensors), for tensors that the caller found ordinary */
+static PyObject* execute(PyObject* self, PyObject* const* a, Py_ssize_t count) {
+  PyObject* tensors[TENSORS] = {NULL, NULL, NULL, NULL};
+  if (!enabled || count < 3 || count > 2 + TENSORS) return no();
+  Plan* found = PyCapsule_GetPointer(a[0], CAPSULE);
+  double scale = PyFloat_AsDouble(a[1]);
+  if (!found || PyErr_Occurred()) return no();
+  for (Py_ssize_t i = 2; i < count; i++) {
+    if (a[i] == Py_None) continue;
+    if (!is_tensor(a[i])) return no();
+    tensors[i - 2] = a[i];
+  }
+  DLTensor first;
+  if (!tensors[0] || exchange->dltensor_from_py_object_no_sync(tensors[0], &first)) return no();
+  if (first.device.device_type != device_type) return no();
+  found->references++;
+  PyObject* out = run(found, tensors, first.device.device_id, scale);
+  let_go(found);
+  if (!out) return no();
+  hits++;
+  return out;
+}
+
 /* ---- set-up ---- */
 
 static PyObject* configure(PyObject* self, PyObject* settings) {
@@ -617,6 +667,9 @@ static PyMethodDef methods[] = {
     {"chain", (PyCFunction)(void (*)(void))chain, METH_FASTCALL,
      "chain(x, weight, bias, multiplier, stride, padding, output_padding, dilation, groups, strategy, backend) -> output, "
      "or None: not here."},
+    {"plan", plan, METH_O, "A plan to be executed; see plan_from."},
+    {"execute", (PyCFunction)(void (*)(void))execute, METH_FASTCALL,
+     "execute(plan, scale, *tensors) -> output or outputs, or None: not here."},
     {"configure", configure, METH_VARARGS, "Everything that is used from Python; see runtime/native.py."},
     {"disable", disable, METH_NOARGS, "Answer every call with None from now on."},
     {"clear", clear, METH_NOARGS, "Forget plans and workspace."},

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgap import fast
 from convgap.torch_op import kernels
 from convgap.torch_op.schemas import Sizes, ops
 from reference.problem import Chain, Geometry
 from runtime import private
 from runtime.prepared import accumulator
+from torch_impl.forward import scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,18 @@ class Dispatched:
             d, self.size, self.kernel, *self.geometry[:4], dtype, channels_last, self.backend
         )
 
+    def backward(
+        self,
+        grad: Tensor,
+        sums: Tensor | None,
+        weight: Tensor,
+        scale: float,
+        wants: tuple[bool, bool],
+        like: Any,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of x, whose dtype and layout `like` knows, and of the weight."""
+        return _backward(self, grad, sums, weight, scale, wants, like)
+
     def dispatched(self) -> Dispatched:
         return self
 
@@ -82,18 +96,47 @@ class Straight:
     def band_fill(self, d: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
         return kernels.band_fill(self.problem, d, dtype, channels_last, self.backend)
 
+    def forward_parts(self, x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        """(output, band sums), from x, weight, bias, multiplier and scale."""
+        found = fast.forward_parts(self.problem, x, *given, backend=self.backend)
+        if found is not None:
+            return found
+        sums = self.band_sums(x)
+        return self.contract(sums, *given), sums
+
+    def backward(
+        self,
+        grad: Tensor,
+        sums: Tensor | None,
+        weight: Tensor,
+        scale: float,
+        wants: tuple[bool, bool],
+        like: Any,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of x, whose dtype and layout `like` knows, and of the weight."""
+        layout = like.channels_last
+        found = fast.backward(self.problem, grad, sums, weight, scale, wants, layout, self.backend)
+        return _backward(self, grad, sums, weight, scale, wants, like) if found is None else found
+
     def dispatched(self) -> Dispatched:
         p = self.problem
         return Dispatched(p.geometry, (p.h, p.w), p.kernel, self.backend)
 
 
+def _backward(
+    steps: Any, grad: Tensor, sums: Any, weight: Tensor, scale: float, wants: tuple[bool, bool], like: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    """The same, step by step."""
+    dx = dw = None
+    if wants[0]:
+        dx = steps.band_fill(steps.expand(grad, weight, scale), like.dtype, like.channels_last)
+    if wants[1]:
+        dw = steps.weight_grad(grad, sums, scale, weight.dtype)
+    return dx, dw
+
+
 def _channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _scaled(values: Tensor, scale: float) -> Tensor:
-    """values * scale. Torch makes the number one of the values' dtype: 1e39 would be Inf in float32."""
-    return values if scale == 1 else values.double() * scale
 
 
 def _through_multiplier(grad: Tensor, multiplier: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -111,8 +154,7 @@ def chain_forward(
     """`wanted`: which of the tensors want a gradient. Those of x and of the bias need no band sums."""
     if not (wanted[1] or wanted[3]):
         return steps.chain(x, weight, bias, multiplier, scale), None
-    sums = steps.band_sums(x)
-    return steps.contract(sums, weight, bias, multiplier, scale), sums
+    return steps.forward_parts(x, weight, bias, multiplier, scale)
 
 
 def keep_chain(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
@@ -129,21 +171,20 @@ def chain_backward(ctx: Any, grad: Tensor | None, grad_sums: Tensor | None) -> t
     steps, scale = ctx.steps, ctx.scale
     if torch.is_grad_enabled() or not private.ordinary(grad, grad_sums, sums, weight, multiplier):
         steps = steps.dispatched()
-    d, dw, db, dm = grad_sums, None, None, None
+    dx = dw = db = dm = None
     if grad is not None:
         outer, inner = _through_multiplier(grad, multiplier, ctx.dtype)
-        if wants_x:
-            through = steps.expand(inner, weight, scale)
-            d = through if d is None else d + through
-        if wants_weight:
-            dw = steps.weight_grad(inner, sums, scale, weight.dtype)
+        dx, dw = steps.backward(inner, sums, weight, scale, (wants_x, wants_weight), ctx)
         if wants_bias:
-            db = _scaled(inner.sum((0, 2, 3)), scale).to(ctx.bias_dtype)
+            total = inner.flatten() if inner.shape[0] == 1 else inner.sum((0, 2, 3))
+            db = scaled(total, scale).to(ctx.bias_dtype)
         if wants_multiplier:
             # In the accumulator's dtype, so that nothing is rounded before the product.
             weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
             dm = outer * steps.contract(sums, weight, bias, None, scale)
-    dx = None if d is None or not wants_x else steps.band_fill(d, ctx.dtype, ctx.channels_last)
+    if grad_sums is not None and wants_x:
+        through = steps.band_fill(grad_sums, ctx.dtype, ctx.channels_last)
+        dx = through if dx is None else dx + through
     return dx, dw, db, dm, None, None
 
 
@@ -159,7 +200,7 @@ def keep_multiply_gap(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 def multiply_gap_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (multiplier,) = ctx.saved_tensors
     _, inner = _through_multiplier(grad, multiplier, ctx.dtype)
-    inner = _scaled(inner, ctx.scale / (ctx.shape[2] * ctx.shape[3]))
+    inner = scaled(inner, ctx.scale / (ctx.shape[2] * ctx.shape[3]))
     return inner.to(ctx.dtype).expand(ctx.shape), None, None, None
 
 
@@ -208,7 +249,7 @@ def _contract_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[1]:
         dw = ctx.steps.weight_grad(inner, sums, ctx.scale, weight.dtype)
     if ctx.needs_input_grad[2]:
-        db = _scaled(inner.sum((0, 2, 3)), ctx.scale).to(ctx.bias_dtype)
+        db = scaled(inner.sum((0, 2, 3)), ctx.scale).to(ctx.bias_dtype)
     if ctx.needs_input_grad[3]:
         weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
         dm = outer * ctx.steps.contract(sums, weight, bias, None, ctx.scale)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from convgap import probe, selection
+from convgap import probe
 
 ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

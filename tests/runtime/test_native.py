@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._C._dynamo.guards import _empty_strided_cpu  # pyright: ignore[reportAttributeAccessIssue]
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convgap.fast import COUNTERS, INTEGER, MEAN, MULTIPLIER, OUTPUT, POINTER, SCALE, WEIGHT, WORKSPACE, X
+from convgap.plans import COUNTERS, INTEGER, MEAN, MULTIPLIER, OUTPUT, POINTER, SCALE, WEIGHT, WORKSPACE, X
 from runtime import native
 
 HERE = Path(__file__).parent
@@ -118,7 +118,7 @@ def path(module: ModuleType, library: Path) -> Iterator[Calls]:
 
 def plan(*launches: Any, size: tuple[int, ...] = (2, 3, 1, 1), workspace: int = 0, counters: int = 0) -> Any:
     stride = (3, 1, 1, 1)[4 - len(size) :]
-    return size, stride, torch.float32, 20.0, workspace, counters, launches
+    return ((size, stride, torch.float32),), 20.0, workspace, counters, launches
 
 
 ONE = (
@@ -323,7 +323,7 @@ def test_a_planner_that_fails_is_asked_again_and_an_interrupt_is_not_lost(path: 
         path.module.tail(y, 0.5, "auto")
     arguments: tuple[Any, ...] = ((99, 0),), ((POINTER, 4),), ((INTEGER, 0),) * 65
     of_launches = [plan((1, 1, 1, 1, 0, wrong)) for wrong in arguments]
-    for wrong in ((), "plan", plan(), plan(*[ONE] * 3), plan((1, 2)), *of_launches):
+    for wrong in ((), "plan", plan(), plan(*[ONE] * 5), plan((1, 2)), *of_launches):
         path.plan = wrong
         assert path.module.tail(y, 0.5, "auto") is None
     path.plan = plan(ONE)
@@ -336,7 +336,7 @@ def test_plans_are_bounded_and_nothing_leaks(path: Calls) -> None:
     for width in range(1, 5000):
         path.module.tail(y[..., :width], 0.5, "auto")
     assert path.module.counts()[2] <= 4096
-    size = path.plan[0]
+    size = path.plan[0][0][0]
     path.module.tail(y[..., :7], 0.5, "auto")
     before = sys.getrefcount(size)
     for _ in range(20_000):
@@ -430,3 +430,36 @@ def test_processes(library: Path, code: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_parts_of_a_derivative(path: Calls) -> None:
+    """A plan that Python keeps: more launches, two outputs, and numbers and tensors as they are given."""
+    sums = (OUTPUT, 1)
+    first = (1, 2, 1, 32, 0, ((POINTER, X), sums, *[(INTEGER, 0)] * 6))
+    second = (
+        2,
+        3,
+        1,
+        32,
+        0,
+        (sums, (POINTER, WEIGHT), (OUTPUT, 0), (MEAN, 0), (SCALE, 0), *[(INTEGER, 0)] * 3),
+    )
+    outputs = ((2, 3, 1, 1), (3, 1, 1, 1), torch.float32), ((2, 3, 2, 2), (12, 4, 2, 1), torch.float64)
+    kept = path.module.plan((outputs, 20.0, 0, 0, (first, second)))
+    x, weight = y_like(), torch.rand(3, 3, 2, 2)
+    for _ in range(100):
+        out, made = path.module.execute(kept, 0.5, x, weight, None, None)
+        assert (out.shape, made.shape, made.dtype) == ((2, 3, 1, 1), (2, 3, 2, 2), torch.float64)
+        assert sys.getrefcount(out) == sys.getrefcount(made) == 2
+        one, two = path.driver.launched()
+        assert list(one.parameter)[:2] == [x.data_ptr(), made.data_ptr()]
+        assert list(two.parameter)[:3] == [made.data_ptr(), weight.data_ptr(), out.data_ptr()]
+        assert list(two.parameter)[3:5] == [double(0.5 / 20.0), double(0.5)]
+    for wrong in ((), (kept,), (kept, 0.5), (kept, 0.5, None), (kept, "0.5", x), ("plan", 0.5, x), (kept, 0.5, "x"),
+                  (kept, 0.5, *[x] * 5), (kept, 0.5, x.to("meta"))):  # fmt: skip
+        assert path.module.execute(*wrong) is None
+    for wrong in (outputs * 2, ()):
+        with pytest.raises(ValueError, match="plan"):
+            path.module.plan((wrong, 20.0, 0, 0, (first,)))
+    path.driver.set(capturing=1)
+    assert path.module.execute(kept, 0.5, x, weight) is None
