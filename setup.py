@@ -57,12 +57,24 @@ class InsideOneRoot(build_py):
                 path.write_text(rewritten(path.read_text(encoding="utf-8"), file), encoding="utf-8")
 
 
-inside = [name if name.partition(".")[0] == ROOT else f"{ROOT}.{name}" for name in PACKAGES]
+def installed(package: str) -> str:
+    """The name of one of PACKAGES where it is installed."""
+    return package if EDITABLE or package.partition(".")[0] == ROOT else f"{ROOT}.{package}"
+
+
+def data_files(package: str) -> list[str]:
+    """Patterns of what is no module: kernels, headers, py.typed, and folders of a package that are no packages."""
+    folders = [
+        path for path in Path(*package.split(".")).iterdir() if path.is_dir() and path.name != "__pycache__"
+    ]
+    return ["*", *(f"{path.name}/**/*" for path in folders if not (path / "__init__.py").exists())]
+
+
 setup(
-    packages=PACKAGES if EDITABLE else inside,
+    packages=[installed(package) for package in PACKAGES],
     package_dir={} if EDITABLE else {f"{ROOT}.{name}": name for name in MOVED},
-    # Kernels, headers, py.typed, ...: all that lies in these folders but what a build or an editor left there.
-    package_data={"": ["*"]},
+    package_data={installed(package): data_files(package) for package in PACKAGES},
+    # What a build or an editor left there.
     exclude_package_data={"": ["*.so", "*.pyd", "*.pyc", "*~"]},
     entry_points={"console_scripts": [f"convgap = {'' if EDITABLE else ROOT + '.'}harness.cli:main"]},
     cmdclass={"build_py": InsideOneRoot},

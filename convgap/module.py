@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from convgap.arguments import Size, options_of, pair_of
-from convgap.functions import conv_transpose2d_multiply_gap
+from convgap.functions import conv_transpose2d_multiply_gap, multiply_gap
+from convgap.layer import obstacle
 from convgap.selection import check_name
 
 
@@ -19,6 +20,10 @@ class ConvTranspose2dMultiplyGAP(nn.Module):
     keys as a model that calls it step by step. The arguments are its own, and `multiplier`,
     `strategy` and `backend` those of `conv_transpose2d_multiply_gap`. A tensor multiplier is kept as
     it is given: pass an nn.Parameter to train it.
+
+    A `conv_transpose` that is more than its weight and its numbers is called, and only what follows is fused: one with
+    hooks (weight_norm, spectral_norm and pruning are hooks), with a forward of its own, or another module in its
+    place. Parametrizations (torch.nn.utils.parametrizations) are read like any weight.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class ConvTranspose2dMultiplyGAP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv_transpose
+        if obstacle(conv):
+            return multiply_gap(conv(x), self.multiplier, backend=self.backend)
         return conv_transpose2d_multiply_gap(
             x,
             conv.weight,

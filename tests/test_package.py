@@ -135,7 +135,7 @@ def test_the_command_line_works_beside_files_with_its_folders_names(site: Path, 
 def rewritten(source: str) -> str:
     """setup.py's own function on one text, for folders `reference` and `harness`."""
     tree = ast.parse((ROOT / "setup.py").read_text())
-    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    (function,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "rewritten"]
     names: dict = {"ast": ast, "re": re, "ROOT": "convgap", "MOVED": {"reference", "harness"}}
     exec(compile(ast.Module([function], []), "setup.py", "exec"), names)
     return names["rewritten"](source, "file.py")

@@ -34,8 +34,9 @@ def live_kernel(problem: Chain) -> tuple[int, int]:
 def fold(problem: Chain, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """weight [c_in, c_out / groups, kh, kw], the taps of each live band added up, as the right factor of a product:
     [groups, row bands * column bands * c_in / groups, c_out / groups], in `dtype`."""
-    columns = _band_by_band(problem, 1, weight, 3, dtype)  # [column bands, c_in, c_out / groups, kh]
-    both = _band_by_band(problem, 0, columns, 3, dtype).flatten(0, 1)
+    taps = live_taps(problem, weight)
+    columns = _band_by_band(_counts(problem, 1), taps, dtype)  # [column bands, c_in, c_out / groups, rows]
+    both = _band_by_band(_counts(problem, 0), columns, dtype).flatten(0, 1)
     return both.unflatten(1, (problem.groups, -1)).transpose(0, 1).flatten(1, 2)
 
 
@@ -55,8 +56,7 @@ def unfold(problem: Chain, values: Tensor) -> Tensor:
 def add_taps(problem: Chain, values: Tensor) -> Tensor:
     """What belongs to live taps, [..., rows, columns], added up for each live band: [..., row bands, column bands]."""
     for axis, dim in ((0, values.dim() - 2), (1, values.dim() - 1)):
-        taps = problem.distinct(axis).taps
-        counts = [taps[b + 1] - taps[b] for b in live(problem, axis)]
+        counts = _counts(problem, axis)
         if max(counts) > 1:
             values = torch.stack([part.sum(dim) for part in values.split(counts, dim)], dim)
     return values
@@ -89,21 +89,20 @@ def _taps(problem: Chain, axis: int) -> list[int]:
     return [k for b in live(problem, axis) for k in range(taps[b], taps[b + 1])]
 
 
-def _band_by_band(problem: Chain, axis: int, values: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    """The taps of `axis` along dim added up in `dtype` for each live band; the bands become the first dimension."""
+def _counts(problem: Chain, axis: int) -> list[int]:
+    """How many taps each live band has."""
     taps = problem.distinct(axis).taps
-    if problem.kernel[axis] > MOST_SLICES:
-        parts = [
-            values.narrow(dim, taps[b], taps[b + 1] - taps[b]).sum(dim, dtype=dtype)
-            for b in live(problem, axis)
-        ]
+    return [taps[b + 1] - taps[b] for b in live(problem, axis)]
+
+
+def _band_by_band(counts: list[int], values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The last dimension of `values` in groups of so many, each added up in `dtype`; the groups become the first."""
+    if sum(counts) > MOST_SLICES:
+        parts = [part.sum(-1, dtype=dtype) for part in values.split(counts, -1)]
     else:
-        slices = values.unbind(dim)
-        parts = [
-            reduce(torch.add, [tap.to(dtype) for tap in slices[taps[b] : taps[b + 1]]])
-            for b in live(problem, axis)
-        ]
-    return torch.stack(parts)
+        slices = iter(values.unbind(-1))
+        parts = [reduce(torch.add, [next(slices).to(dtype) for _ in range(count)]) for count in counts]
+    return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:

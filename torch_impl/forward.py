@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -79,6 +80,7 @@ def chain(
     return contract(problem, band_sums(problem, x), weight, bias, scale, multiplier)
 
 
+@lru_cache(maxsize=4096)
 def form(problem: Chain, device: torch.device) -> tuple[str, str]:
     """How `chain` works a call out, and why: "literal", "folded", "one band" or "taps", and a sentence."""
     if device.type == "cpu":

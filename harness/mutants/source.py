@@ -17,7 +17,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from harness.mutants.interpose import Run, prepared_anew
+from harness.mutants.interpose import Run
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _triton_run(change: Source) -> Run:
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
         mutated = getattr(module, launch.kernel)
         special = replace(launch.special, kernel=mutated)
-        prepared_anew(type(launch), special, launch.grid)(device, stream, *arguments)
+        type(launch)(special, launch.grid, launch.sizes)(device, stream, *arguments)
 
     return run
 

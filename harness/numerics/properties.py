@@ -44,17 +44,13 @@ def _depth(example: Example, x: Tensor) -> int:
     return depth_of(example.backend, example.case.problem, x.dtype, x.stride(), x.data_ptr())
 
 
-def _plan(example: Example, expected: Truth, x: Tensor) -> dict[str, Any]:
-    return expected.plan(_depth(example, x))
-
-
 def _must(condition: bool, message: str) -> None:
     if not condition:
         raise Miss(message)
 
 
 def _compare(example: Example, answer: Tensor, x: Tensor, expected: Truth, **details: Any) -> None:
-    plan = _plan(example, expected, x) | details
+    plan = expected.plan(_depth(example, x)) | details
     found = compare(answer, expected.expected, expected.magnitude, example.case.dtype, **plan)
     _must(found.passed, found.message)
 
@@ -66,7 +62,7 @@ def _inputs(example: Example) -> tuple[Inputs, Truth]:
 
 def _right(example: Example) -> None:
     inputs, expected = _inputs(example)
-    plan = _plan(example, expected, inputs.x)
+    plan = expected.plan(_depth(example, inputs.x))
     verdict = examine(
         lambda i: _answer(example, i), inputs, expected, example.case.dtype, plan,
         batch_invariant=example.backend in BATCH_INVARIANT,
@@ -163,7 +159,7 @@ def _additive(example: Example) -> None:
         each = replace(inputs, **{name: value})
         expected = truth(example.case.problem, each)
         total = total + sign * _answer(example, each).double().cpu().numpy()
-        plan = _plan(example, expected, each.x)
+        plan = expected.plan(_depth(example, each.x))
         bounds = bounds + budget(expected.expected, expected.magnitude, example.case.dtype, **plan)
     _must(
         bool((abs(total) <= bounds).all()), f"not additive in {name}: off by {abs(total).max(initial=0):.3g}"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import convgap
 from reference import eager
@@ -134,3 +138,133 @@ def test_training_takes_the_same_steps(device: torch.device) -> None:
             optimizer.step()
     for ours, theirs in zip(module.parameters(), peer.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+class Doubled(nn.ConvTranspose2d):
+    """A subclass whose forward is not its parent's."""
+
+    def forward(self, *args: Any) -> Tensor:
+        return 2 * super().forward(*args)
+
+
+class Adapted(nn.Module):
+    """A wrapper in the layer's place, as adapters for fine-tuning are."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + self.down(x))
+
+
+def doubled(model: Any) -> None:
+    model.conv_transpose.__class__ = Doubled
+
+
+def patched(model: Any) -> None:
+    layer = model.conv_transpose
+    layer.forward = lambda x: 3 * nn.ConvTranspose2d.forward(layer, x)
+
+
+def adapted(model: Any) -> None:
+    torch.manual_seed(1)
+    model.conv_transpose = Adapted(model.conv_transpose)
+
+
+def replaced(model: Any) -> None:
+    torch.manual_seed(1)
+    model.conv_transpose = nn.Conv2d(6, 4, 3)
+
+
+def seeded(make: Callable[[Any], object]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        torch.manual_seed(1)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # torch deprecates weight_norm by hooks; models have it
+            make(model.conv_transpose)
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "weight_norm by hooks": seeded(nn.utils.weight_norm),
+    "weight_norm": seeded(parametrizations.weight_norm),
+    "spectral_norm by hooks": seeded(nn.utils.spectral_norm),
+    "spectral_norm": seeded(parametrizations.spectral_norm),
+    "orthogonal": seeded(parametrizations.orthogonal),
+    "pruning": seeded(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
+    "pruned twice": seeded(
+        lambda layer: [prune.random_unstructured(layer, n, 0.5) for n in ("weight", "bias")]
+    ),
+    "pre-hook": seeded(lambda layer: layer.register_forward_pre_hook(lambda module, args: (args[0] + 1,))),
+    "hook": seeded(lambda layer: layer.register_forward_hook(lambda module, args, out: out.relu())),
+    "backward hook": seeded(lambda layer: layer.register_full_backward_hook(lambda m, i, o: (i[0] * 2,))),
+    "backward pre-hook": seeded(
+        lambda layer: layer.register_full_backward_pre_hook(lambda m, o: (o[0] * 2,))
+    ),
+    "subclass": doubled,
+    "patched forward": patched,
+    "wrapper": adapted,
+    "another layer": replaced,
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_on_the_layer_counts(name: str, training: bool, device: torch.device) -> None:
+    results = []
+    x = torch.rand(3, 6, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
+    for model in (make(), StepByStep()):
+        model = model.double().to(device)
+        if isinstance(model, StepByStep):
+            model.load_state_dict(make().state_dict())
+        CHANGES[name](model)
+        model.double().train(training)
+        inputs = x.clone().requires_grad_()
+        for _ in range(
+            2
+        ):  # by the second step spectral_norm's vectors have moved, and pruning's graph is gone
+            out = model(inputs)
+            grads = torch.autograd.grad(out.square().sum(), [inputs, *model.parameters()])
+        results.append([out, *grads])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_a_checkpoint_that_changes_only_the_norm_changes_the_answer() -> None:
+    module = make()
+    with warnings.catch_warnings(action="ignore"):
+        nn.utils.weight_norm(module.conv_transpose)
+    x = torch.rand(2, 6, 5, 7)
+    before = module(x)
+    state = module.state_dict()
+    state["conv_transpose.weight_g"] = state["conv_transpose.weight_g"] * 2
+    module.load_state_dict(state)
+    bias = module.conv_transpose.bias
+    assert bias is not None
+    part = 0.5 * bias.reshape(4, 1, 1)
+    torch.testing.assert_close(module(x) - part, 2 * (before - part), rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_that_listen_to_every_module() -> None:
+    module, called = make(), []
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda m, args, out: called.append(type(m).__name__)
+    )
+    try:
+        module(torch.rand(2, 6, 5, 7))
+    finally:
+        handle.remove()
+    assert called == ["ConvTranspose2d", "ConvTranspose2dMultiplyGAP"]
+
+
+def test_a_lazy_layer_is_made_at_the_first_call() -> None:
+    module: Any = make()
+    module.conv_transpose = nn.LazyConvTranspose2d(4, 3, 2, 1, 1)
+    x = torch.rand(2, 6, 5, 7)
+    first = module(x)
+    assert type(module.conv_transpose) is nn.ConvTranspose2d
+    torch.testing.assert_close(module(x), first, rtol=1e-5, atol=1e-6)
