@@ -87,10 +87,10 @@ SHORTEST_LINE = 128
 LONGEST_LINE = 1024
 """Columns of a part: rim rows are loaded whole."""
 
-WHOLE_BYTES = 32 * 1024
+WHOLE_BYTES = 4 * 1024
 """Bytes (in float32) of planes of one line that a program has."""
 
-SMALL_WARPS = 4
+SMALL_WARPS = 1
 """Its warps."""
 
 SMALL_PLANE = 256
@@ -109,9 +109,6 @@ FINISH_WIDTH = 256
 
 FOLD_TAPS = 16
 """Taps of a kernel whose taps are loaded one by one, or by rows: more would be too much code."""
-
-FOLD_BANDS = 9
-"""Pairs of a row band and a column band that there is code for, one after the other."""
 
 OWN_WEIGHTS = 2048
 """Weights that a warp of band_sums_contract keeps in registers: 64 per thread."""

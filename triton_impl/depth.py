@@ -20,7 +20,6 @@ from triton_impl.prepare import (
     folds,
     own_finish_rows,
     own_fits,
-    plane_outputs,
     planes_fit,
 )
 from triton_impl.slices import Slices, product_slices, tap_slices
@@ -62,7 +61,7 @@ def chain_depth(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, ali
     plane = layout.h * layout.w
     if planes_fit(problem):
         # A thread has at most all of a plane.
-        own = _product_depth(problem, product_slices(problem, plane_outputs(plane)))
+        own = _product_depth(problem, product_slices(problem))
         depth = max(depth, plane - 1 + own)
     else:
         one = tiles.bands(layout, 1, dtype.itemsize, whole=False)
@@ -71,7 +70,7 @@ def chain_depth(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, ali
             rows = problem.c_in // problem.groups * one.parts
             BCO = pow2_at_least(problem.c_out // problem.groups)
             finish = _add_rows(rows, own_finish_rows(BCO, one))
-            depth = max(depth, _band_depth(seen, one) + taps + count_bands(problem) + finish)
+            depth = max(depth, _band_depth(seen, one) + taps + finish)
     # The bias is one more.
     return depth + 1
 

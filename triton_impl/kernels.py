@@ -33,6 +33,12 @@ def quotient(i, by):
 
 
 @triton.jit
+def rolled(COUNT: tl.constexpr):
+    """COUNT, which the compiler does not know: it would write the loop out, and code that is long comes late from memory."""
+    return COUNT * tl.num_programs(1)
+
+
+@triton.jit
 def pick(TABLE: tl.constexpr, i):
     """TABLE[i] for an i that is known only at run time, a number or a tensor."""
     found = tl.full((), TABLE[0], tl.int64) + 0 * i
@@ -247,14 +253,15 @@ def add_rows(partials, ROWS, WIDTH, col, mask, FR: tl.constexpr, ACC: tl.constex
 
 
 @triton.jit
-def finish(partials, counter, row, ROWS, col, mask, value, WIDTH: tl.constexpr, FR: tl.constexpr,
+def finish(partials, counter, row, ROWS, col, value, WIDTH: tl.constexpr, FR: tl.constexpr,
            ACC: tl.constexpr):  # fmt: skip
     """Store one row of partial outputs. The last program to come gets (True, the sum of all rows)."""
-    tl.store(partials + row.to(tl.int64) * WIDTH + col, value, mask=mask)
+    # All of a row: what is in no output costs less than a mask, which would narrow the accesses.
+    tl.store(partials + row.to(tl.int64) * WIDTH + col, value)
     last = arrive(counter, ROWS)
     total = tl.zeros((WIDTH,), ACC)
     if last:
-        total = add_rows(partials, ROWS, WIDTH, col, mask, FR, ACC)
+        total = add_rows(partials, ROWS, WIDTH, col, tl.full((WIDTH,), 1, tl.int1), FR, ACC)
     return last, total
 
 
@@ -299,35 +306,20 @@ def follow(offsets):
 
 
 @triton.jit
-def fold(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
-         ACC: tl.constexpr):  # fmt: skip
-    """Weights of each band, for a matrix of kernels whose first taps are at offsets `at`. All taps are loaded before any is
-    added, and rows of two, four or eight taps in one access each."""
-    ROW: tl.constexpr = KW == 2 or KW == 4 or KW == 8
-    kw = tl.arange(0, KW if ROW else 1)[None, None, :]
-    taps = ()
-    for kh in tl.static_range(KH):
-        if ROW:
-            row = tl.multiple_of(tl.max_contiguous(at[:, :, None] + (kh * KW + kw), (1, 2, KW)), (1, 1, KW))
-            taps += (tl.load(weights + row, mask=mask[:, :, None], other=0).to(ACC),)
-        else:
-            for k in tl.static_range(KW):
-                taps += (tl.load(weights + follow(at + (kh * KW + k)), mask=mask, other=0).to(ACC),)
-    folded = ()
-    for rb in tl.static_range(len(TAPS_H) - 1):
-        for cb in tl.static_range(len(TAPS_W) - 1):
-            total = tl.zeros(at.shape, ACC)
-            for kh in tl.static_range(KH):
-                if kh >= TAPS_H[rb] and kh < TAPS_H[rb + 1]:
-                    if ROW:
-                        own = (kw >= TAPS_W[cb]) & (kw < TAPS_W[cb + 1])
-                        total += tl.sum(tl.where(own, taps[kh], 0), 2)
-                    else:
-                        for k in tl.static_range(KW):
-                            if k >= TAPS_W[cb] and k < TAPS_W[cb + 1]:
-                                total += taps[kh * KW + k]
-            folded += (total,)
-    return folded
+def load_kernels(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr):
+    """Whole kernels, whose first taps are at offsets `at` [a, b]: [a, b, KK], KK >= KH * KW; and their taps."""
+    tap = tl.arange(0, KK)[None, None, :]
+    # Accesses are as wide as a kernel lets them be. That pairs along b are adjacent orders the lanes; see `follow`.
+    WIDE: tl.constexpr = KK if KK == KH * KW else 1
+    at = tl.multiple_of(tl.max_contiguous(at[:, :, None] + tap, (1, 2, KK)), (1, 1, WIDE))
+    return tl.load(weights + at, mask=mask[:, :, None] & (tap < KH * KW), other=0), tap
+
+
+@triton.jit
+def fold(kernels, tap, rb, cb, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr):
+    """Sums of the taps that have row band rb and column band cb: [a, b]."""
+    own = (band_of(tap // KW, TAPS_H) == rb) & (band_of(tap % KW, TAPS_W) == cb)
+    return tl.sum(tl.where(own, kernels, 0), 2)
 
 
 @triton.jit
@@ -373,7 +365,9 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
     position, row, col, busy = deal(R, L, cols, cols_by, lines)
     planes = y + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
     # A run is read in rows as long as an access, so that no position of a step is idle.
-    live = (c < C)[:, None, None] & busy & in_part(col, W - c0, RUN, ALONG, VEC)
+    live = (c < C)[:, None, None]
+    if not RUN:
+        live &= busy & in_part(col, W - c0, RUN, ALONG, VEC)
     # 3 masked load, 4 accumulate
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     lo = tl.full((), 0, tl.int32)
@@ -385,7 +379,7 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
     last = parts == 1
     if parts > 1:
         partials += tile.to(tl.int64) * parts * BP
-        last, total = finish(partials, counters + tile, part, parts, tl.arange(0, BP), c < C, total, BP, FR, ACC)
+        last, total = finish(partials, counters + tile, part, parts, tl.arange(0, BP), total, BP, FR, ACC)
     if last:
         # 6 scale
         mean = scaled(total, scale)
@@ -429,7 +423,7 @@ def band_sums(x, sums, partials, counters,
               C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines, step, blocks, blocks_by,
               parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
-              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr, BANDS: tl.constexpr,
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr,
               BP: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
               RIMS: tl.constexpr, LR: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
@@ -455,26 +449,14 @@ def band_sums(x, sums, partials, counters,
     if WHOLE:
         # 3 masked load: all of a plane in one line
         plane = tl.load(ptrs, mask=live & (position < rows * cols), other=0, eviction_policy="evict_first").to(ACC)
-        plane = tl.sum(plane, 1)
-        # 4 accumulate, 5 reduce: a product with what is in which band. BANDS is a power of two, RB * CB or more.
-        band = tl.arange(0, BANDS)[None, :]
-        at = tl.arange(0, L)[:, None]
-        down = quotient(at, cols_by)
-        held = inside(down, band // CB, BEFORE_H, AFTER_H, r0, rows, H)
-        held &= inside(at - down * cols, band % CB, BEFORE_W, AFTER_W, c0, width, W) & (band < RB * CB)
-        total = tl.dot(plane, held.to(ACC), input_precision="ieee", out_dtype=ACC)
-        # 7 store
-        to = to[:, None] + ((band % CB) * RB + band // CB if SWAPPED else band)
-        mask = (c < C)[:, None] & (band < RB * CB)
-        tl.store(to, total, mask=mask)
-        if any_wild(total):
-            # 0 * Inf is not 0: band by band, without a product.
-            for rb in range(RB):
-                for cb in range(CB):
-                    mine = inside(quotient(tl.arange(0, L)[None, :], cols_by), rb, BEFORE_H, AFTER_H, r0, rows, H)
-                    mine &= inside(tl.sum(col, 1), cb, BEFORE_W, AFTER_W, c0, width, W)
-                    exact = tl.sum(tl.where(mine, plane, 0), 1)[:, None]
-                    tl.store(to, tl.broadcast_to(exact, total.shape), mask=mask & (band == rb * CB + cb))
+        for cb in range(rolled(CB)):
+            columns = tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), plane, 0)
+            for rb in range(rolled(RB)):
+                # 4 accumulate, 5 reduce
+                own = tl.where(inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H), columns, 0)
+                # 7 store
+                to_band = to + (cb * RB + rb if SWAPPED else rb * CB + cb)
+                tl.store(to_band, tl.sum(tl.sum(own, 1), 1), mask=c < C)
     else:
         # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
         core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
@@ -482,11 +464,11 @@ def band_sums(x, sums, partials, counters,
         busy = live & busy & in_part(col, width, RUN, ALONG, VEC)
         core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
         first = first.to(ACC)
-        for cb in range(CB):
+        for cb in range(rolled(CB)):
             # 5 reduce
             core_sum, first_sums = column_sums(core, first, L, LR, cb, cols, cols_by, lines, c0, width, W, BEFORE_W,
                                                AFTER_W)  # fmt: skip
-            for rb in range(RB):
+            for rb in range(rolled(RB)):
                 total = core_sum + rows_in_band(first_sums, first_row, rb, r0, rows, H, BEFORE_H, AFTER_H)
                 if rims > RIMS:
                     total += more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0, width, W,
@@ -544,8 +526,8 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              N, G, CI, CO, H, W, share, n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by,
              TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
              BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
-             AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, FOLD: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr,
-             BCI: tl.constexpr, BK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+             AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, FOLD: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr,
+             BCO: tl.constexpr, BCI: tl.constexpr, BK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
@@ -560,17 +542,19 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     acc = tl.zeros((BN, BCO), ACC)
     if FOLD:
         for ci0 in range(first, last, BCI):
-            # 3 masked load: the weights come first, for they are farther away
+            # 3 masked load
             ci = ci0 + tl.arange(0, BCI)
             w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
-            w = fold(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+            kernels, tap = load_kernels(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, KK)
+            kernels = kernels.to(ACC)
             t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
-            for band in tl.static_range(RB * CB):
+            for band in range(rolled(RB * CB)):
                 t = tl.load(sums + follow(t_at + band), mask=mask, other=0)
                 # 4 accumulate
+                w = fold(kernels, tap, band // CB, band % CB, KW, TAPS_H, TAPS_W)
                 live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                acc = tl.dot(t, tl.where(live, w[band], 0), acc, input_precision="ieee", out_dtype=ACC)
+                acc = tl.dot(t, tl.where(live, w, 0), acc, input_precision="ieee", out_dtype=ACC)
         if any_wild(acc):
             # Inf * w1 + Inf * w2 is not Inf * (w1 + w2), and w1 + w2 may overflow. Samples without any keep their bits.
             by_tap = tap_products(tl.zeros((BN, BCO), ACC), sums, weight, n, co, first * (KH * KW), last * (KH * KW), N, G, CI,
@@ -589,27 +573,13 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
 
 
 @triton.jit
-def fold_many(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
-              ACC: tl.constexpr):  # fmt: skip
-    """What `fold` gives, without code for each tap: for a row of kernels [1, n], KK >= KH * KW."""
-    tap = tl.arange(0, KK)[None, None, :]
-    taps = tl.load(weights + (at[:, :, None] + tap), mask=mask[:, :, None] & (tap < KH * KW), other=0).to(ACC)
-    folded = ()
-    for rb in tl.static_range(len(TAPS_H) - 1):
-        for cb in tl.static_range(len(TAPS_W) - 1):
-            own = (band_of(tap // KW, TAPS_H) == rb) & (band_of(tap % KW, TAPS_W) == cb)
-            folded += (tl.sum(tl.where(own, taps, 0), 2),)
-    return folded
-
-
-@triton.jit
 def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mult_n, mult_c, scale, bias_scale,
                        G, G_by, CI, CI_by, CO, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines,
                        step,                       parts, parts_by, cuts, cuts_by,
                        TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                        BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
                        AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr,
-                       FOLD: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
+                       R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
                        RIMS: tl.constexpr, LR: tl.constexpr, BCO: tl.constexpr, KK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -627,46 +597,35 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w + tl.zeros((1, 1, 1), tl.int32)
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     co = tl.arange(0, BCO)
+    tap = tl.arange(0, KK)[:, None]
     weight += (g * CI + ci) * CO * (KH * KW)
-    w_at = (co * (KH * KW))[None, :]
     # 3 masked load, 4 accumulate. Weights come first: they arrive while the plane streams.
-    if FOLD:
-        w = fold(weight, w_at, (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
-    else:
-        w = fold_many(weight, w_at, (co < CO)[None, :], KH, KW, KK, TAPS_H, TAPS_W, ACC)
+    w_at = follow(co[None, :] * (KH * KW) + tap)
+    w = tl.load(weight + w_at, mask=(co < CO)[None, :] & (tap < KH * KW), other=0)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     live = tl.full((1, 1, 1), 1, tl.int1)
     first, first_row = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
     busy &= in_part(col, width, RUN, ALONG, VEC)
     core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
     first = first.to(ACC)
-    # 5 reduce. Every lane gets each sum and keeps its own outputs: no exchange for the product.
-    totals = ()
-    partial = tl.zeros((1, BCO), ACC)
-    for cb in tl.static_range(CB):
+    # 5 reduce. Each tap gets the sum of its band; a tap whose band is empty gets no weight either.
+    h = band_of(tap // KW, TAPS_H)
+    v = band_of(tap % KW, TAPS_W)
+    own_rb = v if SWAPPED else h
+    own_cb = h if SWAPPED else v
+    t = tl.zeros((KK, 1), ACC)
+    for cb in range(rolled(CB)):
         core_sum, first_sums = column_sums(core, first, L, LR, cb, cols, cols_by, lines, c0, width, W, BEFORE_W, AFTER_W)
-        for rb in tl.static_range(RB):
+        for rb in range(rolled(RB)):
             total = core_sum + rows_in_band(first_sums, first_row, rb, r0, rows, H, BEFORE_H, AFTER_H)
             if rims > RIMS:
                 total += more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0, width, W, stride_h,
                                    stride_w, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, ACC, RIMS, LR)  # fmt: skip
-            total = tl.sum(total, 0)
-            lives = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-            partial += total * tl.where(lives, w[cb * RB + rb if SWAPPED else rb * CB + cb], 0)
-            totals += (total,)
-    if any_wild(partial):
-        # Tap by tap, as in `contract`.
-        partial = tl.zeros((1, BCO), ACC)
-        for h in tl.static_range(len(TAPS_H) - 1):
-            for v in tl.static_range(len(TAPS_W) - 1):
-                lives = lands(v if SWAPPED else h, h if SWAPPED else v, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                for kh in range(TAPS_H[h], TAPS_H[h + 1]):
-                    for kw in range(TAPS_W[v], TAPS_W[v + 1]):
-                        tap = tl.load(weight + w_at + (kh * KW + kw), mask=(co < CO)[None, :], other=0).to(ACC)
-                        partial += totals[h * RB + v if SWAPPED else v * RB + h] * tl.where(lives, tap, 0)
+            t = tl.where((own_rb == rb) & (own_cb == cb), tl.sum(total, 0), t)
+    lives = lands(own_rb, own_cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+    partial = tl.sum(t * tl.where(lives, w.to(ACC), 0), 0)
     partials += ng.to(tl.int64) * CI * parts * BCO
-    last, total = finish(partials, counters + ng, ci * parts + part, CI * parts, co, co < CO, tl.sum(partial, 0), BCO, FR,
-                         ACC)  # fmt: skip
+    last, total = finish(partials, counters + ng, ci * parts + part, CI * parts, co, partial, BCO, FR, ACC)  # fmt: skip
     if last:
         scale_and_store(total, out, bias, multiplier, n, co, co < CO, G, g, CO, mult_n, mult_c, scale, bias_scale, BIAS,
                         TENSOR, ACC)  # fmt: skip
@@ -704,7 +663,7 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                     TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                     BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
                     AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr,
-                    P: tl.constexpr, VEC: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
+                    P: tl.constexpr, VEC: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
                     FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -725,15 +684,19 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
         planes, row, col = load_planes(x, n, ci, last, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN, P,
                                        VEC)  # fmt: skip
         w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
-        w = fold(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, TAPS_H, TAPS_W, ACC)
+        kernels, tap = load_kernels(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, KK)
+        kernels = kernels.to(ACC)
         planes = planes.to(ACC)
-        for rb in tl.static_range(RB):
-            for cb in tl.static_range(CB):
-                # 4 accumulate, 5 reduce: band sums, then products
-                t = plane_sums(planes, row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                own = tl.where(live, w[cb * RB + rb if SWAPPED else rb * CB + cb], 0)
-                acc = tl.dot(t, own, acc, input_precision="ieee", out_dtype=ACC)
+        for band in range(rolled(RB * CB)):
+            # 4 accumulate, 5 reduce: band sums, then products
+            h = band // (RB if SWAPPED else CB)
+            v = band % (RB if SWAPPED else CB)
+            rb = v if SWAPPED else h
+            cb = h if SWAPPED else v
+            t = plane_sums(planes, row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+            w = fold(kernels, tap, h, v, KW, TAPS_H, TAPS_W)
+            live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+            acc = tl.dot(t, tl.where(live, w, 0), acc, input_precision="ieee", out_dtype=ACC)
     if any_wild(acc):
         # Tap by tap, as in `contract`.
         by_tap = tl.zeros((BN, BCO), ACC)
@@ -742,14 +705,14 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
             planes, row, col = load_planes(x, n, ci, last, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN,
                                            P, VEC)  # fmt: skip
             w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
-            for tap in range(KH * KW):
-                h = band_of(tap // KW, TAPS_H)
-                v = band_of(tap % KW, TAPS_W)
+            for k in range(rolled(KH * KW)):
+                h = band_of(k // KW, TAPS_H)
+                v = band_of(k % KW, TAPS_W)
                 rb = v if SWAPPED else h
                 cb = h if SWAPPED else v
                 t = plane_sums(planes.to(ACC), row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                own = tl.load(weight + follow(w_at + tap), mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(ACC)
+                own = tl.load(weight + follow(w_at + k), mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(ACC)
                 by_tap = tl.dot(t, tl.where(live, own, 0), by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
     live = (n < N)[:, None] & (co < CO)[None, :]
@@ -842,9 +805,9 @@ def band_fill(d, dx,
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     # 3 masked load, 4 accumulate: the core's rows are in every row band
     core = tl.zeros((BP, R, L), ACC)
-    for cb in range(CB):
+    for cb in range(rolled(CB)):
         total = tl.zeros((BP, 1, 1), ACC)
-        for rb in range(RB):
+        for rb in range(rolled(RB)):
             total += tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
         core += tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
     core = narrow(core.to(tl.float64), dx.dtype.element_ty)
@@ -861,8 +824,8 @@ def band_fill(d, dx,
         at = j0 + row
         at = tl.where(at < core_lo, at, at + (core_hi - core_lo))
         value = tl.zeros((BP, R, L), ACC)
-        for rb in range(RB):
-            for cb in range(CB):
+        for rb in range(rolled(RB)):
+            for cb in range(rolled(CB)):
                 own = inside(at, rb, BEFORE_H, AFTER_H, r0, rows, H)
                 own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
                 band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)

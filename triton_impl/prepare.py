@@ -116,7 +116,7 @@ def prepare_multiply_gap(
         call,
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(seen)},
         fixed | _tile_constants(tile, seen) | {"FR": finish_rows(tile.BP, tile.warps)},
-        tiles.divisible(seen, tile, "y", dtype.itemsize),
+        tiles.divisible(seen, tile, "y", dtype.itemsize) | {"partials": 16},
         tile.warps,
         None if dtype == torch.float64 and tile.registers == 255 else tile.registers,
     )
@@ -143,7 +143,7 @@ def prepare_band_sums(
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
         {
             "ACC": _acc(dtype), **_bands(seen), "SWAPPED": layout.swapped, "WHOLE": tile.WHOLE, **_tile_constants(tile, layout),
-            "BANDS": max(16, pow2_at_least(bands)), "RIMS": rim_rows(seen), "LR": tile.LR, "WIDTH": width, "FR": finish_rows(width, tile.warps),
+            "RIMS": rim_rows(seen), "LR": tile.LR, "WIDTH": width, "FR": finish_rows(width, tile.warps),
         },
         tiles.divisible(layout, tile, "x", dtype.itemsize),
         tile.warps,
@@ -163,7 +163,7 @@ def rim_rows(seen: Chain) -> int:
 
 def folds(problem: Chain) -> bool:
     """Whether the taps of a band are added before the product: where there are few of both."""
-    return problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS and count_bands(problem) <= c.FOLD_BANDS
+    return problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS
 
 
 @lru_cache(maxsize=4096)
@@ -171,14 +171,14 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     """Prepare the product of band sums and weight."""
     fold = folds(problem)
     cut = product_slices(problem) if fold else tap_slices(problem)
-    BN = _samples(problem.n)
+    BN = _samples(problem, cut)
     acc = POINTER[accumulator(dtype)]
     special, sizes = specialize(
         kernels.contract,
         {"sums": acc, **_chain_output(dtype)},
         _product_sizes(problem, cut, BN),
         {
-            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "FOLD": fold,
+            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "FOLD": fold, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "BK": c.WILD_STEP if fold else c.TAP_STEP,
             "FR": _slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
         },
@@ -190,8 +190,11 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     return _product(special, sizes, problem, cut, BN, why)
 
 
-def _samples(n: int) -> int:
-    return c.FEW_SAMPLES if n <= c.FEW_SAMPLES else c.MANY_SAMPLES
+def _samples(problem: Chain, cut: Slices) -> int:
+    """Samples of a program: many where few at a time would be more programs than fill a card. No bit depends on it."""
+    blocks = problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
+    programs = ceil(problem.n / c.FEW_SAMPLES) * blocks * cut.slices
+    return c.MANY_SAMPLES if programs > c.PROGRAMS else c.FEW_SAMPLES
 
 
 def _slices_at_once(BN: int, BCO: int, warps: int, dtype: torch.dtype) -> int:
@@ -237,12 +240,12 @@ def prepare_band_sums_contract(
         {"G": G, "G_by": divisor(G), "CI": CI, "CI_by": divisor(CI), "CO": CO, **own.sizes(layout)},
         {
             "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
-            "SWAPPED": layout.swapped, "FOLD": problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS,
+            "SWAPPED": layout.swapped,
             **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
             "RIMS": rim_rows(seen), "LR": own.LR, "BCO": BCO, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "FR": own_finish_rows(BCO, own),
         },
-        tiles.divisible(layout, own, "x", dtype.itemsize),
+        tiles.divisible(layout, own, "x", dtype.itemsize) | {"partials": 16},
         own.warps,
         own.registers,
     )  # fmt: skip
@@ -267,12 +270,10 @@ def own_fits(problem: Chain, layout: Layout, own: tiles.Tile) -> bool:
     """
     taps = problem.kernel[0] * problem.kernel[1]
     ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
-    kept = pow2_at_least(co) * (taps if taps <= c.FOLD_TAPS else pow2_at_least(taps))
     return (
         layout.unit != "planes"
-        and count_bands(problem) <= c.FOLD_BANDS
         and co * taps * 2 <= own.rows * own.cols
-        and kept <= c.OWN_WEIGHTS * own.warps
+        and pow2_at_least(co) * pow2_at_least(taps) <= c.OWN_WEIGHTS * own.warps
         and ci * own.parts * co <= c.OWN_ROWS
     )
 
@@ -280,13 +281,8 @@ def own_fits(problem: Chain, layout: Layout, own: tiles.Tile) -> bool:
 def planes_fit(problem: Chain) -> bool:
     """Whether planes are so small that band sums need not leave a program: it reads them again for each block of outputs."""
     plane = problem.h * problem.w
-    blocks = ceil(problem.c_out // problem.groups / plane_outputs(plane))
+    blocks = ceil(problem.c_out // problem.groups / c.OUTPUTS)
     return folds(problem) and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
-
-
-def plane_outputs(plane: int) -> int:
-    """Outputs of a program of planes_contract: twice as many where it has twice the warps for its planes."""
-    return c.OUTPUTS * (2 if plane > 16 else 1)
 
 
 def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor: bool) -> Prepared:
@@ -296,9 +292,8 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
     run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
     # Planes of 1, 4, 16 and 64 elements, so that there are few kinds.
     positions = max(VEC, 4 ** ceil((pow2_at_least(plane).bit_length() - 1) / 2))
-    BN = _samples(problem.n) if positions <= 4 else c.FEW_SAMPLES
-    warps = c.PRODUCT_WARPS * (2 if positions > 16 else 1)
-    cut = product_slices(problem, plane_outputs(plane))
+    cut = product_slices(problem)
+    BN, warps = _samples(problem, cut), c.PRODUCT_WARPS
     stride = dict(zip(("stride_n", "stride_c", "stride_h", "stride_w"), layout.stride, strict=True))
     special, sizes = specialize(
         kernels.planes_contract,
@@ -308,7 +303,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
         | {"H": layout.h, "W": layout.w, "cols_by": divisor(layout.w)},
         {
             "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
-            "SWAPPED": layout.swapped, "RUN": run, "P": positions, "VEC": VEC, **tiles.unit_strides(layout),
+            "SWAPPED": layout.swapped, "RUN": run, "P": positions, "VEC": VEC, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]), **tiles.unit_strides(layout),
             "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "FR": _slices_at_once(BN, cut.BCO, warps, dtype),
         },
         {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "W": VEC, "weight": 16, "partials": 16},

@@ -129,7 +129,7 @@ def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
     run = is_run(layout)
     if whole and plane <= c.SMALL_PLANE:
         positions = max(16, VEC, pow2_at_least(plane))
-        BP = max(16, min(pow2_at_least(planes), c.WHOLE_BYTES // 4 // positions))
+        BP = min(pow2_at_least(planes), max(1, c.WHOLE_BYTES // 4 // positions))
         tile = BP, 1, positions, VEC, 1, run, True, 1, c.SMALL_WARPS, 255
         return Tile(*tile, layout.h, layout.w, layout.h, layout.h, 1, 1)
     if layout.unit == "planes":
