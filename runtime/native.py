@@ -86,7 +86,8 @@ def command() -> tuple[str, ...]:
 
 
 def _target(recipe: tuple[str, ...]) -> Path:
-    said = "\0".join([SOURCE.read_text(), *recipe, platform.machine(), platform.libc_ver()[1]])
+    texts = [path.read_text() for path in (SOURCE, *sorted(SOURCE.parent.glob("native_*.h")))]
+    said = "\0".join([*texts, *recipe, platform.machine(), platform.libc_ver()[1]])
     return cache.directory() / f"native-{hashlib.sha256(said.encode()).hexdigest()[:32]}.so"
 
 

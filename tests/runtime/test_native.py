@@ -2,141 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
-import subprocess
 import sys
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
-from struct import pack
-from threading import Barrier, Thread
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._C._dynamo.guards import _empty_strided_cpu  # pyright: ignore[reportAttributeAccessIssue]
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convgap.plans import COUNTERS, INTEGER, MEAN, MULTIPLIER, OUTPUT, POINTER, SCALE, WEIGHT, WORKSPACE, X
-from runtime import native
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-CPU = 1
-"""DLPack's number."""
-
-pytestmark = pytest.mark.skipif(
-    bool(native.refusal() or not native.compiler()), reason="there is no native path here"
-)
-
-
-class Noted(ctypes.Structure):
-    """One launch as stand_in.c notes it."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_uint64 * count if count else ctypes.c_uint64)
-        for name, count in (
-            ("function", 0), ("grid", 3), ("block", 3), ("shared", 0), ("stream", 0), ("parameter", 32),
-        )
-    )  # fmt: skip
-
-
-class Driver:
-    """stand_in.c, compiled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        library = ctypes.CDLL(str(path))
-        self._noted = (Noted * 64).in_dll(library, "noted")
-        self._numbers = {
-            name: ctypes.c_int.in_dll(library, name)
-            for name in ("launches", "device", "capturing", "status", "context_status", "parameters")
-        }
-
-    def set(self, **numbers: int) -> None:
-        for name, value in numbers.items():
-            self._numbers[name].value = value
-
-    def launched(self) -> list[Noted]:
-        """What was launched since the last time that this was asked."""
-        found = list(self._noted[: self._numbers["launches"].value])
-        self.set(launches=0)
-        return found
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("driver") / "stand_in.so"
-    subprocess.run([*native.compiler(), "-shared", "-fPIC", "-o", path, HERE / "stand_in.c"], check=True)
-    return path
-
-
-@pytest.fixture(scope="module")
-def module() -> ModuleType:
-    build = native.Build()
-    assert build.done(wait=True)
-    return native.load(build.target)
-
-
-class Calls:
-    """The module with planners and memory of the test's own."""
-
-    def __init__(self, module: ModuleType, driver: Driver) -> None:
-        self.module, self.driver = module, driver
-        self.planned: list[tuple[Any, ...]] = []
-        self.rooms: list[tuple[int, int, int]] = []
-        self.plan: Any = None
-        native.configure(
-            module, self._planner, self._planner, driver=str(driver.path), device_type=CPU,
-            empty_strided=_empty_strided_cpu, room=self._room,
-        )  # fmt: skip
-
-    def _planner(self, *arguments: Any) -> Any:
-        self.planned.append(arguments)
-        if isinstance(self.plan, BaseException):
-            raise self.plan
-        return self.plan
-
-    def _room(self, stream: int, counters: int, space: int) -> tuple[Tensor, Tensor, int, int]:
-        self.rooms.append((stream, counters, space))
-        zeros = torch.zeros(max(counters, 1), dtype=torch.int32)
-        return zeros, torch.empty(max(space, 1), dtype=torch.uint8), counters, space
-
-
-@pytest.fixture
-def path(module: ModuleType, library: Path) -> Iterator[Calls]:
-    driver = Driver(library)
-    driver.set(launches=0, device=0, capturing=0, status=0, context_status=0, parameters=8)
-    yield Calls(module, driver)
-    module.clear()
-
-
-def plan(*launches: Any, size: tuple[int, ...] = (2, 3, 1, 1), workspace: int = 0, counters: int = 0) -> Any:
-    stride = (3, 1, 1, 1)[4 - len(size) :]
-    return ((size, stride, torch.float32),), 20.0, workspace, counters, launches
-
-
-ONE = (
-    77,
-    5,
-    6,
-    128,
-    4096,
-    ((POINTER, X), (OUTPUT, 0), (INTEGER, -9), (MEAN, 0), (SCALE, 0), *[(INTEGER, 0)] * 3),
-)
-
-
-def double(value: float) -> int:
-    return int.from_bytes(pack("d", value), "little")
-
-
-def y_like(*shape: int) -> Tensor:
-    return torch.rand(shape or (2, 3, 4, 5))
+from tests.runtime.stand_in import ONE, Calls, double, plan, y_like
 
 
 def test_a_call_is_planned_once_and_launched_every_time(path: Calls) -> None:
@@ -328,108 +205,6 @@ def test_a_planner_that_fails_is_asked_again_and_an_interrupt_is_not_lost(path: 
         assert path.module.tail(y, 0.5, "auto") is None
     path.plan = plan(ONE)
     assert path.module.tail(y, 0.5, "auto") is not None
-
-
-def test_plans_are_bounded_and_nothing_leaks(path: Calls) -> None:
-    path.plan = plan(ONE)
-    y = torch.rand(2, 3, 8000)
-    for width in range(1, 5000):
-        path.module.tail(y[..., :width], 0.5, "auto")
-    assert path.module.counts()[2] <= 4096
-    size = path.plan[0][0][0]
-    path.module.tail(y[..., :7], 0.5, "auto")
-    before = sys.getrefcount(size)
-    for _ in range(20_000):
-        path.module.tail(y[..., :7], 0.5, "auto")
-        path.module.tail(y[..., :7], "0.5", "auto")
-    assert sys.getrefcount(size) == before
-    out = path.module.tail(y[..., :7], 0.5, "auto")
-    assert sys.getrefcount(out) == 2
-    gone = weakref.ref(out)
-    del out
-    gc.collect()
-    assert gone() is None
-    path.module.clear()
-    assert path.module.counts()[2] == 0
-    assert sys.getrefcount(size) < before
-
-
-def test_memory_does_not_grow(path: Calls) -> None:
-    path.plan = plan(ONE, workspace=512, counters=4)
-    y = y_like()
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    for rounds in range(2):
-        for _ in range(100_000):
-            path.module.tail(y, 0.5, "auto")
-            path.module.tail(y, 0.5, 1)
-        if not rounds:
-            start = resident()
-    assert resident() - start < 1 << 20
-
-
-def test_threads(path: Calls) -> None:
-    path.plan = plan(ONE, workspace=512, counters=4)
-    barrier, failures = Barrier(8), []
-
-    def work(seed: int) -> None:
-        barrier.wait()
-        try:
-            for i in range(2000):
-                y = torch.rand(2, 3, 1 + (i * seed) % 300)
-                out = path.module.tail(y, 0.5, "auto")
-                assert out is not None and out.shape == (2, 3, 1, 1)
-                if i % 500 == seed:
-                    path.module.clear()
-        except BaseException as error:  # reported by the test
-            failures.append(error)
-
-    threads = [Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-
-
-PROGRAM = """
-import os, sys, torch
-sys.path.insert(0, {root!r})
-from tests.runtime import test_native as t
-from pathlib import Path
-from runtime import native
-build = native.Build(); build.done(wait=True)
-driver = t.Driver(Path({library!r}))
-driver.set(device=0, parameters=8)
-path = t.Calls(native.load(build.target), driver)
-path.plan = t.plan(t.ONE, workspace=512, counters=4)
-y = torch.rand(2, 3, 4, 5)
-"""
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        # In a child CUDA does not work: everything goes through Python, which says so.
-        "assert path.module.tail(y, 0.5, 'auto') is not None\npid = os.fork()\n"
-        "if not pid: os._exit(path.module.tail(y, 0.5, 'auto') is not None)\n"
-        "assert os.waitpid(pid, 0)[1] == 0\nassert path.module.tail(y, 0.5, 'auto') is not None",
-        # At the end of the interpreter outputs and plans are still there.
-        "kept = [path.module.tail(y, 0.5, 'auto') for _ in range(10)]",
-        "import threading\nout = path.module.tail(y, 0.5, 'auto')\n"
-        "work = lambda: [path.module.tail(y, 0.5, 'auto') for _ in range(10**7)]\n"
-        "threading.Thread(target=work, daemon=True).start()",
-    ],
-    ids=["fork", "end", "end with a thread at work"],
-)
-def test_processes(library: Path, code: str) -> None:
-    program = PROGRAM.format(root=str(ROOT), library=str(library)) + code
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_parts_of_a_derivative(path: Calls) -> None:
