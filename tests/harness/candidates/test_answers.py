@@ -37,7 +37,7 @@ def test_a_forgotten_crop_is_wrong_and_named(sides: tuple[str, ...]) -> None:
         out, problem, inputs, expected, verdict, Past([], [], problem), "structured", tf32=False
     )
     assert kind == "wrong" and "as if the border crop were forgotten" in reason
-    assert len(sides) > 1 or f"at the {sides[0]}" in reason
+    assert len(sides) > 1 or f"at the {'+'.join(sides)}" in reason
 
 
 def test_forgetting_the_crop_of_the_published_size_exceeds_the_budget() -> None:
