@@ -49,7 +49,7 @@ class Launches:
             self._extensions()
 
     def _triton(self) -> None:
-        import triton
+        from triton import knobs
         from triton.compiler import CompiledKernel
         from triton.runtime.autotuner import Autotuner
         from triton.runtime.interpreter import InterpretedFunction
@@ -72,7 +72,7 @@ class Launches:
 
             kind.run = run
 
-        if triton.knobs.runtime.interpret:
+        if knobs.runtime.interpret:
             # Choosing a configuration takes a clock on a GPU: the first one serves.
             Autotuner._bench = lambda *_, **__: [1.0, 1.0, 1.0]  # pyright: ignore[reportAttributeAccessIssue]
 
