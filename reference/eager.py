@@ -64,16 +64,16 @@ def conv_transpose2d_multiply_gap(
 def mean_depth(n: int) -> int:
     """Longest chain of additions when torch sums n numbers along one or two dimensions.
 
-    A sum is always spread over 4 accumulators or more. On CUDA a thread takes at most 256 values
-    before the work is split further, and trees and last blocks join the parts in at most 36 more
-    steps; only where so many sums run at once that nothing need be split does a thread take n / 512
-    values. On CPU four levels of at least 16 terms each.
+    Torch spreads a sum over at least 4 accumulators. On CUDA a thread adds at most 256 values before torch splits the
+    sum further, and trees and last blocks join the parts in at most 36 more steps. If there are enough sums to fill
+    the device, torch does not split one, and a thread adds n / 512 values. On a CPU there are four levels of at least
+    16 terms each.
     """
     return max(0, min(n - 1, n // 4 + 8, n // 2048 + 100))
 
 
 def taps(problem: Chain) -> int:
-    """At most so many kernel taps meet in one element of the convolution output."""
+    """The largest number of kernel taps that meet in one element of the convolution output."""
     per_axis = [
         min(size, -(-k // (s // gcd(s, d))))
         for size, k, s, d in zip(

@@ -96,7 +96,7 @@ def _counts(problem: Chain, axis: int) -> list[int]:
 
 
 def _band_by_band(counts: list[int], values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The last dimension of `values` in groups of so many, each added up in `dtype`; the groups become the first."""
+    """The last dimension in runs of counts[0], counts[1], ... slices: each run added up in `dtype`, [runs, ...]."""
     if sum(counts) > MOST_SLICES:
         parts = [part.sum(-1, dtype=dtype) for part in values.split(counts, -1)]
     else:

@@ -17,6 +17,7 @@ from harness.numerics.truth import Truth, truth
 from reference import eager
 from reference.problem import Chain, Problem, Tail
 
+SIDES = ("top", "bottom", "left", "right")
 LARGE = 20_000_000  # products of the literal convolution from which on the truth is taken from sums of bands
 
 
@@ -39,7 +40,7 @@ def right(problem: Problem, inputs: Inputs) -> Truth:
     if not isinstance(problem, Chain) or not large or not bool(torch.isfinite(inputs.x).all()):
         return truth(problem, inputs)
     small = truth(_one(problem), _first(inputs))  # for what flushing may cost, and the depth
-    return Truth(_banded(problem, inputs, False), _banded(problem, inputs, True), small.floor, small.depth)
+    return Truth(banded(problem, inputs), banded(problem, inputs, absolute=True), small.floor, small.depth)
 
 
 def judge(
@@ -65,13 +66,19 @@ def _first(inputs: Inputs) -> Inputs:
 
 
 @cache
-def _lands(k: int, size: int, out: int, stride: int, padding: int, dilation: int) -> Tensor:
-    """[k, size]: 1 where kernel index and input index meet inside the output."""
+def _lands(
+    k: int, size: int, out: int, stride: int, padding: int, dilation: int, start: bool, end: bool
+) -> Tensor:
+    """[k, size]: 1 where kernel index and input index meet inside the output, past its start or end too if that is
+    forgotten."""
     landing = torch.arange(size) * stride - padding + torch.arange(k)[:, None] * dilation
-    return ((landing >= 0) & (landing < out)).double()
+    return (((landing >= 0) | start) & ((landing < out) | end)).double()
 
 
-def _banded(problem: Chain, inputs: Inputs, absolute: bool) -> NDArray[np.float64]:
+def banded(
+    problem: Chain, inputs: Inputs, *, absolute: bool = False, forgotten: tuple[str, ...] = ()
+) -> NDArray[np.float64]:
+    """The chain in float64 by sums of bands. forgotten: sides of SIDES at which nothing is cropped, as by mistake."""
     assert inputs.weight is not None
     make: Any = torch.abs if absolute else (lambda value: value)
     x, weight = make(inputs.x.double()), make(inputs.weight.double())
@@ -83,14 +90,16 @@ def _banded(problem: Chain, inputs: Inputs, absolute: bool) -> NDArray[np.float6
             problem.stride[axis],
             problem.padding[axis],
             problem.dilation[axis],
+            *(side in forgotten for side in SIDES[2 * axis : 2 * axis + 2]),
         )
         for axis in (0, 1)
     )
     groups = problem.groups
-    sums = torch.einsum("kh,nchw,lw->nckl", rows, x, columns).reshape(problem.n, groups, -1, *problem.kernel)
+    sums = torch.einsum("kh,nchw,lw->nckl", rows, x, columns)
+    sums = sums.reshape(problem.n, groups, -1, *problem.kernel)
     weight = weight.reshape(groups, -1, problem.c_out // groups, *problem.kernel)
     out = torch.einsum("ngckl,gcokl->ngo", sums, weight).reshape(problem.n, problem.c_out) / problem.out_area
     if inputs.bias is not None:
         out = out + make(inputs.bias.double())
     multiplier = torch.as_tensor(inputs.multiplier, dtype=torch.float64)
-    return (make(multiplier) * out).reshape(problem.out_shape).numpy()
+    return (make(multiplier) * out[:, :, None, None]).numpy()

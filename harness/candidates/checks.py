@@ -28,7 +28,9 @@ SLACK = 1 << 16  # bytes that an answer may be larger than what was expected, be
 
 @dataclass(frozen=True)
 class Rules:
-    """tf32: whether the framework's convolution rounds to TF32 here. chain: the longest chain of additions, if known.
+    """gpu: whether there is one.
+
+    tf32: whether the framework's convolution rounds to TF32 here. chain: the longest chain of additions, if known.
 
     frozen: whether weights may be taken once, at construction. patience: seconds that a call on a published shape may
     take; an interpreter may need minutes, and then gets fewer samples of it.
@@ -38,6 +40,7 @@ class Rules:
     chain: int | None = None
     frozen: bool = False
     patience: float | None = None
+    gpu: bool = False
 
 
 @dataclass
@@ -139,8 +142,12 @@ class Examination:
         skip: str = "",
         fail: str = "",
         count: bool = False,
+        same: bool = False,
     ) -> tuple[Reply, Comparison | None]:
-        """One call: everything but a planted failure must be right. Found says what was not."""
+        """One call: everything but a planted failure must be right. Found says what was not.
+
+        same: on the tensor of the call before, untouched. late: looked at again a moment after the call returned.
+        """
         model = self.current
         problem = _sized(model.trial.problem, x)
         sent = storage(x)
@@ -159,6 +166,7 @@ class Examination:
             skip=skip,
             fail=fail,
             count=count,
+            same=same,
         )
         self._pace = min(self._pace, (time.perf_counter() - start) / max(x.numel(), 1))
         planted = bool(skip or fail)

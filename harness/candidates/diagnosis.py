@@ -19,6 +19,7 @@ from harness.numerics.truth import Truth
 from reference import eager
 from reference.problem import Chain, Problem
 
+CROP = "as if the border crop were forgotten"
 LIKE = 4.0  # budgets within which an answer resembles another
 LARGE = 3_000_000  # elements of x from which on mutants are not tried: they take the literal way
 COARSE = {"tf32": "TF32", "inputs-float16": "float16", "inputs-bfloat16": "bfloat16"}
@@ -115,6 +116,10 @@ def _mistakes(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, str, Call
 
     yield "zero", "as if nothing were added: every element is 0", full(0.0)
     if isinstance(problem, Chain):
+
+        def cropped(sides: tuple[str, ...]) -> Callable[[], np.ndarray]:
+            return lambda: answers.banded(problem, inputs, forgotten=sides)
+
         bias = wide.bias
         if bias is not None:
             only = multiplier * bias.view(1, -1, 1, 1)
@@ -127,6 +132,9 @@ def _mistakes(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, str, Call
             if problem.c_out % problem.c_in == 0:
                 tiled = (times * mean).repeat(1, problem.c_out // problem.c_in, 1, 1)
                 yield "no-convolution", text, full(tiled)
+        yield "crop", f"{CROP} (the whole sum of x times the sum of the weight)", cropped(answers.SIDES)
+        for side in answers.SIDES:
+            yield "crop", f"{CROP} at the {side}", cropped((side,))
     for number in (0.5, 1.0):
         text = f"as if the multiplier were always {number}"
         yield "multiplier-fixed", text, _right(problem, replace(inputs, multiplier=number))
@@ -140,9 +148,7 @@ def _mistakes(problem: Problem, inputs: Inputs) -> Iterator[tuple[str, str, Call
         return
     for mutant in catalogue.of("torch"):
         call = mutant.call("torch")
-        text = f"as if the border crop were forgotten ({mutant.wrong})"
-        if not mutant.name.startswith("crop"):
-            text = f"like the known mistake {mutant.name!r} ({mutant.wrong})"
+        text = f"like the known mistake {mutant.name!r} ({mutant.wrong})"
         yield mutant.name, text, lambda call=call: call(wide).numpy()
 
 

@@ -51,6 +51,17 @@ class Candidate:
         return re.search(r"conv_transpose(2d)?\(", self.text) is not None
 
     @property
+    def kernels(self) -> str:
+        """What kernels of its own the file has, in a word; "" if none."""
+        found = re.search(r"@triton\.jit|\bRawKernel\b|\bRawModule\b|__global__", self.text)
+        return found[0] if found else ""
+
+    @property
+    def branches_on_device(self) -> bool:
+        """Whether it asks where its tensors are: then its kernels may be for a GPU only."""
+        return re.search(r"\.is_cuda\b|\.device\b", self.text) is not None
+
+    @property
     def wants_gpu(self) -> str:
         """Why it cannot run without a GPU; "" if it can."""
         if "load_inline" in self.text and "cuda_sources" in self.text:

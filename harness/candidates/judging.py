@@ -62,7 +62,9 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
         worker = own.enter_context(Worker(settings.limits, interpret=not settings.gpu))
         patience = None if settings.gpu or settings.full else PATIENCE_S
         tf32 = settings.gpu and candidate.convolves
-        examination = Examination(candidate, worker, Rules(tf32, settings.chain, settings.frozen, patience))
+        examination = Examination(
+            candidate, worker, Rules(tf32, settings.chain, settings.frozen, patience, settings.gpu)
+        )
         judged.examination = examination
         _examine(examination, chosen, verdict)
         more = list(cheating.printed(worker.printed()))

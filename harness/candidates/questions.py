@@ -98,8 +98,9 @@ def _cached(exam: Examination, trial: Trial) -> None:
     """A call on what it has seen before must do as much as a call on what is new."""
     exam.call(trial.inputs(11).x, "counted", count=True)
     fresh, _ = exam.call(trial.inputs(12).x, "counted, new", count=True)
-    for slot in ("a", "c"):
-        repeat, _ = exam.call(trial.inputs(12).x, "counted, seen before", slot=slot, count=True)
+    for slot, same in (("a", True), ("a", False), ("c", False)):
+        x = trial.inputs(12).x
+        repeat, _ = exam.call(x, "counted, seen before", slot=slot, count=True, same=same)
         for what, new, old in (
             ("launches", fresh.launches, repeat.launches),
             ("calls of torch", fresh.operations or {}, repeat.operations or {}),
@@ -117,6 +118,12 @@ def _kernels(exam: Examination, trial: Trial) -> None:
     """A kernel that does nothing must change the answer; one that fails must not go unnoticed."""
     seen, _ = exam.call(trial.inputs(20).x, "kernels counted")
     exam.interpreted = bool(seen.launches)
+    if not seen.launches and (unused := exam.candidate.kernels):
+        if exam.rules.gpu or not exam.candidate.branches_on_device:
+            raise Found("refused", f"idle: no kernel was launched, though the file has {unused}")
+        exam.notes.append(
+            f"no kernel was launched on a CPU, though the file has {unused}: only torch was judged"
+        )
     for number, name in enumerate(seen.launches):
         x = trial.inputs(21 + number).x
         reply, verdict = exam.call(x, "one kernel left out", skip=name)

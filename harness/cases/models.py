@@ -15,7 +15,7 @@ from harness.cases.case import Case, shrink
 from reference.problem import Chain
 
 TWIN_ELEMENTS = 4_000
-"""Of x in a twin: there are many of these cases, and each runs in two interpreters."""
+"""Elements of x in a twin, a fifth of the usual: there are many of these cases, and each runs in two interpreters."""
 
 
 def _square(

@@ -104,7 +104,7 @@ def budget(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Outcome for one tensor. `worst` is in units of the budget, inf where no number of units says it."""
+    """Outcome for one tensor. `worst` is in units of the budget; inf where a number that is not finite is wrong."""
 
     passed: bool
     worst: float
@@ -183,8 +183,8 @@ def _units(
         overflow = FORMATS[dtype].overflow
         must_overflow = np.abs(expected) - error >= overflow
         may_overflow = np.abs(expected) + error >= overflow
-    # NaN units would count as "not above 1", and an infinite bound would excuse all: whatever is no
-    # number fails, unless excused below.
+    # A comparison with NaN is False, so a NaN among the units would pass, and an infinite bound would pass everything.
+    # Therefore whatever is not finite fails here; the two lines behind it excuse what is right.
     bounded = np.isfinite(error)
     units[~bounded | ~np.isfinite(units) | ~np.isfinite(got) | ~np.isfinite(expected) | must_overflow] = (
         np.inf

@@ -31,7 +31,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class Verdict:
-    """`units` is the error in budgets, inf where no number says it; `reason` is empty if all is well."""
+    """`units` is the largest error in budgets, inf where what is not finite is wrong. No `reason`: all is well."""
 
     passed: bool
     units: float

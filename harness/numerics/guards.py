@@ -1,8 +1,8 @@
 """Memory that shows who touched it: NaN inside what is not written yet, NaN around what is not ours.
 
-Fresh memory often holds the right answer of the call before, and what lies past the end of a buffer is
-often harmless. Here every byte that nobody was meant to read or write is 0xFF: NaN in every floating
-dtype, -1 in the integers.
+The allocator often hands out the memory of the call before, right answer included, and a read past the end of a buffer
+often finds zeros. So a kernel that writes nothing, or reads too far, can look right. Here every byte that nobody was
+meant to read or write is 0xFF: NaN in every floating dtype, -1 in the integers.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def zeros_like(x: Tensor) -> Tensor:
 class Guards:
     """While entered, torch.empty gives poisoned memory between two zones of poison.
 
-    Outputs and workspaces of both kernel sets come from torch.empty, so both get it unasked. The function
-    is replaced for the whole process: not for several threads at once.
+    Both kernel sets take outputs and workspaces from torch.empty, so they need not know of this class. The function is
+    replaced for the whole process: use one Guards at a time, in one thread.
     """
 
     def __init__(self) -> None:

@@ -85,7 +85,7 @@ def truth_gradients(problem: Problem, inputs: Inputs, grad: Tensor) -> dict[str,
         )
         terms = problem.c_out * problem.kernel[0] * problem.kernel[1] + problem.n * problem.c_in
     terms += problem.h * problem.w
-    # As for the output, but counted generously: no term is lost more often than there are terms.
+    # An upper bound of what flushing costs: every term of the longest sum is lost, times the largest factors.
     factors = [arrays.x, arrays.weight, arrays.bias, arrays.multiplier, grad_]
     largest = [_largest(f) for f in factors if f is not None]
     floor = np.asarray(2 * smallest_normal(_dtype(inputs.x)) * terms * prod(largest), dtype=np.float64)
@@ -97,10 +97,10 @@ def truth_gradients(problem: Problem, inputs: Inputs, grad: Tensor) -> dict[str,
 
 
 def _floor(problem: Problem, arrays: Any, dtype: str) -> NDArray[np.float64]:
-    """Each input, product and partial sum below the smallest normal number may become zero.
+    """The absolute error of an output if every number below the smallest normal one becomes zero.
 
-    Then it is off by less than that number, once for the inputs and once for the sums; this adds up
-    what it is multiplied with on the way to the output, every other factor taken as at least 1.
+    Each input and each partial sum may lose up to that number, hence the factor 2. The loss is then multiplied by the
+    weight and the multiplier, and added up over the taps; a factor below 1 counts as 1.
     """
     gain = np.full((1, problem.out_shape[1], 1, 1), _largest(arrays.x))
     if not isinstance(problem, Tail):

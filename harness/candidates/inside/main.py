@@ -35,6 +35,7 @@ class Process:
         self.subject: Any = None
         self.timed: clock.Timed | None = None
         self.last: torch.Tensor | None = None
+        self.x: torch.Tensor | None = None
 
     def _cupy(self) -> None:
         if self.device.type == "cpu":
@@ -84,7 +85,12 @@ class Process:
         spec = request["x"]
         dtype = getattr(torch, spec["dtype"])
         calls.poison(request["out"], dtype, self.device)
-        x = self.memory.put(spec, blobs[0], late=request["late"])
+        x = (
+            self.x
+            if request["same"] and self.x is not None
+            else self.memory.put(spec, blobs[0], late=request["late"])
+        )
+        self.x = x
         self.launches.reset(request["skip"], request["fail"])
         try:
             out, seen = calls.call(self.subject, x, self.watch, self.launches, count=request["count"])
@@ -144,6 +150,7 @@ def main(descriptor: int, largest_file: int) -> None:
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)
     root = sys.path[0]
+    vars(sys.modules["__main__"]).pop("main", None)
     sandbox.restrict(Path.cwd(), largest_file)
     process = Process(root)
     commands = {name: getattr(process, name) for name in COMMANDS}

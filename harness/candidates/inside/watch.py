@@ -7,6 +7,7 @@ whose code they come from; a snapshot of functions that others rely on is compar
 from __future__ import annotations
 
 import _thread
+import contextlib
 import sys
 import sysconfig
 import threading
@@ -23,6 +24,7 @@ PACKAGES = tuple(
 LOOKERS = ("inspect.py", "traceback.py", "gc.py")
 MEMORY = {"gc.get_objects", "gc.get_referrers", "gc.get_referents"}
 FRAMES = {"sys._getframe", "sys._current_frames", "sys._current_exceptions"}
+FRAME_ATTRIBUTES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame"}
 HOOKS = {"sys.settrace", "sys.setprofile", "sys.addaudithook"}
 PROCESSES = {"os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "subprocess.Popen", "os.kill"}
 RAW = {"ctypes.string_at", "ctypes.wstring_at", "ctypes.cdata", "ctypes.cdata/buffer"}
@@ -84,7 +86,7 @@ class Watch:
             )
             if isinstance(owner, type):
                 new = (key for key in now if key not in held and key in names and callable(now[key]))
-                yield from (f"{name}.{key}" for key in new if not key.startswith("__"))
+                yield from (f"{name}.{key}" for key in new)
         yield from (name for name, function, code in self._codes if function.__code__ is not code)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -99,7 +101,7 @@ class Watch:
 
     def _sign(self, event: str, arguments: tuple[Any, ...]) -> str:
         if event in FRAMES or event == "object.__getattr__":
-            if event == "object.__getattr__" and arguments[1] != "tb_frame":
+            if event == "object.__getattr__" and arguments[1] not in FRAME_ATTRIBUTES:
                 return ""
             return f"search: looked at the frames of its callers ({event})" if self._theirs(LOOKERS) else ""
         if event in MEMORY or event in RAW:
@@ -202,6 +204,8 @@ def owners() -> dict[str, Any]:
     named |= {
         f"{kind.__module__}.{kind.__name__}": kind for kind in (*classes, socket.socket, threading.Thread)
     }
-    if "triton.testing" in sys.modules:
-        named["triton.testing"] = sys.modules["triton.testing"]
+    with contextlib.suppress(ImportError):
+        import triton.testing
+
+        named["triton.testing"] = triton.testing
     return named

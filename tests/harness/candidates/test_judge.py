@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,7 +143,15 @@ HONEST = {
 }
 
 
-@pytest.mark.parametrize("name", HONEST)
+QUICK = ("plain", "raises", "bad address", "memory")
+
+
+def some(names: Iterable[str]) -> list[Any]:
+    """The names, all but the quick ones left to -m slow."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some(HONEST))
 def test_honest_is_accepted(name: str, tmp_path: Path) -> None:
     if name == "cupy" and not torch.cuda.is_available() and (reason := unavailable()):
         pytest.skip(reason)
@@ -179,6 +189,7 @@ def test_load_inline_is_accepted_or_left_to_a_gpu(tmp_path: Path) -> None:
         assert verdict.verdict == "unjudged" and "GPU" in verdict.reasons[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [False, True])
 def test_solution(output: bool, tmp_path: Path) -> None:
     given = "def run(y, multiplier, out):\n    out.copy_(answer(y, multiplier))\n"
@@ -217,7 +228,7 @@ FAILING = {
 }
 
 
-@pytest.mark.parametrize("name", FAILING)
+@pytest.mark.parametrize("name", some(FAILING))
 def test_failure_is_the_candidates_verdict(name: str, tmp_path: Path) -> None:
     text, expected, reason = FAILING[name]
     limits = Limits(seconds=8.0 if name == "hangs" else 120.0, memory=2 << 30, disk=1 << 27)
@@ -233,6 +244,7 @@ def test_a_file_that_cannot_be_read_as_python_crashes(tmp_path: Path) -> None:
     assert verdict.verdict == "crashed" and "SyntaxError" in verdict.reasons[0]
 
 
+@pytest.mark.slow
 def test_weights_taken_at_construction_need_a_word(tmp_path: Path) -> None:
     folded = replaced(
         "        self.multiplier = multiplier\n",
@@ -254,6 +266,7 @@ def test_weights_taken_at_construction_need_a_word(tmp_path: Path) -> None:
     assert "--frozen-weights" in str(allowed.settings["weights"])
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write(tmp_path, MODEL)
     bad = write(tmp_path, replaced("* self.multiplier", "* 0.5"), "bad.py")
