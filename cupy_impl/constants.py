@@ -67,6 +67,9 @@ FUSED_ROWS = 16 * 1024
 FUSED_BYTES = 24 * 1024
 """Bytes of weights of one input plane that band_sums_contract keeps in shared memory at most."""
 
+SHARES = 16
+"""Threads that share a column of partial results at most, where the last block adds them up."""
+
 FLAT_PLANE, FLAT_ELEMENTS = 1024, 2048
 """Small planes that lie one behind the other: elements of a plane, and of a block's planes, at most."""
 
@@ -85,8 +88,17 @@ MANY_ROWS, FEW_ROWS = 32, 16
 FILL = 100
 """Blocks from which on products take many rows a block: enough for a large card."""
 
-PRODUCT_REGISTERS = 168
-"""Registers of a thread that multiplies: three blocks of PRODUCT_THREADS side by side."""
+PRODUCT_REGISTERS = 128
+"""Registers of a thread that multiplies: four blocks of PRODUCT_THREADS side by side."""
+
+PLANES_REGISTERS = 168
+"""The same where it adds up small planes on the way in."""
+
+PLANES_HELD = 104
+"""32-bit registers of a thread of planes_contract for its sums and for what is on its way."""
+
+PLANES_ROWS = 16
+"""Samples of a block of planes_contract, except for planes of one element."""
 
 PRODUCT_STEP = 72
 """Products of one output at a step: both operands of them are 28 KiB of shared memory in float32."""

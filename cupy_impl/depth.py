@@ -9,7 +9,7 @@ import torch
 from cupy_impl import constants as c
 from cupy_impl import prepare, products, tiles
 from reference.problem import Chain, Tail
-from runtime.layout import Layout, describe, pow2_at_least, pow2_at_most
+from runtime.layout import Layout, describe, pow2_at_least
 
 Stride = tuple[int, ...]
 
@@ -20,7 +20,7 @@ def tail_depth(problem: Tail, stride: Stride, dtype: torch.dtype, alignment: int
     if flat := tiles.flat(layout, dtype.itemsize):
         return flat.fold - 1 + ceil(layout.h // flat.fold / flat.lanes) + _halvings(flat.lanes)
     tile = tiles.tile(layout, layout.c, dtype.itemsize)
-    return _sum(tile, layout, (0, 0), (0, 0))
+    return _sum(tile, layout, (0, 0), (0, 0)) + tile.parts
 
 
 def chain_depth(problem: Chain, stride: Stride, dtype: torch.dtype, alignment: int) -> int:
@@ -28,7 +28,7 @@ def chain_depth(problem: Chain, stride: Stride, dtype: torch.dtype, alignment: i
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     tile = tiles.tile(layout, layout.c, dtype.itemsize, prepare.seen(problem, layout))
     shape = products.contraction(problem, dtype.itemsize)
-    depth = _bands(tile, problem, layout) + _products(problem, shape, products.slice_of(problem))
+    depth = _bands(tile, problem, layout) + tile.parts + _products(problem, shape, products.slice_of(problem))
     if found := products.small_planes(problem, layout, dtype.itemsize):
         shape, planes = found
         slice_ = products.slice_of(problem, problem.h * problem.w > c.TINY_PLANE)
@@ -36,11 +36,10 @@ def chain_depth(problem: Chain, stride: Stride, dtype: torch.dtype, alignment: i
         depth = max(depth, own + _products(problem, shape, slice_))
     elif (one := prepare.one_launch(problem, layout, dtype.itemsize)) is not None:
         outputs = problem.c_out // problem.groups
-        count = pow2_at_most(one.tile.threads // pow2_at_least(outputs))
+        count = prepare.finish(one.tile.threads, outputs)[1]
         rows = problem.c_in // problem.groups // one.turns * one.tile.parts
         own = one.turns * ceil(products.sums_of(problem) / count) + count + ceil(rows / count) + count
-        # The parts of a plane are added as rows are.
-        depth = max(depth, _bands(one.tile, problem, layout) - one.tile.parts + _weights(problem) + own)
+        depth = max(depth, _bands(one.tile, problem, layout) + _weights(problem) + own)
     # The bias is one more.
     return depth + 1
 
@@ -79,7 +78,7 @@ def _bands(tile: tiles.Tile, problem: Chain, layout: Layout) -> int:
 
 
 def _sum(tile: tiles.Tile, layout: Layout, outside: tuple[int, int], size: tuple[int, int]) -> int:
-    """Of one sum of one plane: a thread's stream and rims, the lanes of a warp, the warps, the parts. outside: rows and
+    """Of one sum of one plane: a thread's stream and rims, the lanes of a warp, the warps. outside: rows and
     columns that are not in the core; where the core is empty, all are rims."""
     rows, cols = min(tile.rows, layout.h), min(tile.cols, layout.w)
     empty = any(out > 0 and out >= full for out, full in zip(outside, size, strict=True))
@@ -94,5 +93,4 @@ def _sum(tile: tiles.Tile, layout: Layout, outside: tuple[int, int], size: tuple
         stream = ceil(rows * tile.cols / tile.vec / tile.accesses) + 2 + tile.vec
         near = min(tile.lanes, c.WARP)
         groups = tile.lanes // near
-    parts = tile.parts if tile.parts > 1 else 0
-    return stream + ceil(rims / tile.lanes) + _halvings(near) + groups + parts
+    return stream + ceil(rims / tile.lanes) + _halvings(near) + groups

@@ -23,11 +23,13 @@ typedef long long index_t;
 
 __device__ __forceinline__ bool finite(ACC value) { return value - value == 0; }
 
-// i / d for 0 <= i < 2^31, of `by`, which prepare.divisor makes of d: a multiplication, for a division takes 30 instructions.
-__device__ __forceinline__ int quotient(int i, index_t by) { return (int)((unsigned long long)i * (unsigned)by >> (by >> 32)); }
+// i / d for 0 <= i < 2^31, of `by`, which prepare.divisor makes of d: three instructions, where a division takes 30.
+__device__ __forceinline__ int quotient(int i, index_t by) {
+    return (int)(__umulhi((unsigned)i << 1, (unsigned)by) >> (unsigned)(by >> 32));
+}
 
 #ifdef BEFORE_H
-// LIMIT is int, unless some band leaves out 2^30 rows or columns or more.
+// LIMIT is int, unless planes have 2^30 rows or columns or more, or some band leaves out as many.
 typedef LIMIT limit_t;
 __device__ constexpr limit_t before_h[] = {BEFORE_H}, after_h[] = {AFTER_H}, before_w[] = {BEFORE_W}, after_w[] = {AFTER_W};
 __device__ constexpr int taps_h[] = {TAPS_H}, taps_w[] = {TAPS_W};
@@ -47,11 +49,8 @@ struct Range { int lo, hi; };
 struct Part {
     limit_t start, rest;
     int length;
-    __device__ __forceinline__ Part(index_t from, index_t size, int most) {
-        bool narrow = sizeof(limit_t) < sizeof(index_t);
-        start = (limit_t)(narrow ? min(from, 1LL << 30) : from);
-        rest = (limit_t)(narrow ? min(size - from, (1LL << 31) - 1) : size - from);
-        length = (int)min(size - from, (index_t)most);
+    __device__ __forceinline__ Part(index_t from, index_t size, int most) : start((limit_t)from), rest((limit_t)(size - from)) {
+        length = (int)min(rest, (limit_t)most);
     }
     // What of [before, size - after) is in it, counted from its first place.
     __device__ __forceinline__ Range cut(limit_t before, limit_t after) const {
@@ -352,6 +351,26 @@ __device__ __forceinline__ ACC add_rows(const ACC* column, int from, int by, int
     return total;
 }
 
+// sink(column, its sum) for `count` columns of partials[rows][count], once each, from the block that came last. 1 << shift
+// threads are side by side, and `shares` threads share a column. held: THREADS elements.
+template <class Sink> __device__ __forceinline__ void add_parts(const ACC* partials, int rows, int count, int shift, int shares,
+                                                                ACC* held, Sink sink) {
+    int t = threadIdx.x, share = t >> shift, side = t - (share << shift);
+    #pragma unroll 1
+    for (int column = side; column - side < count; column += 1 << shift) {
+        bool live = column < count && share < shares;
+        ACC total = live ? add_rows(partials + column, share, shares, rows, count) : 0;
+        if (shares > 1) {
+            held[t] = total;
+            __syncthreads();
+            #pragma unroll 1
+            for (int s = 1; s < shares && share == 0; s++) total += held[(s << shift) + side];
+            __syncthreads();
+        }
+        if (live && share == 0) sink(column, total);
+    }
+}
+
 // Steps 6 and 7 of one output: worked out in double and rounded once, for a scale may be beyond float.
 __device__ __forceinline__ void scale_and_store(ACC total, ELEMENT* out, const ELEMENT* bias, const ACC* multiplier,
                                                 double scale, double bias_scale) {
@@ -368,8 +387,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     const ELEMENT* y, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier, index_t mult_n, index_t mult_c,
     double scale, int C, index_t H, index_t W, index_t stride_n, index_t stride_c, index_t stride_h, index_t stride_w,
     int rows, int cols, index_t cols_by, int step, int accesses, int lanes, int shift, int planes, int blocks,
-    index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by, int tensor) {
-    __shared__ ACC red[RED], totals[GROUPS * OWN];
+    index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by, int wide_shift, int shares,
+    int tensor) {
+    __shared__ ACC red[RED > THREADS ? RED : THREADS], totals[GROUPS * OWN];
     // 1 who am I
     Place at = locate(blocks_by, parts_by, cuts_by, blocks, parts, cuts, rows, cols, planes, shift);
     Part down(at.r0, H, rows), across(at.c0, W, cols);
@@ -381,14 +401,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap(
     // 3 masked load, 4 accumulate, 5 reduce: a plane is one band
     sum_bands(at, down, across, plane, c < C, planes, stride_h, stride_w, cols, cols_by, step, accesses, lanes, red,
               [&](int p, int, int, ACC total) { to[p] = total; });
-    if (parts > 1 && !arrive(counters + at.tile, parts)) return;
-    #pragma unroll 1
-    for (int p = threadIdx.x; p < planes && at.first + p < C; p += blockDim.x) {
-        ACC total = parts == 1 ? totals[p] : add_rows(partials + p, 0, 1, parts, planes);
+    auto finish = [&](int p, ACC total) {
         index_t c = at.first + p;
-        scale_and_store(total, out + (index_t)at.n * C + c, nullptr, tensor ? multiplier + at.n * mult_n + c * mult_c : nullptr, scale,
-                        0);
+        if (c < C)
+            scale_and_store(total, out + (index_t)at.n * C + c, nullptr,
+                            tensor ? multiplier + at.n * mult_n + c * mult_c : nullptr, scale, 0);
+    };
+    if (parts > 1) {
+        if (arrive(counters + at.tile, parts)) add_parts(partials, parts, planes, wide_shift, shares, red, finish);
+        return;
     }
+    if (threadIdx.x < planes) finish(threadIdx.x, totals[threadIdx.x]);
 }
 #endif
 
@@ -449,8 +472,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
     const ELEMENT* x, ACC* sums, ACC* partials, unsigned* counters, int C, index_t H, index_t W, index_t stride_n,
     index_t stride_c, index_t stride_h, index_t stride_w, int rows, int cols, index_t cols_by, int step, int accesses, int lanes,
-    int shift, int planes, int blocks, index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by) {
-    __shared__ ACC red[RED];
+    int shift, int planes, int blocks, index_t blocks_by, int parts, index_t parts_by, int cuts, index_t cuts_by,
+    int wide_shift, int shares) {
+    __shared__ ACC red[RED > THREADS ? RED : THREADS];
     // 1 who am I
     Place at = locate(blocks_by, parts_by, cuts_by, blocks, parts, cuts, rows, cols, planes, shift);
     Part down(at.r0, H, rows), across(at.c0, W, cols);
@@ -467,8 +491,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
                   if (i < mine) to[i] = total;
               });
     if (parts == 1 || !arrive(counters + at.tile, parts)) return;
-    #pragma unroll 1
-    for (int i = threadIdx.x; i < mine; i += blockDim.x) sums[i] = add_rows(partials + i, 0, 1, parts, wide);
+    add_parts(partials, parts, wide, wide_shift, shares, red, [&](int i, ACC total) {
+        if (i < mine) sums[i] = total;
+    });
 }
 #endif
 
@@ -552,16 +577,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
         partials[(index_t)row * CO + i] = total;
     }
     if (!arrive(counters + pair, all)) return;
-    red[threadIdx.x] = co < CO && share < count ? add_rows(partials + co, share, count, all, CO) : 0;
-    __syncthreads();
-    if (threadIdx.x < CO) {
-        ACC total = red[co];
-        #pragma unroll 1
-        for (int s = 1; s < count; s++) total += red[s * width + co];
-        index_t c = (index_t)g * CO + co;
+    add_parts(partials, all, CO, width_shift, count, red, [&](int o, ACC total) {
+        index_t c = (index_t)g * CO + o;
         scale_and_store(total, out + n * ((index_t)G * CO) + c, biased ? bias + c : nullptr,
                         tensor ? multiplier + n * mult_n + c * mult_c : nullptr, scale, bias_scale);
-    }
+    });
 }
 #endif
 
@@ -577,12 +597,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
 constexpr int WARPS = THREADS / 32, TN = BN / PN, TM = 32 / TN, PM = BM / TM;
 static_assert(PM * TM == BM && PN * TN == BN, "every thread has as much as the others");
 constexpr int WIDE_M = PM < 4 ? PM : 4, WIDE_N = PN < 4 ? PN : 4;
-constexpr int ROUND = (KS + WARPS - 1) / WARPS % 3 == 0 ? 3 : 2;   // of k: short code
+constexpr int TIMES = (KS + WARPS - 1) / WARPS, ROUND = TIMES % 6 == 0 ? 6 : TIMES % 4 == 0 ? 4 : 2;   // of k: short code
 
-// Place of number i in row k of a matrix of rows of LENGTH: neighbouring rows meet different banks.
-template <int LENGTH> __device__ __forceinline__ int bank(int k, int i) {
-    return k * LENGTH + (i ^ (k & (LENGTH < 16 ? 1 : 3)) * 4);
+// Place of number i in row k of a matrix of rows of LENGTH: where neighbouring lanes store neighbouring rows, these are to
+// meet different banks.
+template <int LENGTH, bool SWIZZLED = true> __device__ __forceinline__ int bank(int k, int i) {
+    return k * LENGTH + (SWIZZLED ? i ^ (k & (LENGTH < 16 ? 1 : 3)) * 4 : i);
 }
+#ifdef KERNEL_expand
+constexpr bool B_SWIZZLED = true;
+#else
+constexpr bool B_SWIZZLED = false;
+#endif
 
 // `made` is where the block puts what it has made, and what half of its warps have.
 union Matrices {
@@ -605,18 +631,25 @@ template <class Load, class Store, class Slow> __device__ __forceinline__ void p
         wild = __syncthreads_or(wild);
         if (step + 1 < steps) load(step + 1);
         if (!wild) {
+            // What the next k needs comes from shared memory while this one is multiplied.
+            ACC left[2][PM], right[2][PN];
+            auto fetch = [&](int i) {
+                int k = warp + i * WARPS;
+                #pragma unroll
+                for (int q = 0; q < PM; q += WIDE_M)
+                    *(vec<ACC, WIDE_M>*)(left[i & 1] + q) = *(const vec<ACC, WIDE_M>*)(a + bank<BM>(k, m + q));
+                #pragma unroll
+                for (int q = 0; q < PN; q += WIDE_N)
+                    *(vec<ACC, WIDE_N>*)(right[i & 1] + q) = *(const vec<ACC, WIDE_N>*)(b + bank<BN, B_SWIZZLED>(k, n + q));
+            };
+            fetch(0);
             #pragma unroll ROUND
-            for (int k = warp; k < KS; k += WARPS) {
-                ACC left[PM], right[PN];
+            for (int i = 0; i < TIMES; i++) {
+                if (warp + (i + 1) * WARPS < KS) fetch(i + 1);
+                if (KS % WARPS && warp + i * WARPS >= KS) break;
                 #pragma unroll
-                for (int i = 0; i < PM; i += WIDE_M)
-                    *(vec<ACC, WIDE_M>*)(left + i) = *(const vec<ACC, WIDE_M>*)(a + bank<BM>(k, m + i));
-                #pragma unroll
-                for (int j = 0; j < PN; j += WIDE_N)
-                    *(vec<ACC, WIDE_N>*)(right + j) = *(const vec<ACC, WIDE_N>*)(b + bank<BN>(k, n + j));
-                #pragma unroll
-                for (int i = 0; i < PM; i++)
-                    for (int j = 0; j < PN; j++) acc[i][j] = mad(left[i], right[j], acc[i][j]);
+                for (int y = 0; y < PM; y++)
+                    for (int x = 0; x < PN; x++) acc[y][x] = mad(left[i & 1][y], right[i & 1][x], acc[y][x]);
             }
             continue;
         }
@@ -626,7 +659,7 @@ template <class Load, class Store, class Slow> __device__ __forceinline__ void p
             #pragma unroll 1
             for (int i = 0; i < PM * PN; i++) {
                 int row = m + i / PN, column = n + i % PN;
-                ACC first = slow(step, k, row, column, a[bank<BM>(k, row)], b[bank<BN>(k, column)], acc[0][0]);
+                ACC first = slow(step, k, row, column, a[bank<BM>(k, row)], b[bank<BN, B_SWIZZLED>(k, column)], acc[0][0]);
                 #pragma unroll
                 for (int j = 1; j < PM * PN; j++) acc[(j - 1) / PN][(j - 1) % PN] = acc[j / PN][j % PN];
                 acc[PM - 1][PN - 1] = first;
@@ -879,7 +912,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
             int ci = at.from + step / CHUNKS * PLANES, b0 = step % CHUNKS * BANDS;
             bool good = rows.store(a);
             return folded.store(ci, at.co0, at.to - ci, CO - at.co0, b0, [&](int p, int o, int band, ACC value) {
-                b[bank<BN>(p * BANDS + band, o)] = value;
+                b[bank<BN, B_SWIZZLED>(p * BANDS + band, o)] = value;
             }) && good;
         },
         [&](int step, int k, int, int o, ACC t, ACC value, ACC total) {
@@ -980,7 +1013,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
                     }
             }
             return folded.store(ci, at.co0, at.to - ci, CO - at.co0, 0, [&](int p, int o, int band, ACC value) {
-                b[bank<BN>(p * SUMS + band, o)] = value;
+                b[bank<BN, B_SWIZZLED>(p * SUMS + band, o)] = value;
             }) && check == 0;
         },
         [&](int step, int k, int, int o, ACC t, ACC value, ACC total) {
@@ -1020,7 +1053,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
             int co = step * KS;
             bool good = rows.store(a);
             return folded.store(ci, co, planes, CO - co, b0, [&](int p, int o, int band, ACC value) {
-                b[bank<BN>(o, p * BANDS + band)] = value;
+                b[bank<BN, B_SWIZZLED>(o, p * BANDS + band)] = value;
             }) && good;
         },
         [&](int step, int k, int, int column, ACC t, ACC value, ACC total) {
@@ -1160,7 +1193,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
             #pragma unroll
             for (int j = 0; j < B_LOADS; j++) {
                 int i = threadIdx.x + j * THREADS;
-                b[bank<BN>(i / BN, i % BN)] = right[j];
+                b[bank<BN, B_SWIZZLED>(i / BN, i % BN)] = right[j];
             }
             return true;
         },

@@ -29,7 +29,7 @@ ELEMENT = {
 """Names of dtypes in the kernels."""
 
 FAR = 2**30
-"""Rows or columns that a band leaves out, from which on kernels count them in 64 bits."""
+"""Rows or columns from which on kernels count them in 64 bits."""
 
 NEVER = 2**62
 """In place of a larger number of rows or columns that a band leaves out: no plane has so many."""
@@ -50,19 +50,23 @@ def _reading(kernel: str, dtype: torch.dtype, tile: tiles.Tile, macros: dict[str
 
 def _bands(problem: Chain, swapped: bool = False) -> dict[str, Any]:
     bands = problem.distinct(0), problem.distinct(1)
-    far = max(max(*b.before, *b.after) for b in bands) >= FAR
-    found: dict[str, Any] = {"SWAPPED": int(swapped), "LIMIT": "index_t" if far else "int"}
+    far = max(problem.h, problem.w, *(max(*b.before, *b.after) for b in bands)) >= FAR
+    found: dict[str, Any] = {"SWAPPED": int(swapped), "LIMIT": _limit(far)}
     for letter, b in zip("HW", bands, strict=True):
         for name, values in (("BEFORE", b.before), ("AFTER", b.after), ("TAPS", b.taps)):
             found[f"{name}_{letter}"] = ",".join(f"{min(value, NEVER)}{'LL' * far}" for value in values)
     return found
 
 
+def _limit(far: bool) -> str:
+    return "index_t" if far else "int"
+
+
 def _taps(problem: Chain) -> dict[str, Any]:
     return dict(zip(("KH", "KW"), problem.kernel, strict=True))
 
 
-ONE_BAND = {"SWAPPED": 0, "LIMIT": "int"} | {f"{table}_{axis}": "0" for table in ("BEFORE", "AFTER") for axis in "HW"}
+ONE_BAND = {"SWAPPED": 0} | {f"{table}_{axis}": "0" for table in ("BEFORE", "AFTER") for axis in "HW"}
 ONE_BAND |= {"TAPS_H": "0,1", "TAPS_W": "0,1"}
 """A whole plane as its only band."""
 
@@ -78,8 +82,8 @@ def _place(layout: Layout, tile: tiles.Tile) -> tuple[int, ...]:
 
 def divisor(d: int) -> int:
     """What kernels.cu's `quotient` multiplies by (below) and how far it shifts (above), to divide by d < 2^31."""
-    shift = 31 + (d - 1).bit_length()
-    return shift << 32 | -(-(1 << shift) // d)
+    shift = (d - 1).bit_length()
+    return shift << 32 | -(-(1 << 31 + shift) // d)
 
 
 def _pairs(*counts: int) -> tuple[int, ...]:
@@ -91,6 +95,13 @@ def _dealt(tile: tiles.Tile, blocks: int) -> tuple[int, ...]:
     """How planes are dealt out: the last arguments of what reads them."""
     shift = 31 if tile.planes == 1 else tile.lanes.bit_length() - 1
     return tile.lanes, shift, tile.planes, *_pairs(blocks, tile.parts, tile.cuts)
+
+
+def finish(threads: int, width: int) -> tuple[int, int]:
+    """How the last block adds up rows of `width` partial results: 1 << the first threads side by side, and how many threads
+    share a column."""
+    wide = min(pow2_at_least(width), pow2_at_most(threads))
+    return wide.bit_length() - 1, min(c.SHARES, pow2_at_most(threads // wide))
 
 
 def _form(tile: tiles.Tile) -> str:
@@ -122,9 +133,9 @@ def prepare_multiply_gap(
     blocks = tile.blocks(layout.c)
     count = layout.n * blocks
     sizes = (
-        layout.c, *_place(layout, tile), *_dealt(tile, blocks), int(tensor)
+        layout.c, *_place(layout, tile), *_dealt(tile, blocks), *finish(tile.threads, tile.planes), int(tensor)
     )  # fmt: skip
-    launch = Launch(_reading("multiply_gap", dtype, tile, ONE_BAND), count * tile.parts, tile.threads, sizes)
+    launch = Launch(_reading("multiply_gap", dtype, tile, ONE_BAND | {"LIMIT": _limit(layout.h >= FAR)}), count * tile.parts, tile.threads, sizes)
     cut = tile.parts > 1
     return Prepared(launch, cut * count * tile.parts * tile.planes, cut * count, _form(tile))
 
@@ -137,7 +148,8 @@ def prepare_band_sums(problem: Chain, stride: Stride, dtype: torch.dtype, alignm
     tile = tiles.tile(layout, layout.c, dtype.itemsize, own)
     blocks = tile.blocks(layout.c)
     count = layout.n * blocks
-    sizes = layout.c, *_place(layout, tile), *_dealt(tile, blocks)
+    wide = tile.planes * products.sums_of(problem)
+    sizes = layout.c, *_place(layout, tile), *_dealt(tile, blocks), *finish(tile.threads, wide)
     code = _reading("band_sums", dtype, tile, _bands(own, layout.swapped))
     launch = Launch(code, count * tile.parts, tile.threads, sizes)
     cut = tile.parts > 1
@@ -151,7 +163,8 @@ def _multiplied(
     macros = {name: value for name, value in vars(shape).items() if name != "THREADS"}
     if not shape.OUTS:
         del macros["OUTS"]
-    return _code(kernel, dtype, shape.THREADS, c.PRODUCT_REGISTERS, macros | _bands(problem) | _taps(problem) | more)
+    registers = c.PLANES_REGISTERS if kernel == "planes_contract" else c.PRODUCT_REGISTERS
+    return _code(kernel, dtype, shape.THREADS, registers, macros | _bands(problem) | _taps(problem) | more)
 
 
 def _channels(problem: Chain) -> tuple[int, int, int, int]:
@@ -196,12 +209,10 @@ def prepare_band_sums_contract(
     tile, turns, own = one.tile, one.turns, seen(problem, layout)
     N, G, CI, CO = _channels(problem)
     blocks = CI // turns
-    width = pow2_at_least(CO)
-    count = pow2_at_most(tile.threads // width)
     shared = ceil((CO * products.taps_of(problem) * dtype.itemsize + c.ACCESS) / c.ACCESS) * c.ACCESS
     cut = *_pairs(blocks, tile.parts, tile.cuts), divisor(G)
     sizes = (
-        G, CI, CO, *_place(layout, tile), turns, *cut, width.bit_length() - 1, count, int(problem.bias), int(tensor)
+        G, CI, CO, *_place(layout, tile), turns, *cut, *finish(tile.threads, CO), int(problem.bias), int(tensor)
     )  # fmt: skip
     code = _reading("band_sums_contract", dtype, tile, _bands(own, layout.swapped) | _taps(own))
     launch = Launch(code, N * G * blocks * tile.parts, tile.threads, sizes, shared)
@@ -235,7 +246,7 @@ def one_launch(problem: Chain, layout: Layout, itemsize: int) -> OneLaunch | Non
         and CO * taps * 2 <= part
         and CO * taps * itemsize <= c.FUSED_BYTES
         and sums <= c.FUSED_SUMS
-        and pow2_at_least(CO) <= tile.threads
+        and pow2_at_least(CO) <= pow2_at_most(tile.threads)
         and CI // turns * tile.parts * CO <= c.FUSED_ROWS
     )
     return OneLaunch(tile, turns) if serves else None

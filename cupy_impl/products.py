@@ -59,7 +59,7 @@ def contraction(problem: Chain, itemsize: int) -> Product:
     sums, taps = sums_of(problem), taps_of(problem)
     if is_large(problem):
         bands = min(sums, c.BANDS)
-        return Product(c.PRODUCT_THREADS, 32, 8, 2, bands, 1, 8, bands, lanes_of(problem))
+        return Product(2 * c.PRODUCT_THREADS, 32, 8, 2, bands, 1, 8, bands, lanes_of(problem))
     BN = 32
     held = c.HELD_REGISTERS * c.PRODUCT_THREADS * 4 // (BN * taps * itemsize)
     planes = max(1, min(c.PRODUCT_STEP // (itemsize // 4 or 1) // sums, held))
@@ -122,11 +122,11 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
         return None
     CI = problem.c_in // problem.groups
     blocks = problem.groups * ceil(outputs / BN) * ceil(CI / slice_of(problem, area > c.TINY_PLANE))
-    BM, columns = (16, BN // 8) if BN == 64 else _rows(problem.n, itemsize, blocks)
+    BM, columns = (c.PLANES_ROWS, BN // 8) if BN == 64 else _rows(problem.n, itemsize, blocks)
     across = layout.vector if layout.unit == "columns" and not layout.swapped else 1
     share = pow2_at_least(ceil(area / across / 4))
     loads = ceil(area / across / share)
-    threads = c.PRODUCT_THREADS
+    threads = 2 * c.PRODUCT_THREADS
     if share > c.WARP or itemsize == 8:
         return None
     best = 0
@@ -134,7 +134,7 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
     while planes <= 32:
         mine = BM * planes * share / threads
         registers = mine * loads * across * itemsize / 4 + planes * BN * taps * itemsize / 4 / threads
-        if mine >= 1 and planes * sums <= 72 and (registers <= 104 - BM * BN / c.WARP or not best):
+        if mine >= 1 and planes * sums <= 72 and (registers <= c.PLANES_HELD - BM * BN / c.WARP or not best):
             best = planes
         planes *= 2
     if not best:

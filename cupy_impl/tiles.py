@@ -62,7 +62,7 @@ def _stream(layout: Layout, itemsize: int, sums: int, planes: int) -> Stream:
         return Stream(c.WHOLE_THREADS if whole or layout.w > 1 else c.THREADS, c.FAR_AHEAD, 128)
     if itemsize == 8 or sums > c.FEW_SUMS:
         return Stream(c.THREADS, c.AHEAD, 128)
-    return Stream(c.THREADS, c.AHEAD, 64 if itemsize == 4 else 128)
+    return Stream(c.THREADS, c.AHEAD, 64)
 
 
 def tile(
@@ -105,13 +105,15 @@ def tile(
         count, accesses = 1, unit * _repeats(unit, stream.threads)
         threads = lanes = warps(accesses)
     step = accesses // unit * least
+    # No more than there is: what is not loaded still takes instructions.
+    ahead = min(stream.ahead, max(c.SMALL_AHEAD, pow2_at_least(ceil(layout.h / step))))
     whole = not problem and layout.h * layout.w * itemsize <= c.WHOLE_BYTES and planes >= c.WHOLE_PLANES
     rows = max(step, c.PART_BYTES // itemsize // (count * cols) // step * step)
     rows = layout.h if rows >= layout.h or (run and whole) else rows
     cuts = ceil(layout.h / rows)
     parts = cuts * ceil(layout.w / cols)
     return Tile(
-        3, _run(layout, run, wide, cols, rows if cuts > 1 else 0, problem), vec, stream.ahead, stream.registers, threads,
+        3, _run(layout, run, wide, cols, rows if cuts > 1 else 0, problem), vec, ahead, stream.registers, threads,
         rows, cols, step, accesses, lanes, count, parts, cuts,
     )  # fmt: skip
 
@@ -150,8 +152,9 @@ def _neighbours(layout: Layout, planes: int, itemsize: int, sums: int, stream: S
     rows = min(layout.h, max(1, places // cols))
     cuts = ceil(layout.h / rows)
     parts = cuts * ceil(layout.w / cols)
+    ahead = min(stream.ahead, max(c.SMALL_AHEAD, pow2_at_least(ceil(rows * cols / lanes))))
     return Tile(
-        1, 0, vec, stream.ahead, stream.registers, stream.threads, rows, cols, 1, 0, lanes, count, parts, cuts
+        1, 0, vec, ahead, stream.registers, stream.threads, rows, cols, 1, 0, lanes, count, parts, cuts
     )  # fmt: skip
 
 
@@ -192,7 +195,7 @@ def own_stream(problem: Chain, layout: Layout, itemsize: int) -> tuple[Stream, i
     """How `band_sums_contract` streams a plane, and how many planes it has one after the other."""
     size, planes = layout.h * layout.w * itemsize, problem.c_in // problem.groups
     if size <= c.SMALL_BYTES and problem.c_out // problem.groups <= c.SMALL_THREADS:
-        return Stream(c.SMALL_THREADS, c.FAR_AHEAD, 128), 1
+        return Stream(c.SMALL_THREADS, c.AHEAD, 64), 1
     usual = _stream(layout, itemsize, len(problem.distinct(0)) * len(problem.distinct(1)), planes)
     if itemsize == 4 and usual.registers == 64 and planes % 2 == 0 and size >= c.PART_BYTES:
         if planes // 2 * ceil(size / c.PART_BYTES) >= c.PAIRS:

@@ -75,6 +75,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE())
     convgap_interpret::exchange(mask, 0, threadIdx.x % 32, line);
 }
 
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t)a * b >> 32); }
+
 // ---- arithmetic --------------------------------------------------------------------------------------
 
 // Declared here because <math.h> would double the time to compile, and there are many compilations.
