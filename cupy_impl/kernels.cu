@@ -115,6 +115,7 @@ __device__ __noinline__ ACC add_taps(ACC total, ACC t, const ELEMENT* weight, in
 
 #ifdef AXIS
 typedef vec<ELEMENT, VEC> access;
+constexpr int RIMS = 3;   // that a thread asks for early
 constexpr int OWN = AXIS == 1 ? VEC : 1, TURN = PLANES / OWN;   // planes of a thread; threads of all planes at one place
 typedef vec<ELEMENT, OWN> rim_access;
 
@@ -140,30 +141,31 @@ __device__ __forceinline__ Place locate(index_t blocks_by, index_t parts_by, ind
 }
 
 // acc plus `count` accesses by the threads of a plane, of which this has numbers lane, lane + by, ...; next(p) moves on by
-// `by`. All lanes take a whole round of UNROLL, or none does: then a load is one instruction, without a mask.
-template <class Next> __device__ __forceinline__ void stream(const ELEMENT* p, int lane, int by, int count, ACC (&acc)[VEC],
-                                                             Next next) {
-    access held[UNROLL];
+// `by`. All lanes take a whole round of UNROLL, or none does: then a load is one instruction, without a mask. Once the first
+// loads are under way, `meanwhile` runs.
+template <class Next, class Meanwhile> __device__ __forceinline__ void stream(
+    const ELEMENT* p, bool busy, int lane, int by, int count, ACC (&acc)[VEC], Next next, Meanwhile meanwhile) {
     #pragma unroll 1
-    for (; count >= UNROLL * by; count -= UNROLL * by) {
-        #pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
-            held[u] = load_streaming((const access*)p);
-            next(p);
+    for (bool first = true; first || count > 0; first = false, count -= UNROLL * by) {
+        access held[UNROLL];
+        if (busy && count >= UNROLL * by) {
+            #pragma unroll
+            for (int u = 0; u < UNROLL; u++) {
+                held[u] = load_streaming((const access*)p);
+                next(p);
+            }
+        } else {
+            #pragma unroll
+            for (int u = 0; u < UNROLL; u++) {
+                held[u] = busy && lane + u * by < count ? load_streaming((const access*)p) : access{};
+                next(p);
+            }
         }
+        if (first) meanwhile();
         #pragma unroll
         for (int u = 0; u < UNROLL; u++)
             for (int e = 0; e < VEC; e++) acc[e] += widen(held[u].at[e]);
     }
-    if (lane >= count) return;
-    #pragma unroll
-    for (int u = 0; u < UNROLL; u++) {
-        held[u] = lane + u * by < count ? load_streaming((const access*)p) : access{};
-        next(p);
-    }
-    #pragma unroll
-    for (int u = 0; u < UNROLL; u++)
-        for (int e = 0; e < VEC; e++) acc[e] += widen(held[u].at[e]);
 }
 
 // Sums made at a time, each in a register: as many as leave room for the stream's.
@@ -200,8 +202,12 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
         if (col >= across.length) return rim_access{};
         return load_streaming((const rim_access*)(plane + row * stride_h + col * stride_w));
     };
-    // The first rims of a thread are asked for before the stream and used after it.
-    rim_access first = load_rim(at.lane), second = load_rim(at.lane + lanes);
+    // The first rims of a thread are asked for while the stream begins, and used after it.
+    rim_access early[RIMS];
+    auto load_rims = [&] {
+        #pragma unroll
+        for (int i = 0; i < RIMS; i++) early[i] = load_rim(at.lane + i * lanes);
+    };
     ACC own[VEC] = {};
     int col = 0;   // of own[0]
     if (AXIS == 3) {
@@ -212,35 +218,40 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
         int count = (length - shift) / VEC, tail = length - shift - count * VEC;
         index_t hop = RUN ? accesses * VEC : step * stride_h;
         const ELEMENT* end = p + shift + count * VEC;
-        if (live && at.lane < accesses && (RUN || col < across.length)) {
-            // What comes before the first aligned place is first in the sums of the last lane.
-            for (int e = 0; e < VEC && RUN == 2; e++)
-                if (at.lane == accesses - 1 && e >= VEC - shift) own[e] = widen(p[shift + e - VEC]);
-            p += RUN ? shift + q : row * stride_h + col * stride_w;
-            stream(p, at.lane, accesses, count, own, [&](const ELEMENT*& at) { at += hop; });
-            // And a part of an access may be left, for the lane whose turn it is.
-            if (RUN == 2 && tail && count >= at.lane && (count - at.lane) % accesses == 0)
-                for (int e = 0; e < VEC - 1; e++)
-                    if (e < tail) own[e] += widen(end[e]);
-        }
+        bool busy = live && at.lane < accesses && (RUN || col < across.length);
+        // What comes before the first aligned place is first in the sums of the last lane.
+        for (int e = 0; e < VEC && RUN == 2; e++)
+            if (busy && at.lane == accesses - 1 && e >= VEC - shift) own[e] = widen(p[shift + e - VEC]);
+        p += RUN ? shift + q : row * stride_h + col * stride_w;
+        stream(p, busy, at.lane, accesses, count, own, [&](const ELEMENT*& at) { at += hop; }, load_rims);
         if (RUN == 2) {
+            // And a part of an access may be left, for the lane whose turn it is.
+            int over = count;
+            while (over >= accesses) over -= accesses;
+            for (int e = 0; e < VEC - 1; e++)
+                if (busy && at.lane == over && e < tail) own[e] += widen(end[e]);
             __shared__ ACC turned[THREADS * VEC];
             ACC* mine = turned + at.p * lanes * VEC;
             for (int e = 0; e < VEC; e++)
-                if (at.lane < accesses) mine[q + e + shift < accesses * VEC ? q + e + shift : q + e + shift - accesses * VEC] = own[e];
+                if (at.lane < accesses)
+                    mine[q + e + shift < accesses * VEC ? q + e + shift : q + e + shift - accesses * VEC] = own[e];
             __syncthreads();
             for (int e = 0; e < VEC; e++)
                 if (at.lane < accesses) own[e] = mine[q + e];
         }
-    } else if (live && width > 0) {
-        int row = at.lane / width, rows = lanes / width, rest = lanes - rows * width, c = at.lane - row * width;
+    } else {
+        int turn = max(width, 1), row = at.lane / turn, rows = lanes / turn, rest = lanes - rows * turn;
+        int c = at.lane - row * turn;
         index_t hop = rows * stride_h + rest * stride_w, wrap = stride_h - width * stride_w;
-        stream(plane + (core.lo + row) * stride_h + (middle.lo + c) * stride_w, at.lane, lanes, (core.hi - core.lo) * width,
-               own, [&](const ELEMENT*& at) {
-                   at += hop;
-                   c += rest;
-                   if (c >= width) c -= width, at += wrap;
-               });
+        stream(
+            plane + (core.lo + row) * stride_h + (middle.lo + c) * stride_w, live, at.lane, lanes,
+            (core.hi - core.lo) * width, own,
+            [&](const ELEMENT*& at) {
+                at += hop;
+                c += rest;
+                if (c >= width) c -= width, at += wrap;
+            },
+            load_rims);
     }
     #pragma unroll 1
     for (int rb0 = 0; rb0 < RB; rb0 += RBC)
@@ -274,7 +285,11 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
             }
             #pragma unroll 1
             for (int j = at.lane, i = 0; CROPPED && j < all; j += lanes, i++) {
-                rim_access rim = i == 0 ? first : i == 1 ? second : load_rim(j);
+                rim_access rim = early[0];
+                #pragma unroll
+                for (int k = 1; k < RIMS; k++)
+                    if (i == k) rim = early[k];
+                if (i >= RIMS) rim = load_rim(j);
                 int row, c;
                 rim_at(j, row, c);
                 #pragma unroll
@@ -506,7 +521,7 @@ __device__ __forceinline__ ACC add_products(ACC total, const ACC* sums, const EL
         if (!lands(rb, cb, H, W)) return;
         total = finite(t) && finite(folded) ? mad(t, folded, total) : add_taps(total, t, weight, rb, cb);
     };
-    if (KK <= 25) {
+    if (KK <= 49) {
         ACC folded[SUMS] = {};
         #pragma unroll
         for (int kh = 0; kh < KH; kh++)
