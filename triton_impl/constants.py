@@ -1,4 +1,5 @@
-"""Launch constants of the Triton kernels, one a line. Measured on an H100; docs/experiments.md says what else was tried."""
+"""Launch constants of the Triton kernels, one a line. Measured on an H100; docs/experiments.md says what else
+was tried."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ WHOLE_WARPS = 16
 """Warps of a program that has whole planes: four accesses of 16 bytes per thread."""
 
 PART_WARPS = 8
-"""Warps of a program that has a part of a plane: eight accesses per thread, for its threads have to wait for the counter."""
+"""Warps of a program that has a part of a plane: eight accesses per thread, for its threads have to wait for
+the counter."""
 
 GAP_REGISTERS = 64
 """Most registers per thread of both: those of a multiprocessor that has 64 KiB in flight."""
@@ -57,14 +59,14 @@ FLAT_BYTES = 4 * 1024
 # Parts
 
 PART_BYTES = 64 * 1024
-"""Bytes of a plane that one program reads: long enough to hide its start and end, short enough that one large sample
-already fills the card."""
+"""Bytes of a plane that one program reads: long enough to hide its start and end, short enough that one large
+sample already fills the card."""
 
 # Bands (band_sums, band_sums_contract, band_fill)
 
 BANDS_ELEMENTS = 64
-"""Elements of a thread in a step, which one warp makes: it needs no barrier, and what a program does once is done by fewer
-threads."""
+"""Elements of a thread in a step, which one warp makes: it needs no barrier, and what a program does once is
+done by fewer threads."""
 
 LARGE_PLANE_BYTES = 32 * 1024
 """Planes of more bytes are long enough for twice the step and two warps."""
@@ -117,7 +119,8 @@ OWN_ROWS = 16 * 1024
 """Partial outputs of a sample that the last program of band_sums_contract adds up at most."""
 
 SMALLEST_PLANE = 4
-"""Elements of a plane for planes_contract: more do not fit the registers with all the channels of a product's step."""
+"""Elements of a plane for planes_contract: more do not fit the registers with all the channels of a product's
+step."""
 
 REREAD = 256
 """Elements of a plane times blocks of outputs up to which planes_contract reads x again for each block."""
@@ -146,7 +149,8 @@ SLICES = 32
 """Slices of an output at most: the last program has to add them up."""
 
 TAP_OUTPUTS = 8
-"""Outputs of a program where taps are not folded: there are few channels, and many taps to spread over programs."""
+"""Outputs of a program where taps are not folded: there are few channels, and many taps to spread over
+programs."""
 
 TAP_STEP = 256
 """(channel, tap) pairs of one step of such a product."""

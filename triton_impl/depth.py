@@ -1,7 +1,7 @@
 """Longest chains of additions behind an output, as docs/numerics.md needs them. Only the lab imports this.
 
-How the compiler adds up an axis of a tensor: a thread what it holds of the axis, one after the other, then a tree over lanes
-and warps. A product of matrices adds its products one after the other.
+How the compiler adds up an axis of a tensor: a thread what it holds of the axis, one after the other, then a
+tree over lanes and warps. A product of matrices adds its products one after the other.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from triton_impl.slices import Slices, product_slices, tap_slices
 
 
 def _sum(length: int) -> int:
-    """Additions in a row when an axis of `length`, a power of two, is added up: at most all but one in one thread, or a
-    tree, or first the one and then the other."""
+    """Additions in a row when an axis of `length`, a power of two, is added up: at most all but one in one
+    thread, or a tree, or first the one and then the other."""
     return length - 1 if length <= c.WARP else length // c.WARP + c.WARP.bit_length()
 
 
@@ -51,8 +51,8 @@ def tail_depth(problem: Tail, stride: tuple[int, ...], dtype: torch.dtype, align
 
 
 def chain_depth(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int) -> int:
-    """Longest chain of additions behind one output of the chain: in one launch or in two, whichever is longer, so that it
-    is also the depth of band_sums followed by contract."""
+    """Longest chain of additions behind one output of the chain: in one launch or in two, whichever is
+    longer, so that it is also the depth of band_sums followed by contract."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     seen = problem.swapped() if layout.swapped else problem
     tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
@@ -94,8 +94,8 @@ def _rim_rows(bands: Bands, size: int) -> int:
 
 
 def _product_depth(problem: Chain, cut: Slices) -> int:
-    """Additions in a row when products of band sums and weights are added up: those of a band's taps, those of a slice,
-    the slices."""
+    """Additions in a row when products of band sums and weights are added up: those of a band's taps, those
+    of a slice, the slices."""
     taps = problem.kernel[0] * problem.kernel[1]
     if not folds(problem):
         return cut.share + cut.slices

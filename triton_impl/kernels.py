@@ -10,16 +10,18 @@
     band_fill            dx[n, ci, h, w]  = sum of d[n, ci] over the bands that hold (h, w)
     weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T
 
-Sizes and strides are run-time arguments. Compiled code depends on the dtype, on how many elements an access has and along
-which axis, on the tile, and on the bands: row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]), and is what the kernel rows
-[TAPS_H[rb], TAPS_H[rb + 1]) see; columns likewise. Taps of one band are added before they meet T (FOLD), or where the kernel
-is large, each meets T by itself.
+Sizes and strides are run-time arguments. Compiled code depends on the dtype, on how many elements an access
+has and along which axis, on the tile, and on the bands: row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]),
+and is what the kernel rows [TAPS_H[rb], TAPS_H[rb + 1]) see; columns likewise. Taps of one band are added
+before they meet T (FOLD), or where the kernel is large, each meets T by itself.
 
-A program that reads planes has BP of them and walks down their rows in steps of R lines of L positions. A line holds `lines`
-whole rows of `cols` columns, one behind the other, and what is left of it is idle; so a thread keeps its columns, and bands
-of columns cost nothing in the stream. A plane of more than `rows` x `cols` elements is cut in parts. Planes stored column by column come with rows and columns SWAPPED, and only taps and bands keep their places.
-A group of the convolution is a run of CI planes in and CO planes out. Offsets up to the first row of a part are 64-bit; inside
-a part, row and column numbers are 32-bit. Divisors come as pairs: the number, and what `quotient` multiplies by.
+A program that reads planes has BP of them and walks down their rows in steps of R lines of L positions. A
+line holds `lines` whole rows of `cols` columns, one behind the other, and what is left of it is idle; so a
+thread keeps its columns, and bands of columns cost nothing in the stream. A plane of more than `rows` x
+`cols` elements is cut in parts. Planes stored column by column come with rows and columns SWAPPED, and only
+taps and bands keep their places. A group of the convolution is a run of CI planes in and CO planes out.
+Offsets up to the first row of a part are 64-bit; inside a part, row and column numbers are 32-bit. Divisors
+come as pairs: the number, and what `quotient` multiplies by.
 """
 
 import triton
@@ -34,7 +36,8 @@ def quotient(i, by):
 
 @triton.jit
 def rolled(COUNT: tl.constexpr):
-    """COUNT, which the compiler does not know: it would write the loop out, and code that is long comes late from memory."""
+    """COUNT, which the compiler does not know: it would write the loop out, and code that is long comes late
+    from memory."""
     return COUNT * tl.num_programs(1)
 
 
@@ -58,7 +61,8 @@ def band_of(k, TAPS: tl.constexpr):
 
 @triton.jit
 def narrow(value, dtype: tl.constexpr):
-    """A float64 value in dtype, to nearest even. By hand for bfloat16, which Triton's interpreter would truncate."""
+    """A float64 value in dtype, to nearest even. By hand for bfloat16, which Triton's interpreter would
+    truncate."""
     if dtype == tl.float64:
         return value
     value = value.to(tl.float32)
@@ -86,7 +90,8 @@ def clip(lo, hi, start, length):
 
 @triton.jit
 def locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by):
-    """Place of this program: parts run fastest, then blocks of planes, then samples (or pairs of sample and group)."""
+    """Place of this program: parts run fastest, then blocks of planes, then samples (or pairs of sample and
+    group)."""
     tile = quotient(tl.program_id(0), parts_by)
     part = tl.program_id(0) - tile * parts
     n = quotient(tile, blocks_by)
@@ -96,7 +101,8 @@ def locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by):
 
 @triton.jit
 def deal(R: tl.constexpr, L: tl.constexpr, cols, cols_by, lines):
-    """The positions [1, R, L] of a step, counted without the idle ones, their rows and columns, and which are not idle."""
+    """The positions [1, R, L] of a step, counted without the idle ones, their rows and columns, and which are
+    not idle."""
     along = tl.arange(0, L)[None, None, :]
     down = tl.arange(0, R)[None, :, None]
     row = quotient(along, cols_by)
@@ -105,8 +111,11 @@ def deal(R: tl.constexpr, L: tl.constexpr, cols, cols_by, lines):
 
 
 @triton.jit
-def address(position, row, col, stride_h, stride_w, RUN: tl.constexpr, ALONG: tl.constexpr, VEC: tl.constexpr):
-    """Offsets of positions [1, R, L]. RUN: rows lie one behind the other. ALONG: accesses run along rows, not planes."""
+def address(
+    position, row, col, stride_h, stride_w, RUN: tl.constexpr, ALONG: tl.constexpr, VEC: tl.constexpr
+):
+    """Offsets of positions [1, R, L]. RUN: rows lie one behind the other. ALONG: accesses run along rows, not
+    planes."""
     if RUN:
         at = position
     else:
@@ -136,7 +145,8 @@ def stream(ptrs, position, live, lo, hi, cols, step, stride_h, FULL: tl.constexp
            UNROLL: tl.constexpr):  # fmt: skip
     """Sum of rows [lo, hi), still spread over the positions of a step. What idle ones hold means nothing.
 
-    FULL: no position is idle. Else masks, without a value for what is not loaded, which would cost a register each time.
+    FULL: no position is idle. Else masks, without a value for what is not loaded, which would cost a register
+    each time.
     """
     acc = tl.zeros(ptrs.shape, ACC)
     advance = step * stride_h
@@ -167,8 +177,8 @@ def split_rows(r0, rows, H, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr):
     """Rows of a part that bands hold, counted from r0: (core_lo, core_hi, rim_lo, top, rims).
 
     BEFORE_H falls and AFTER_H grows, so [BEFORE_H[0], H - AFTER_H[-1]) is in every band: the core. The few
-    rows before and after it are in some: the rims, `top` of them before it. Where the core is empty, the rims hold
-    everything.
+    rows before and after it are in some: the rims, `top` of them before it. Where the core is empty, the rims
+    hold everything.
     """
     LAST: tl.constexpr = len(BEFORE_H) - 1
     core_lo, core_hi = clip(BEFORE_H[0], tl.maximum(H - AFTER_H[LAST], BEFORE_H[0]), r0, rows)
@@ -179,7 +189,8 @@ def split_rows(r0, rows, H, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr):
 
 @triton.jit
 def inside(position, band, BEFORE: tl.constexpr, AFTER: tl.constexpr, start, length, size):
-    """Which positions, counted from `start`, are in a band of an axis of `size`. Only the first `length` count."""
+    """Which positions, counted from `start`, are in a band of an axis of `size`. Only the first `length`
+    count."""
     lo, hi = clip(pick(BEFORE, band), size - pick(AFTER, band), start, length)
     return (position >= lo) & (position < hi)
 
@@ -187,7 +198,8 @@ def inside(position, band, BEFORE: tl.constexpr, AFTER: tl.constexpr, start, len
 @triton.jit
 def load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS: tl.constexpr,
               LR: tl.constexpr):  # fmt: skip
-    """RIMS rim rows of at most LR columns, from number j0 on: [BP, RIMS, LR], and which rows these are, [1, RIMS]."""
+    """RIMS rim rows of at most LR columns, from number j0 on: [BP, RIMS, LR], and which rows these are, [1,
+    RIMS]."""
     j = j0 + tl.arange(0, RIMS)[None, :]
     row = tl.where(j < top, rim_lo + j, core_hi + j - top)
     col = tl.arange(0, LR)[None, None, :]
@@ -219,9 +231,13 @@ def more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0,
     """What the rim rows after the first RIMS add to a band sum: [BP]."""
     total = tl.zeros((planes.shape[0],), ACC)
     for j0 in range(RIMS, rims, RIMS):
-        rim, row = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
+        rim, row = load_rims(
+            planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR
+        )
         own = inside(tl.arange(0, LR)[None, None, :], cb, BEFORE_W, AFTER_W, c0, width, W)
-        total += rows_in_band(tl.sum(tl.where(own, rim.to(ACC), 0), 2), row, rb, r0, rows, H, BEFORE_H, AFTER_H)
+        total += rows_in_band(
+            tl.sum(tl.where(own, rim.to(ACC), 0), 2), row, rb, r0, rows, H, BEFORE_H, AFTER_H
+        )
     return total
 
 
@@ -267,8 +283,8 @@ def finish(partials, counter, row, ROWS, col, value, WIDTH: tl.constexpr, FR: tl
 
 @triton.jit
 def finish_products(acc, partials, counter, split, slices, rows, FR: tl.constexpr):
-    """Store one slice of a matrix of outputs, of the first `rows` samples. The last program to come gets (True, the sum of
-    all slices, in order)."""
+    """Store one slice of a matrix of outputs, of the first `rows` samples. The last program to come gets
+    (True, the sum of all slices, in order)."""
     SIZE: tl.constexpr = acc.shape[0] * acc.shape[1]
     last = slices == 1
     if slices > 1:
@@ -299,10 +315,10 @@ def any_wild(value):
 
 
 @triton.jit
-def follow(offsets):
-    """Offsets [a, b], for lanes to follow b whatever the compiler would choose: it is told that pairs are adjacent, which
-    orders the axes, and that no access may be wider than one element."""
-    return tl.multiple_of(tl.max_contiguous(offsets, (1, 2)), (1, 1))
+def follow(a, b):
+    """Offsets a + b, [x, y], for lanes to follow y whatever the compiler would choose: it is told that pairs
+    are adjacent, which orders the axes, and that no access may be wider than one element."""
+    return tl.multiple_of(tl.max_contiguous(a + b, (1, 2)), (1, 1))
 
 
 @triton.jit
@@ -384,7 +400,9 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
         # 6 scale
         mean = scaled(total, scale)
         if TENSOR:
-            mean *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(tl.float64)
+            mean *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(
+                tl.float64
+            )
         # 7 store
         tl.store(out + n * C + c, narrow(mean, out.dtype.element_ty), mask=c < C)
 
@@ -448,7 +466,9 @@ def band_sums(x, sums, partials, counters,
     to += tl.arange(0, BP) * (RB * CB)
     if WHOLE:
         # 3 masked load: all of a plane in one line
-        plane = tl.load(ptrs, mask=live & (position < rows * cols), other=0, eviction_policy="evict_first").to(ACC)
+        plane = tl.load(
+            ptrs, mask=live & (position < rows * cols), other=0, eviction_policy="evict_first"
+        ).to(ACC)
         for cb in range(rolled(CB)):
             columns = tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), plane, 0)
             for rb in range(rolled(RB)):
@@ -460,9 +480,13 @@ def band_sums(x, sums, partials, counters,
     else:
         # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
         core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
-        first, first_row = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
+        first, first_row = load_rims(
+            planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR
+        )
         busy = live & busy & in_part(col, width, RUN, ALONG, VEC)
-        core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
+        core = tl.sum(
+            stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1
+        )
         first = first.to(ACC)
         for cb in range(rolled(CB)):
             # 5 reduce
@@ -487,8 +511,8 @@ def band_sums(x, sums, partials, counters,
 
 @triton.jit
 def locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by):
-    """Place of this program: blocks of samples run fastest, then slices of the products of an output, then blocks of the
-    outputs of a group, then groups."""
+    """Place of this program: blocks of samples run fastest, then slices of the products of an output, then
+    blocks of the outputs of a group, then groups."""
     rest = quotient(tl.program_id(0), n_blocks_by)
     tile = quotient(rest, slices_by)
     g = quotient(tile, blocks_by)
@@ -512,9 +536,9 @@ def tap_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH:
         cb = band_of(tap % KW, TAPS_W)
         live = (k < last) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
         # Lanes follow k in both.
-        w_at = follow((ci * CO * (KH * KW) + tap)[None, :] + co.to(tl.int64)[:, None] * (KH * KW))
+        w_at = follow((ci * CO * (KH * KW) + tap)[None, :], co.to(tl.int64)[:, None] * (KH * KW))
         w = tl.load(weights + w_at, mask=live[None, :] & (co < CO)[:, None], other=0).to(acc.dtype)
-        t_at = follow((n * G * CI)[:, None] * (RB * CB) + (ci * (RB * CB) + rb * CB + cb)[None, :])
+        t_at = follow((n * G * CI)[:, None] * (RB * CB), (ci * (RB * CB) + rb * CB + cb)[None, :])
         t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
         # 4 accumulate
         acc = tl.dot(t, tl.trans(w), acc, input_precision="ieee", out_dtype=acc.dtype)
@@ -531,7 +555,9 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
-    n_block, split, block, g, tile = locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
+    n_block, split, block, g, tile = locate_products(
+        n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by
+    )
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
     co = block * BCO + tl.arange(0, BCO)
     first = split * share
@@ -550,7 +576,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
             for band in range(rolled(RB * CB)):
-                t = tl.load(sums + follow(t_at + band), mask=mask, other=0)
+                t = tl.load(sums + follow(t_at, band), mask=mask, other=0)
                 # 4 accumulate
                 w = fold(kernels, tap, band // CB, band % CB, KW, TAPS_H, TAPS_W)
                 live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
@@ -594,17 +620,26 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
     position, row, col, busy = deal(R, L, cols, cols_by, lines)
-    planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w + tl.zeros((1, 1, 1), tl.int32)
+    planes = (
+        x
+        + n * stride_n
+        + (g * CI + ci) * stride_c
+        + r0 * stride_h
+        + c0 * stride_w
+        + tl.zeros((1, 1, 1), tl.int32)
+    )
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     co = tl.arange(0, BCO)
     tap = tl.arange(0, KK)[:, None]
     weight += (g * CI + ci) * CO * (KH * KW)
     # 3 masked load, 4 accumulate. Weights come first: they arrive while the plane streams.
-    w_at = follow(co[None, :] * (KH * KW) + tap)
+    w_at = follow(co[None, :] * (KH * KW), tap)
     w = tl.load(weight + w_at, mask=(co < CO)[None, :] & (tap < KH * KW), other=0)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     live = tl.full((1, 1, 1), 1, tl.int1)
-    first, first_row = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
+    first, first_row = load_rims(
+        planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR
+    )
     busy &= in_part(col, width, RUN, ALONG, VEC)
     core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
     first = first.to(ACC)
@@ -615,7 +650,9 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     own_cb = h if SWAPPED else v
     t = tl.zeros((KK, 1), ACC)
     for cb in range(rolled(CB)):
-        core_sum, first_sums = column_sums(core, first, L, LR, cb, cols, cols_by, lines, c0, width, W, BEFORE_W, AFTER_W)
+        core_sum, first_sums = column_sums(
+            core, first, L, LR, cb, cols, cols_by, lines, c0, width, W, BEFORE_W, AFTER_W
+        )
         for rb in range(rolled(RB)):
             total = core_sum + rows_in_band(first_sums, first_row, rb, r0, rows, H, BEFORE_H, AFTER_H)
             if rims > RIMS:
@@ -634,7 +671,8 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
 @triton.jit
 def load_planes(x, n, ci, end, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN: tl.constexpr,
                 P: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
-    """Whole planes ci of samples n, up to channel `end`: [BN, BCI, P], and the rows and columns of their elements."""
+    """Whole planes ci of samples n, up to channel `end`: [BN, BCI, P], and the rows and columns of their
+    elements."""
     position = tl.arange(0, P)[None, None, :]
     row = quotient(position, cols_by)
     col = position - row * W.to(tl.int32)
@@ -668,7 +706,9 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
-    n_block, split, block, g, tile = locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
+    n_block, split, block, g, tile = locate_products(
+        n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by
+    )
     g = g.to(tl.int64)
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
     co = block * BCO + tl.arange(0, BCO)
@@ -712,7 +752,9 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                 cb = h if SWAPPED else v
                 t = plane_sums(planes.to(ACC), row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                own = tl.load(weight + follow(w_at + k), mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(ACC)
+                own = tl.load(
+                    weight + follow(w_at, k), mask=(ci < last)[:, None] & (co < CO)[None, :], other=0
+                ).to(ACC)
                 by_tap = tl.dot(t, tl.where(live, own, 0), by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
     live = (n < N)[:, None] & (co < CO)[None, :]
@@ -771,7 +813,9 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
             mask = (co < CO)[:, None] & (ci < CI)[None, :]
             w_at = (ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW)
             for t in range(taps):
-                w = tl.load(weight + w_at + ((top + t // across) * KW + left + t % across), mask=mask, other=0).to(ACC)
+                w = tl.load(
+                    weight + w_at + ((top + t // across) * KW + left + t % across), mask=mask, other=0
+                ).to(ACC)
                 by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
     # 6 scale, 7 store
@@ -815,7 +859,12 @@ def band_fill(d, dx,
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     ptrs += core_lo * stride_h
     for r in range(core_lo, core_hi, step):
-        live = mask & busy & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(core_hi - r, step) * cols)
+        live = (
+            mask
+            & busy
+            & in_part(col, width, RUN, ALONG, VEC)
+            & (position < tl.minimum(core_hi - r, step) * cols)
+        )
         tl.store(ptrs, core, mask=live)
         ptrs += step * stride_h
     # The same of the other rows, each with its own bands.
@@ -830,7 +879,12 @@ def band_fill(d, dx,
                 own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
                 band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
                 value += tl.where(own, band, 0)
-        live = mask & busy & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(others - j0, step) * cols)
+        live = (
+            mask
+            & busy
+            & in_part(col, width, RUN, ALONG, VEC)
+            & (position < tl.minimum(others - j0, step) * cols)
+        )
         to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC)
         tl.store(to, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=live)
 
@@ -859,12 +913,16 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
     for n0 in range(0, N, BN):
         # 3 masked load
         n = (n0 + tl.arange(0, BN)).to(tl.int64)
-        v_at = follow((n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :])
+        v_at = follow((n * grad_n)[:, None], ((g * CO + co) * grad_c)[None, :])
         v = tl.load(grad + v_at, mask=(n < N)[:, None] & (co < CO)[None, :], other=0)
-        t_at = follow((n * G * CI)[:, None] * (RB * CB) + (ci * (RB * CB) + rb * CB + cb)[None, :])
+        t_at = follow((n * G * CI)[:, None] * (RB * CB), (ci * (RB * CB) + rb * CB + cb)[None, :])
         t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
         # 4 accumulate, 5 reduce
         acc = tl.dot(tl.trans(v), t, acc, input_precision="ieee", out_dtype=ACC)
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
     to = dw + (g * CI + ci)[None, :] * CO * (KH * KW) + co[:, None] * (KH * KW) + tap[None, :]
-    tl.store(to, narrow(tl.where(live[None, :], scaled(acc, scale), 0), dw.dtype.element_ty), mask=(co < CO)[:, None] & (ci < CI)[None, :])
+    tl.store(
+        to,
+        narrow(tl.where(live[None, :], scaled(acc, scale), 0), dw.dtype.element_ty),
+        mask=(co < CO)[:, None] & (ci < CI)[None, :],
+    )

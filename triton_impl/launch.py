@@ -1,7 +1,7 @@
 """One Triton kernel with all that fixes its code, and launches of it.
 
-The compiled kernels are launched directly (driver.py): the JIT's own launch binds and inspects every argument again
-on each call.
+The compiled kernels are launched directly (driver.py): the JIT's own launch binds and inspects every argument
+again on each call.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ _locks: dict[tuple[Specialization, int], Lock] = {}
 
 
 def _compiled(special: Specialization, device: int) -> driver.Kernel:
-    """The kernel on a device, which has to be the current one. Launches that differ in sizes or grid share it, and
-    threads that ask for the same code compile it once."""
+    """The kernel on a device, which has to be the current one. Launches that differ in sizes or grid share
+    it, and threads that ask for the same code compile it once."""
     key = special, device
     with _locks.setdefault(key, Lock()):
         if key not in _kernels:
@@ -179,8 +179,8 @@ def specialize(
 ) -> tuple[Specialization, tuple[int, ...]]:
     """A kind of call and the sizes of this one.
 
-    call: Triton's types of the pointers and numbers of a call. sizes: the sizes; those that are among the constants as
-    well are left out. Raises Unlaunchable for a size that its parameter cannot hold.
+    call: Triton's types of the pointers and numbers of a call. sizes: the sizes; those that are among the
+    constants as well are left out. Raises Unlaunchable for a size that its parameter cannot hold.
     """
     kept = {name: value for name, value in sizes.items() if name not in constants}
     types = dict(call)
@@ -188,7 +188,9 @@ def specialize(
         wide = name in WIDE or name.endswith("_by")
         types[name] = "i64" if wide else "i32"
         if not -(2**63) <= value < 2**63 or (not wide and value >= 2**31):
-            raise Unlaunchable(f"sizes: {name} is {value}, more than the Triton kernel {kernel.__name__} can take")
+            raise Unlaunchable(
+                f"sizes: {name} is {value}, more than the Triton kernel {kernel.__name__} can take"
+            )
     names = kernel.arg_names
     ordered = sorted(types, key=names.index)
     special = Specialization(
@@ -203,7 +205,8 @@ def specialize(
 
 
 def divisor(d: int) -> int:
-    """What kernels.quotient takes for i // d, 0 <= i < 2^31: m = ceil(2^s / d) below the shift s, in 32 bits each.
+    """What kernels.quotient takes for i // d, 0 <= i < 2^31: m = ceil(2^s / d) below the shift s, in 32 bits
+    each.
 
     With s = 31 + ceil(log2 d), m fits 32 bits, and i * m / 2^s is less than 1/d above i / d.
     """

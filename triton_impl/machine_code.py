@@ -1,8 +1,8 @@
 """Machine code on disk, found without Triton's compiler.
 
-Triton keeps what it has compiled too, but before it looks there it hashes its whole installation, 400 MB: the larger
-part of a first call that has nothing to compile. Its version and its library's size and time tell as much, unless
-somebody edits its Python files in place: TRITON_ALWAYS_COMPILE=1 is for them.
+Triton keeps what it has compiled too, but before it looks there it hashes its whole installation, 400 MB: the
+larger part of a first call that has nothing to compile. Its version and its library's size and time tell as
+much, unless somebody edits its Python files in place: TRITON_ALWAYS_COMPILE=1 is for them.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class MachineCode:
 def machine_code(
     source: ASTSource, target: GPUTarget, options: dict[str, Any], *, anew: bool = False
 ) -> MachineCode:
-    """Compile `source` for `target` with Triton's `options`, or find what that gave before in Triton's cache folder.
+    """Compile `source` for `target` with Triton's `options`, or find what that gave before in Triton's cache
+    folder.
 
-    anew: whatever is found there is not to be trusted. Raises whatever Triton raises, and RuntimeError for a kernel
-    that needs scratch memory.
+    anew: whatever is found there is not to be trusted. Raises whatever Triton raises, and RuntimeError for a
+    kernel that needs scratch memory.
     """
     files = get_cache_manager(_key(source, target, options))
     path = None if anew or knobs.compilation.always_compile else files.get_file(FILE)
@@ -58,7 +59,8 @@ def machine_code(
 
 
 def _compile(source: ASTSource, target: GPUTarget, options: dict[str, Any], anew: bool) -> Any:
-    """What Triton makes of it. Files in its own cache that cannot be read are made once more, as if they were not there."""
+    """What Triton makes of it. Files in its own cache that cannot be read are made once more, as if they were
+    not there."""
     if not anew:
         try:
             return triton.compile(source, target=target, options=options)

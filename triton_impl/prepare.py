@@ -1,7 +1,8 @@
 """From sizes and strides to launches of the Triton kernels: one prepare_* function for each.
 
-A call is prepared once per distinct (sizes, strides, alignment, dtype). Its kind, which is all that is compiled, depends on
-the sizes only through the class of its tile. No choice that changes an answer's bits depends on the batch.
+A call is prepared once per distinct (sizes, strides, alignment, dtype). Its kind, which is all that is
+compiled, depends on the sizes only through the class of its tile. No choice that changes an answer's bits
+depends on the batch.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ def _bands(problem: Chain) -> dict[str, Any]:
 
 def _taps(problem: Chain) -> dict[str, Any]:
     return {
-        "KH": problem.kernel[0], "KW": problem.kernel[1],
-        "TAPS_H": problem.distinct(0).taps, "TAPS_W": problem.distinct(1).taps,
-    }  # fmt: skip
+        "KH": problem.kernel[0],
+        "KW": problem.kernel[1],
+        "TAPS_H": problem.distinct(0).taps,
+        "TAPS_W": problem.distinct(1).taps,
+    }
 
 
 def count_bands(problem: Chain) -> int:
@@ -56,9 +59,14 @@ def _output(dtype: torch.dtype) -> dict[str, str]:
     """Types of what follows the first pointer of a kernel that makes an output."""
     acc = POINTER[accumulator(dtype)]
     return {
-        "out": POINTER[dtype], "partials": acc, "counters": "*i32", "multiplier": acc, "mult_n": "i64", "mult_c": "i64",
+        "out": POINTER[dtype],
+        "partials": acc,
+        "counters": "*i32",
+        "multiplier": acc,
+        "mult_n": "i64",
+        "mult_c": "i64",
         "scale": "fp64",
-    }  # fmt: skip
+    }
 
 
 def _chain_output(dtype: torch.dtype) -> dict[str, str]:
@@ -77,9 +85,15 @@ def _seen(problem: Chain, layout: Layout) -> Chain:
 
 def _tile_constants(tile: tiles.Tile, layout: Layout) -> dict[str, Any]:
     return {
-        "RUN": tile.RUN, "ALONG": layout.unit != "planes", "BP": tile.BP, "R": tile.R, "L": tile.L, "VEC": tile.VEC, "UNROLL": tile.UNROLL,
+        "RUN": tile.RUN,
+        "ALONG": layout.unit != "planes",
+        "BP": tile.BP,
+        "R": tile.R,
+        "L": tile.L,
+        "VEC": tile.VEC,
+        "UNROLL": tile.UNROLL,
         **tiles.unit_strides(layout),
-    }  # fmt: skip
+    }
 
 
 def _bands_text(tile: tiles.Tile) -> str:
@@ -102,11 +116,17 @@ def prepare_multiply_gap(
         special, sizes = specialize(
             kernels.multiply_gap_flat,
             call,
-            {"C": layout.c, "plane": layout.h, "stride_n": layout.stride[0], "blocks": blocks, "blocks_by": divisor(blocks)},
+            {
+                "C": layout.c,
+                "plane": layout.h,
+                "stride_n": layout.stride[0],
+                "blocks": blocks,
+                "blocks_by": divisor(blocks),
+            },
             fixed | vars(flat),
             {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC},
             1,
-        )  # fmt: skip
+        )
         why = f"planes of {layout.h} elements lie one behind the other: read as one run"
         return Prepared(Launch(special, (layout.n * blocks, 1), sizes), 0, 0, why)
     seen, tile = tiles.gap(layout, layout.c, dtype.itemsize)
@@ -142,13 +162,20 @@ def prepare_band_sums(
         {"x": POINTER[dtype], "sums": acc, "partials": acc, "counters": "*i32"},
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
         {
-            "ACC": _acc(dtype), **_bands(seen), "SWAPPED": layout.swapped, "WHOLE": tile.WHOLE, **_tile_constants(tile, layout),
-            "RIMS": rim_rows(seen), "LR": tile.LR, "WIDTH": width, "FR": finish_rows(width, tile.warps),
+            "ACC": _acc(dtype),
+            **_bands(seen),
+            "SWAPPED": layout.swapped,
+            "WHOLE": tile.WHOLE,
+            **_tile_constants(tile, layout),
+            "RIMS": rim_rows(seen),
+            "LR": tile.LR,
+            "WIDTH": width,
+            "FR": finish_rows(width, tile.warps),
         },
         tiles.divisible(layout, tile, "x", dtype.itemsize),
         tile.warps,
         tile.registers,
-    )  # fmt: skip
+    )
     programs = layout.n * blocks * tile.parts
     partials, counters = (programs * tile.BP * bands, layout.n * blocks) if tile.parts > 1 else (0, 0)
     return Prepared(Launch(special, (programs, 1), sizes), partials, counters, _bands_text(tile))
@@ -178,20 +205,34 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
         {"sums": acc, **_chain_output(dtype)},
         _product_sizes(problem, cut, BN),
         {
-            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "FOLD": fold, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
-            "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "BK": c.WILD_STEP if fold else c.TAP_STEP,
+            "TENSOR": tensor,
+            "BIAS": problem.bias,
+            "ACC": _acc(dtype),
+            **_bands(problem),
+            **_taps(problem),
+            "FOLD": fold,
+            "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
+            "BN": BN,
+            "BCO": cut.BCO,
+            "BCI": fold_channels(dtype),
+            "BK": c.WILD_STEP if fold else c.TAP_STEP,
             "FR": _slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
         },
         {"sums": 16, "weight": 16, "partials": 16},
         c.PRODUCT_WARPS,
-    )  # fmt: skip
-    how = "taps of one band are added, then multiplied" if fold else "each tap is multiplied by itself: the kernel is large"
+    )
+    how = (
+        "taps of one band are added, then multiplied"
+        if fold
+        else "each tap is multiplied by itself: the kernel is large"
+    )
     why = f"{how}: {BN} samples x {cut.BCO} outputs a program, products in {cut.slices} slices"
     return _product(special, sizes, problem, cut, BN, why)
 
 
 def _samples(problem: Chain, cut: Slices) -> int:
-    """Samples of a program: many where few at a time would be more programs than fill a card. No bit depends on it."""
+    """Samples of a program: many where few at a time would be more programs than fill a card. No bit depends
+    on it."""
     blocks = problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
     programs = ceil(problem.n / c.FEW_SAMPLES) * blocks * cut.slices
     return c.MANY_SAMPLES if programs > c.PROGRAMS else c.FEW_SAMPLES
@@ -206,10 +247,20 @@ def _product_sizes(problem: Chain, cut: Slices, BN: int) -> dict[str, int]:
     n_blocks = ceil(problem.n / BN)
     blocks = ceil(problem.c_out // problem.groups / cut.BCO)
     return {
-        "N": problem.n, "G": problem.groups, "CI": problem.c_in // problem.groups, "CO": problem.c_out // problem.groups,
-        "H": problem.h, "W": problem.w, "share": cut.share, "n_blocks": n_blocks, "n_blocks_by": divisor(n_blocks),
-        "slices": cut.slices, "slices_by": divisor(cut.slices), "blocks": blocks, "blocks_by": divisor(blocks),
-    }  # fmt: skip
+        "N": problem.n,
+        "G": problem.groups,
+        "CI": problem.c_in // problem.groups,
+        "CO": problem.c_out // problem.groups,
+        "H": problem.h,
+        "W": problem.w,
+        "share": cut.share,
+        "n_blocks": n_blocks,
+        "n_blocks_by": divisor(n_blocks),
+        "slices": cut.slices,
+        "slices_by": divisor(cut.slices),
+        "blocks": blocks,
+        "blocks_by": divisor(blocks),
+    }
 
 
 def _product(
@@ -239,16 +290,23 @@ def prepare_band_sums_contract(
         {"x": POINTER[dtype], **_chain_output(dtype)},
         {"G": G, "G_by": divisor(G), "CI": CI, "CI_by": divisor(CI), "CO": CO, **own.sizes(layout)},
         {
-            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
+            "TENSOR": tensor,
+            "BIAS": problem.bias,
+            "ACC": _acc(dtype),
+            **_bands(seen),
+            **_taps(problem),
             "SWAPPED": layout.swapped,
             **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
-            "RIMS": rim_rows(seen), "LR": own.LR, "BCO": BCO, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
+            "RIMS": rim_rows(seen),
+            "LR": own.LR,
+            "BCO": BCO,
+            "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "FR": own_finish_rows(BCO, own),
         },
         tiles.divisible(layout, own, "x", dtype.itemsize) | {"partials": 16},
         own.warps,
         own.registers,
-    )  # fmt: skip
+    )
     rows = CI * own.parts
     why = f"weights are small beside planes: each program contracts its own band sums; {rows} partial outputs are added"
     launch = Launch(special, (problem.n * G * rows, 1), sizes)
@@ -256,16 +314,16 @@ def prepare_band_sums_contract(
 
 
 def own_finish_rows(BCO: int, own: tiles.Tile) -> int:
-    """Rows of partial outputs that the last program of band_sums_contract loads at a time: one or two warps have the
-    registers for twice as many."""
+    """Rows of partial outputs that the last program of band_sums_contract loads at a time: one or two warps
+    have the registers for twice as many."""
     return finish_rows(BCO // 2 if own.warps <= 2 else BCO, own.warps)
 
 
 def own_fits(problem: Chain, layout: Layout, own: tiles.Tile) -> bool:
     """Whether each program contracts its own band sums and the last one of a sample finishes.
 
-    That reads the weights of a plane once per sample and part, so they must be small beside the part
-    (a half: L2 gives that away), fit the registers, and leave few rows to the finish. `own` is a tile of one plane;
+    That reads the weights of a plane once per sample and part, so they must be small beside the part (a half:
+    L2 gives that away), fit the registers, and leave few rows to the finish. `own` is a tile of one plane;
     where neighbouring planes share lines, that would waste them.
     """
     taps = problem.kernel[0] * problem.kernel[1]
@@ -279,7 +337,8 @@ def own_fits(problem: Chain, layout: Layout, own: tiles.Tile) -> bool:
 
 
 def planes_fit(problem: Chain) -> bool:
-    """Whether planes are so small that band sums need not leave a program: it reads them again for each block of outputs."""
+    """Whether planes are so small that band sums need not leave a program: it reads them again for each block
+    of outputs."""
     plane = problem.h * problem.w
     blocks = ceil(problem.c_out // problem.groups / c.OUTPUTS)
     return folds(problem) and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
@@ -302,13 +361,25 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
         | stride
         | {"H": layout.h, "W": layout.w, "cols_by": divisor(layout.w)},
         {
-            "TENSOR": tensor, "BIAS": problem.bias, "ACC": _acc(dtype), **_bands(seen), **_taps(problem),
-            "SWAPPED": layout.swapped, "RUN": run, "P": positions, "VEC": VEC, "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]), **tiles.unit_strides(layout),
-            "BN": BN, "BCO": cut.BCO, "BCI": fold_channels(dtype), "FR": _slices_at_once(BN, cut.BCO, warps, dtype),
+            "TENSOR": tensor,
+            "BIAS": problem.bias,
+            "ACC": _acc(dtype),
+            **_bands(seen),
+            **_taps(problem),
+            "SWAPPED": layout.swapped,
+            "RUN": run,
+            "P": positions,
+            "VEC": VEC,
+            "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
+            **tiles.unit_strides(layout),
+            "BN": BN,
+            "BCO": cut.BCO,
+            "BCI": fold_channels(dtype),
+            "FR": _slices_at_once(BN, cut.BCO, warps, dtype),
         },
         {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "W": VEC, "weight": 16, "partials": 16},
         warps,
-    )  # fmt: skip
+    )
     why = f"planes of {plane} elements: band sums stay in the program, which multiplies them for {cut.BCO} outputs"
     return _product(special, sizes, problem, cut, BN, why)
 
@@ -327,23 +398,38 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
         kernels.expand,
         {"grad": acc, "weight": POINTER[dtype], "d": acc, "grad_n": "i64", "grad_c": "i64", "scale": "fp64"},
         {
-            "N": problem.n, "G": G, "CI": CI, "CO": problem.c_out // G, "H": problem.h, "W": problem.w, "n_blocks": n_blocks,
-            "n_blocks_by": divisor(n_blocks), "blocks": blocks, "blocks_by": divisor(blocks),
+            "N": problem.n,
+            "G": G,
+            "CI": CI,
+            "CO": problem.c_out // G,
+            "H": problem.h,
+            "W": problem.w,
+            "n_blocks": n_blocks,
+            "n_blocks_by": divisor(n_blocks),
+            "blocks": blocks,
+            "blocks_by": divisor(blocks),
         },
         {
-            "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "BANDS_BY": divisor(bands), "BN": BN,
-            "BCI": c.CHANNELS, "BCO": c.CHANNELS, "BT": min(c.EXPAND_TAPS, pow2_at_least(most)),
+            "ACC": _acc(dtype),
+            **_bands(problem),
+            **_taps(problem),
+            "BANDS_BY": divisor(bands),
+            "BN": BN,
+            "BCI": c.CHANNELS,
+            "BCO": c.CHANNELS,
+            "BT": min(c.EXPAND_TAPS, pow2_at_least(most)),
         },
         {"weight": 16},
         c.PRODUCT_WARPS * (2 if most > c.EXPAND_TAPS // 4 else 1),
-    )  # fmt: skip
+    )
     why = f"{BN} samples x {c.CHANNELS} input planes x one band a program"
     return Prepared(Launch(special, (n_blocks * bands * blocks * G, 1), sizes), 0, 0, why)
 
 
 @lru_cache(maxsize=4096)
 def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype) -> Prepared:
-    """Prepare the gradient of x from that of its band sums; dx is fresh from the allocator, whose addresses are aligned."""
+    """Prepare the gradient of x from that of its band sums; dx is fresh from the allocator, whose addresses
+    are aligned."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
     seen = _seen(problem, layout)
     tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=False)
@@ -371,16 +457,27 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
         kernels.weight_grad,
         {"grad": acc, "sums": acc, "dw": POINTER[dtype], "grad_n": "i64", "grad_c": "i64", "scale": "fp64"},
         {
-            "N": problem.n, "G": G, "CI": CI, "CO": CO, "H": problem.h, "W": problem.w, "k_blocks": k_blocks,
-            "k_blocks_by": divisor(k_blocks), "blocks": blocks, "blocks_by": divisor(blocks),
+            "N": problem.n,
+            "G": G,
+            "CI": CI,
+            "CO": CO,
+            "H": problem.h,
+            "W": problem.w,
+            "k_blocks": k_blocks,
+            "k_blocks_by": divisor(k_blocks),
+            "blocks": blocks,
+            "blocks_by": divisor(blocks),
         },
         {
-            "ACC": _acc(dtype), **_bands(problem), **_taps(problem), "BN": c.CHANNELS, "BCO": BCO, "BK": c.GRAD_STEP,
+            "ACC": _acc(dtype),
+            **_bands(problem),
+            **_taps(problem),
+            "BN": c.CHANNELS,
+            "BCO": BCO,
+            "BK": c.GRAD_STEP,
         },
         {"dw": 16},
         c.PRODUCT_WARPS,
-    )  # fmt: skip
+    )
     why = f"{BCO} outputs x {c.GRAD_STEP} taps a program, samples in steps of {c.CHANNELS}"
     return Prepared(Launch(special, (k_blocks * blocks * G, 1), sizes), 0, 0, why)
-
-

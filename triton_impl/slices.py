@@ -1,4 +1,5 @@
-"""How the products of an output are cut in slices. Nothing here depends on the batch: the slices fix an answer's bits."""
+"""How the products of an output are cut in slices. Nothing here depends on the batch: the slices fix an
+answer's bits."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from triton_impl import constants as c
 
 @dataclass(frozen=True)
 class Slices:
-    """BCO outputs of a program, the products of which are cut in `slices` shares of `share` channels, or of `share`
-    (channel, tap) pairs where taps are not folded."""
+    """BCO outputs of a program, the products of which are cut in `slices` shares of `share` channels, or of
+    `share` (channel, tap) pairs where taps are not folded."""
 
     BCO: int
     share: int

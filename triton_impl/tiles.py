@@ -1,7 +1,7 @@
 """How planes are dealt out to programs and threads. Compiled code depends on a tile's uppercase fields.
 
-There are few tiles: every field is a power of two and bounded by constants.py, and beyond the sizes of a step it no longer
-depends on the plane. test_kinds.py lists them.
+There are few tiles: every field is a power of two and bounded by constants.py, and beyond the sizes of a step
+it no longer depends on the plane. test_kinds.py lists them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from triton_impl.launch import divisor
 
 @dataclass(frozen=True)
 class Tile:
-    """BP planes, whose steps are R lines of L positions, with UNROLL steps under way; accesses are VEC elements wide. LR:
-    columns of a rim row. RUN: rows lie one behind the other, elements too. WHOLE: a plane is one line.
+    """BP planes, whose steps are R lines of L positions, with UNROLL steps under way; accesses are VEC
+    elements wide. LR: columns of a rim row. RUN: rows lie one behind the other, elements too. WHOLE: a plane
+    is one line.
 
-    rows, cols: rows and columns of a part. lines: whole rows of a line. step: of a step. cuts, across: parts of a plane down and across.
+    rows, cols: rows and columns of a part. lines: whole rows of a line. step: of a step. cuts, across: parts
+    of a plane down and across.
     """
 
     BP: int
@@ -50,10 +52,19 @@ class Tile:
         """What locate, deal and the addresses take."""
         stride = dict(zip(("stride_n", "stride_c", "stride_h", "stride_w"), layout.stride, strict=True))
         return {
-            "H": layout.h, "W": layout.w, **stride, "rows": self.rows, "cols": self.cols,
-            "cols_by": divisor(self.cols), "lines": self.lines, "step": self.step, "parts": self.parts,
-            "parts_by": divisor(self.parts), "cuts": self.cuts, "cuts_by": divisor(self.cuts),
-        }  # fmt: skip
+            "H": layout.h,
+            "W": layout.w,
+            **stride,
+            "rows": self.rows,
+            "cols": self.cols,
+            "cols_by": divisor(self.cols),
+            "lines": self.lines,
+            "step": self.step,
+            "parts": self.parts,
+            "parts_by": divisor(self.parts),
+            "cuts": self.cuts,
+            "cuts_by": divisor(self.cuts),
+        }
 
 
 def unit_strides(layout: Layout) -> dict[str, int]:
@@ -65,12 +76,17 @@ def unit_strides(layout: Layout) -> dict[str, int]:
 def divisible(layout: Layout, tile: Tile, pointer: str, itemsize: int) -> dict[str, int]:
     """What lets the compiler use accesses of `layout.vector` elements."""
     vector = tile.VEC if layout.unit != "planes" else layout.vector
-    names = ("stride_n", "stride_h", "stride_w", "C") if layout.unit == "planes" else ("stride_n", "stride_c", "stride_h", "cols")
+    names = (
+        ("stride_n", "stride_h", "stride_w", "C")
+        if layout.unit == "planes"
+        else ("stride_n", "stride_c", "stride_h", "cols")
+    )
     return {pointer: vector * itemsize, **dict.fromkeys(names, vector)}
 
 
 def _cut(layout: Layout, BP: int, R: int, L: int, VEC: int, unroll: int, itemsize: int) -> tuple[int, ...]:
-    """(rows, cols, lines, step, cuts, across) of parts of about PART_BYTES, in steps of R lines of L positions."""
+    """(rows, cols, lines, step, cuts, across) of parts of about PART_BYTES, in steps of R lines of L
+    positions."""
     across = ceil(layout.w / L)
     cols = layout.w if across == 1 else ceil(layout.w / across / VEC) * VEC
     lines = L // cols
@@ -96,7 +112,9 @@ def gap(layout: Layout, planes: int, itemsize: int) -> tuple[Layout, Tile]:
     if layout.w == 1 and layout.stride[2] == 1:
         VEC = layout.vector
         rows = layout.h // VEC
-        seen = Layout(layout.n, layout.c, rows, VEC, (*layout.stride[:2], VEC, 1), "columns", VEC, layout.first, False)
+        seen = Layout(
+            layout.n, layout.c, rows, VEC, (*layout.stride[:2], VEC, 1), "columns", VEC, layout.first, False
+        )
         uncut = layout.h * itemsize <= c.UNCUT_BYTES and planes >= c.UNCUT_PLANES
         warps = c.WHOLE_WARPS if uncut else c.PART_WARPS
         size = c.GAP_BYTES // itemsize
@@ -174,15 +192,19 @@ def flat(layout: Layout, itemsize: int) -> Flat | None:
     Only where a plane is too short, or of too odd a size, for a tile of its own to be read in wide loads.
     """
     plane = layout.h
-    if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > c.FLAT_PLANE or layout.c < 2:
+    if (
+        layout.w != 1
+        or layout.unit != "rows"
+        or layout.stride[1] != plane
+        or plane > c.FLAT_PLANE
+        or layout.c < 2
+    ):
         return None
     # Each plane of a group costs one pass over the group: four bring float32 to whole accesses.
     VEC = gcd(layout.first, layout.c * plane, layout.stride[0] if layout.n > 1 else 0, 4 * gcd(plane, 16))
     GROUP = VEC // gcd(VEC, plane)
     PIECES = pow2_at_least(plane * GROUP // VEC)
-    GROUPS = min(
-        pow2_at_least(layout.c // GROUP), pow2_at_most(c.FLAT_BYTES // itemsize // (PIECES * VEC))
-    )
+    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(c.FLAT_BYTES // itemsize // (PIECES * VEC)))
     return Flat(GROUP, GROUPS, PIECES, VEC)
 
 
