@@ -107,8 +107,8 @@ HELD_REGISTERS = 32
 """32-bit registers of a thread for weights that are on their way to shared memory."""
 
 SLICES, LARGE_SLICES = 16, 32
-"""Slices that the products of one output are cut into at most, the last block of an output's having to add them up; of large
-kernels, whose taps are what takes time."""
+"""Slices that the products of one output are cut into at most, the last block of an output's having to add them up;
+of large kernels, whose taps are what takes time."""
 
 MIN_SLICE, MIN_PLANES_SLICE = 32, 8
 """Input planes that a slice has at least, of kernels that are not large; where planes_contract reads them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 
 import torch
@@ -59,14 +60,10 @@ def _products(problem: Chain, shape: products.Product, slice_: int) -> int:
 
 def _weights(problem: Chain) -> int:
     """Additions of the weights of one band: by one thread, or by the lanes that share the taps of a large kernel."""
-    rows, columns = (max(b - a for a, b in _pairs(problem.distinct(axis).taps)) for axis in (0, 1))
+    rows, columns = (max(b - a for a, b in pairwise(problem.distinct(axis).taps)) for axis in (0, 1))
     taps = rows * columns
     lanes = products.lanes_of(problem)
     return max(taps, ceil(taps / lanes) + c.ACCESS + _halvings(lanes)) if lanes > 1 else taps
-
-
-def _pairs(values: tuple[int, ...]) -> zip[tuple[int, int]]:
-    return zip(values, values[1:], strict=False)
 
 
 def _bands(tile: tiles.Tile, problem: Chain, layout: Layout) -> int:

@@ -134,7 +134,8 @@ class Launch:
                 _compiled(self.kind).compile()
 
     def handle(self, device: torch.device) -> tuple[int, int, int]:
-        """(CUfunction as a number, threads of a block, bytes of dynamic shared memory). Raises RuntimeError on the CPU."""
+        """(CUfunction as a number, threads of a block, bytes of dynamic shared memory). Raises RuntimeError on the
+        CPU."""
         if device == CPU:
             raise RuntimeError("interpreted kernels have no CUfunction")
         with torch.cuda.device(device):

@@ -1,7 +1,7 @@
 """From sizes and strides to CUDA launches: one prepare_* function for each kernel.
 
-A call is prepared once per distinct (sizes, strides, alignment, dtype). Its kind, which is all that is compiled, depends on
-the sizes only through the class of its tile. No choice that changes an answer's bits depends on the batch.
+A call is prepared once per distinct (sizes, strides, alignment, dtype). Its kind, which is all that is compiled,
+depends on the sizes only through the class of its tile. No choice that changes an answer's bits depends on the batch.
 """
 
 from __future__ import annotations
@@ -40,12 +40,19 @@ Stride = tuple[int, ...]
 def _code(kernel: str, dtype: torch.dtype, threads: int, registers: int, macros: dict[str, Any]) -> Code:
     # Blocks that fit a multiprocessor side by side: told a bound, the compiler uses the registers to load far ahead.
     blocks = max(1, c.REGISTERS // (threads * registers))
-    types = {"ELEMENT": ELEMENT[dtype], "ACC": ELEMENT[accumulator(dtype)], "THREADS": threads, "BLOCKS": blocks}
+    types = {
+        "ELEMENT": ELEMENT[dtype],
+        "ACC": ELEMENT[accumulator(dtype)],
+        "THREADS": threads,
+        "BLOCKS": blocks,
+    }
     return Code(kernel, tuple((name, str(value)) for name, value in (types | macros).items()))
 
 
 def _reading(kernel: str, dtype: torch.dtype, tile: tiles.Tile, macros: dict[str, Any]) -> Code:
-    return _code(kernel, dtype, max(c.THREADS, pow2_at_least(tile.threads)), tile.registers, tile.macros | macros)
+    return _code(
+        kernel, dtype, max(c.THREADS, pow2_at_least(tile.threads)), tile.registers, tile.macros | macros
+    )
 
 
 def _bands(problem: Chain, swapped: bool = False) -> dict[str, Any]:
@@ -77,7 +84,16 @@ def seen(problem: Chain, layout: Layout) -> Chain:
 
 
 def _place(layout: Layout, tile: tiles.Tile) -> tuple[int, ...]:
-    return layout.h, layout.w, *layout.stride, tile.rows, tile.cols, divisor(tile.cols), tile.step, tile.accesses
+    return (
+        layout.h,
+        layout.w,
+        *layout.stride,
+        tile.rows,
+        tile.cols,
+        divisor(tile.cols),
+        tile.step,
+        tile.accesses,
+    )
 
 
 def divisor(d: int) -> int:
@@ -98,8 +114,8 @@ def _dealt(tile: tiles.Tile, blocks: int) -> tuple[int, ...]:
 
 
 def finish(threads: int, width: int) -> tuple[int, int]:
-    """How the last block adds up rows of `width` partial results: 1 << the first threads side by side, and how many threads
-    share a column."""
+    """How the last block adds up rows of `width` partial results: 1 << the first threads side by side, and how many
+    threads share a column."""
     wide = min(pow2_at_least(width), pow2_at_most(threads))
     return wide.bit_length() - 1, min(c.SHARES, pow2_at_most(threads // wide))
 
@@ -121,10 +137,22 @@ def prepare_multiply_gap(
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
     if flat := tiles.flat(layout, dtype.itemsize):
         code = _code(
-            "multiply_gap_flat", dtype, c.THREADS, 64, {"VEC": flat.vec, "FOLD": flat.fold, "LOADS": flat.loads}
+            "multiply_gap_flat",
+            dtype,
+            c.THREADS,
+            64,
+            {"VEC": flat.vec, "FOLD": flat.fold, "LOADS": flat.loads},
         )
         blocks = ceil(layout.c / flat.planes)
-        sizes = layout.c, layout.h, layout.stride[0], flat.planes, *_pairs(blocks), flat.lanes.bit_length() - 1, int(tensor)
+        sizes = (
+            layout.c,
+            layout.h,
+            layout.stride[0],
+            flat.planes,
+            *_pairs(blocks),
+            flat.lanes.bit_length() - 1,
+            int(tensor),
+        )
         launch = Launch(code, layout.n * blocks, c.THREADS, sizes)
         return Prepared(
             launch, 0, 0, f"planes of {layout.h} elements lie one behind the other: read as one run"
@@ -135,7 +163,12 @@ def prepare_multiply_gap(
     sizes = (
         layout.c, *_place(layout, tile), *_dealt(tile, blocks), *finish(tile.threads, tile.planes), int(tensor)
     )  # fmt: skip
-    launch = Launch(_reading("multiply_gap", dtype, tile, ONE_BAND | {"LIMIT": _limit(layout.h >= FAR)}), count * tile.parts, tile.threads, sizes)
+    launch = Launch(
+        _reading("multiply_gap", dtype, tile, ONE_BAND | {"LIMIT": _limit(layout.h >= FAR)}),
+        count * tile.parts,
+        tile.threads,
+        sizes,
+    )
     cut = tile.parts > 1
     return Prepared(launch, cut * count * tile.parts * tile.planes, cut * count, _form(tile))
 
@@ -176,11 +209,25 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     """Prepare the product of band sums and folded weights."""
     shape = products.contraction(problem, dtype.itemsize)
     code = _multiplied("contract", dtype, problem, shape, {})
-    return _sliced(code, problem, shape, tensor, (problem.h, problem.w), products.slice_of(problem), "band sums times folded weights")
+    return _sliced(
+        code,
+        problem,
+        shape,
+        tensor,
+        (problem.h, problem.w),
+        products.slice_of(problem),
+        "band sums times folded weights",
+    )
 
 
 def _sliced(
-    code: Code, problem: Chain, shape: products.Product, tensor: bool, place: tuple[int, ...], slice_: int, what: str
+    code: Code,
+    problem: Chain,
+    shape: products.Product,
+    tensor: bool,
+    place: tuple[int, ...],
+    slice_: int,
+    what: str,
 ) -> Prepared:
     N, G, CI, CO = _channels(problem)
     slices, tiles_, samples = ceil(CI / slice_), ceil(CO / shape.BN), ceil(N / shape.BM)
@@ -202,7 +249,15 @@ def prepare_band_sums_contract(
         shape, planes = found
         code = _multiplied("planes_contract", dtype, problem, shape, vars(planes))
         place = problem.h, problem.w, divisor(problem.w), *stride
-        return _sliced(code, problem, shape, tensor, place, products.slice_of(problem, problem.h * problem.w > c.TINY_PLANE), "band sums of small planes times folded weights")
+        return _sliced(
+            code,
+            problem,
+            shape,
+            tensor,
+            place,
+            products.slice_of(problem, problem.h * problem.w > c.TINY_PLANE),
+            "band sums of small planes times folded weights",
+        )
     one = one_launch(problem, layout, dtype.itemsize)
     if one is None:
         return None
@@ -232,8 +287,8 @@ def one_launch(problem: Chain, layout: Layout, itemsize: int) -> OneLaunch | Non
     """How each block contracts its own band sums, the last one of a sample finishing, or None if it should not.
 
     That reads the weights of a plane once per sample and part, so they must be small beside the part
-    (a half: L2 gives that away), one thread per output, and leave few rows to the finish. Where neighbouring planes share
-    lines, it would waste them.
+    (a half: L2 gives that away), one thread per output, and leave few rows to the finish. Where neighbouring planes
+    share lines, it would waste them.
     """
     own = seen(problem, layout)
     stream, turns = tiles.own_stream(own, layout, itemsize)

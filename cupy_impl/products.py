@@ -41,8 +41,8 @@ def is_large(problem: Chain) -> bool:
 
 
 def _rows(count: int, itemsize: int, blocks: int) -> tuple[int, int]:
-    """Rows of a block (samples, or outputs) and columns of a thread: few where there are few rows, or would be few blocks
-    (`blocks` for each block of rows). It changes no bit."""
+    """Rows of a block (samples, or outputs) and columns of a thread: few where there are few rows, or would be few
+    blocks (`blocks` for each block of rows). It changes no bit."""
     many, few = (c.MANY_ROWS, c.FEW_ROWS) if itemsize < 8 else (c.MANY_ROWS // 2, c.FEW_ROWS // 2)
     if count > few and ceil(count / many) * blocks >= c.FILL:
         return many, 8
@@ -70,8 +70,8 @@ def contraction(problem: Chain, itemsize: int) -> Product:
 
 
 def slice_of(problem: Chain, planes: bool = False) -> int:
-    """Input planes whose products one block adds up (planes: of planes_contract). No number of samples is asked: bits depend
-    on it."""
+    """Input planes whose products one block adds up (planes: of planes_contract). No number of samples is asked:
+    bits depend on it."""
     count = problem.c_in // problem.groups
     if is_large(problem):
         return ceil(count / c.LARGE_SLICES)
@@ -82,8 +82,12 @@ def expansion(problem: Chain, itemsize: int) -> Product:
     """For `expand`: samples by pairs of an input plane and a band."""
     bands = min(sums_of(problem), c.BANDS)
     planes = max(1, c.BANDS // sums_of(problem))
-    samples, columns = _rows(problem.n, itemsize, problem.groups * ceil(problem.c_in // problem.groups / planes))
-    step = 8 if is_large(problem) or planes * 16 * taps_of(problem) * itemsize > 160 * c.PRODUCT_THREADS else 16
+    samples, columns = _rows(
+        problem.n, itemsize, problem.groups * ceil(problem.c_in // problem.groups / planes)
+    )
+    step = (
+        8 if is_large(problem) or planes * 16 * taps_of(problem) * itemsize > 160 * c.PRODUCT_THREADS else 16
+    )
     return Product(c.PRODUCT_THREADS, samples, 32, columns, step, planes, step, bands, lanes_of(problem))
 
 
@@ -92,7 +96,9 @@ def weight_gradient(problem: Chain, itemsize: int) -> Product:
     bands = min(sums_of(problem), c.BANDS)
     planes = max(1, min(c.BANDS // sums_of(problem), 2 * c.CUT // taps_of(problem)))
     outputs, columns = _rows(
-        problem.c_out // problem.groups, itemsize, ceil(problem.c_in // problem.groups / planes) * problem.groups
+        problem.c_out // problem.groups,
+        itemsize,
+        ceil(problem.c_in // problem.groups / planes) * problem.groups,
     )
     return Product(c.PRODUCT_THREADS, outputs, 32, columns, 16, planes, 0, bands, 1)
 

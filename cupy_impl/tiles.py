@@ -119,7 +119,8 @@ def tile(
 
 
 def _run(layout: Layout, run: bool, wide: int, cols: int, rows: int, problem: Chain | None) -> int:
-    """0 if planes are no runs of memory, 1 if all that is streamed of them is whole aligned accesses, 2 if it may not."""
+    """0 if planes are no runs of memory, 1 if all that is streamed of them is whole aligned accesses, 2 if it may
+    not."""
     if not run:
         return 0
     outside = (problem.distinct(0).before[0], problem.distinct(0).after[-1]) if problem else (0, 0)
@@ -130,7 +131,8 @@ def _run(layout: Layout, run: bool, wide: int, cols: int, rows: int, problem: Ch
 
 
 def _repeats(unit: int, threads: int) -> int:
-    """How often `unit` accesses are in a step: so that few threads of whole warps are idle, and about `threads` there."""
+    """How often `unit` accesses are in a step: so that few threads of whole warps are idle, and about `threads`
+    there."""
     if unit >= threads:
         return 1
 
@@ -197,7 +199,13 @@ def own_stream(problem: Chain, layout: Layout, itemsize: int) -> tuple[Stream, i
     if size <= c.SMALL_BYTES and problem.c_out // problem.groups <= c.SMALL_THREADS:
         return Stream(c.SMALL_THREADS, c.AHEAD, 64), 1
     usual = _stream(layout, itemsize, len(problem.distinct(0)) * len(problem.distinct(1)), planes)
-    if itemsize == 4 and usual.registers == 64 and planes % 2 == 0 and size >= c.PART_BYTES:
-        if planes // 2 * ceil(size / c.PART_BYTES) >= c.PAIRS:
-            return Stream(c.THREADS, c.FAR_AHEAD, 128), 2
+    pairs = planes // 2 * ceil(size / c.PART_BYTES)
+    if (
+        itemsize == 4
+        and usual.registers == 64
+        and planes % 2 == 0
+        and size >= c.PART_BYTES
+        and pairs >= c.PAIRS
+    ):
+        return Stream(c.THREADS, c.FAR_AHEAD, 128), 2
     return usual, 1
