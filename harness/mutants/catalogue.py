@@ -143,13 +143,16 @@ MUTANTS: tuple[Mutant, ...] = (
            around.depends_on_batch, only=BATCH_INVARIANT),
     # In the kernels' text
     Mutant("source-band-end", "bands end one row and column later", source=both(
-        (r"OUT - 1 \+ P\b", "OUT + P", 1), (r"out - 1 \+ p\b", "out + p", 1)
+        (r"size - pick\(AFTER, band\)", "size - pick(AFTER, band) + 1", 1),
+        (r"(rest - after|[HW] - after_[hw]\[\w+\])(?=,| &&|;)", r"\1 + 1", 3)
     )),
-    Mutant("source-band-start", "bands start a row or column early (rounded down)", source=both(
-        (r", 0\) \+ S - 1\) // S", ", 0)) // S", 1), (r", 0\) \+ s - 1\) / s", ", 0)) / s", 1)
+    Mutant("source-band-start", "bands start one row and column early", source=both(
+        (r"clip\(pick\(BEFORE, band\)", "clip(pick(BEFORE, band) - 1", 1),
+        (r"(\bbefore|before_[hw]\[\w+\])(?= - start| &&)", r"\1 - 1", 6)
     )),
-    Mutant("source-dilation", "kernel indices not multiplied by the dilation", source=both(
-        (r"P - k \* D\b", "P - k", 2), (r"p - k \* d\b", "p - k", 2)
+    Mutant("source-fold", "of the weights of taps with equal bands, one stands for all", source=both(
+        (r"tl\.sum\(tl\.where\(own, kernels, 0\), 2\)", "tl.max(tl.where(own, kernels, 0), 2)", 1),
+        (r"(band_w\.of\[.*\]\]) \+= widen", r"\1 = widen", 2)
     )),
 )  # fmt: skip
 
