@@ -168,7 +168,14 @@ def _dense(name: str, tensor: Tensor) -> None:
 def _autocast_joins(tensor: Tensor, x: Tensor) -> bool:
     """Whether autocast casts both to one dtype: it leaves float64 alone."""
     narrow = DTYPES[:3]
-    return torch.is_autocast_enabled(x.device.type) and tensor.dtype in narrow and x.dtype in narrow
+    return autocast_to(x.device.type) is not None and tensor.dtype in narrow and x.dtype in narrow
+
+
+def autocast_to(device: str) -> torch.dtype | None:
+    """The dtype of the autocast that is in force for a type of device, None where there is none."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def multiplier_of(

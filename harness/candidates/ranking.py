@@ -34,6 +34,7 @@ from harness.timing.session import Stop
 ROWS = ("triton", "cupy", "eager-tf32", "eager-ieee", "inductor")
 MODES = {"cold": "read", "warm": None}
 MANY = 200
+LONGEST_US = 2e6  # of as many calls as the judge's own clock is held against
 # Beyond these the process's events and the other two witnesses disagree: a factor, and us for what hangs on a launch.
 DISAGREE = 1.5, 15.0
 
@@ -120,7 +121,7 @@ def _prepare(item: Judged, case: Case) -> Timed:
     trial = Trial(f"timed {case.op}", case.problem, case.multiplier, case.seed)
     examination.build(trial)
     examination.set_weights(1)
-    inputs = trial.inputs(1, "uniform")
+    inputs = replace(trial.inputs(1, "uniform"), **examination.current.weights)
     found = Timed(item, examination, inputs, case)
     answer, _ = found.ask("prepare", [storage(inputs.x)], x=spec(inputs.x, "timed"))
     item.verdict.timing = {"how": answer["how"]}
@@ -189,7 +190,7 @@ def _witnesses(item: Timed, timer: Timer) -> None:
     lowest = timing["datasheet_floor_us"] or 0.8 * (timing["floor_us"] or 0.0)
     if us < lowest:
         raise Found("refused", f"impossible: {us:.1f} us, and to read its input alone takes {lowest:.1f} us")
-    timing["wall_us"] = wall = _wall(item)
+    timing["wall_us"] = wall = _wall(item, max(5, min(MANY, int(LONGEST_US / us))))
     factor, more = DISAGREE
     if wall > factor * us + more:
         raise Found("refused", f"timer: events say {us:.1f} us, the judge's own clock {wall:.1f} us a call")
@@ -219,16 +220,16 @@ def _witnesses(item: Timed, timer: Timer) -> None:
         raise Found("refused", f"graph: after timing, on data that it had not seen: {found.message}")
 
 
-def _wall(item: Timed) -> float:
+def _wall(item: Timed, count: int) -> float:
     """us a call by the judge's clock: many calls with flushes, less as many flushes alone."""
 
     def seconds(call: bool) -> float:
         start = time.perf_counter()
-        item.ask("many", count=MANY, flush=True, call=call)
+        item.ask("many", count=count, flush=True, call=call)
         return time.perf_counter() - start
 
     seconds(True)
-    return 1e6 * (min(seconds(True) for _ in range(3)) - min(seconds(False) for _ in range(3))) / MANY
+    return 1e6 * (min(seconds(True) for _ in range(3)) - min(seconds(False) for _ in range(3))) / count
 
 
 def _after(item: Timed, secret: Tensor) -> Tensor:

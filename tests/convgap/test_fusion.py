@@ -36,14 +36,14 @@ REPLACED: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[str, ...]]] = {
     "scale, mean": (lambda m, y: (y * m.factor).mean((2, 3), keepdim=True), ("scale", "mean")),
     "mean twice": (
         lambda m, y: torch.mean(torch.mean(y * 0.5, dim=[2, 3], keepdim=True), dim=[2, 3], keepdim=True),
-        ("scale", "mean", "mean"),
+        ("scale", "mean"),
     ),
-    "pool, scale": (lambda m, y: 2 * m.pool(y), ("adaptive_avg_pool2d", "scale")),
+    "pool, scale": (lambda m, y: 2 * m.pool(y), ("adaptive_avg_pool2d",)),
     "no scale": (lambda m, y: y.mean((-1, -2)), ("mean",)),
     "quotient": (lambda m, y: F.adaptive_avg_pool2d(y / 4, 1), ("scale", "adaptive_avg_pool2d")),
     "parameter": (lambda m, y: torch.mul(m.gain, y).mean((-2, -1)), ("scale", "mean")),
     "parameter and numbers": (
-        lambda m, y: 3 * m.pool(y * m.gain) / 7, ("scale", "adaptive_avg_pool2d", "scale", "scale"),
+        lambda m, y: 3 * m.pool(2 * (y * m.gain)) / 7, ("scale", "scale", "adaptive_avg_pool2d"),
     ),
     "used twice afterwards": (lambda m, y: (lambda p: p + p.sin())(m.pool(y * 2)), ("scale", "adaptive_avg_pool2d")),
 }  # fmt: skip
@@ -177,7 +177,7 @@ def test_hooks_keep_being_called() -> None:
     called = []
     model.get_submodule("0.up").register_forward_hook(lambda *_: called.append("up"))
     fusion = convgap.fuse(model)
-    assert [left.why for left in fusion.left] == ["it has hooks, which would not be called any more"]
+    assert [left.why for left in fusion.left] == ["it has hooks"]
     fusion.model(data())
     assert called == ["up"]
 
@@ -210,7 +210,7 @@ def test_functional_convolution() -> None:
 
     model = Functional()
     fusion = convgap.fuse(model)
-    assert [found.steps for found in fusion.replaced] == [("conv_transpose2d", "mean", "scale")]
+    assert [found.steps for found in fusion.replaced] == [("conv_transpose2d", "mean")]
     torch.testing.assert_close(fusion.model(data()), model(data()), rtol=1e-12, atol=1e-14)
 
 

@@ -31,8 +31,9 @@ def restrict(folder: Path, largest_file: int) -> None:
     ruleset = libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
     if ruleset < 0:
         return
-    # Devices are written to; a file made there would be memory that nobody counts.
-    for place, allowed in ((str(folder), rights), ("/dev", WRITE_FILE)):
+    # Devices are written to; a file made there would be memory that nobody counts, but CUDA may want one.
+    devices = rights if os.path.exists("/dev/nvidiactl") else WRITE_FILE
+    for place, allowed in ((str(folder), rights), ("/dev", devices)):
         parent = os.open(place, os.O_PATH | os.O_CLOEXEC)
         rule = struct.pack("=Qi", allowed, parent)
         libc.syscall(ADD_RULE, ruleset, BENEATH, rule, 0)

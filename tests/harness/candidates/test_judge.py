@@ -189,6 +189,40 @@ def test_load_inline_is_accepted_or_left_to_a_gpu(tmp_path: Path) -> None:
         assert verdict.verdict == "unjudged" and "GPU" in verdict.reasons[0]
 
 
+def baseline() -> str:
+    """The starting point's schedule as a ModelNew."""
+    text = (ROOT / "triton_impl" / "baseline.py").read_text(encoding="utf-8")
+    kernel = text[text.index("@triton.jit") : text.index("def depth(")]
+    head = "import triton\nimport triton.language as tl\n\nBLOCK_C, BLOCK_P, NUM_WARPS = 64, 512, 4\n\n\n"
+    return head + kernel + replaced("self.answer(x)", "multiply_gap(self.conv_transpose(x), self.multiplier)")
+
+
+@pytest.mark.slow
+def test_baseline_schedule_is_accepted(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    path = write(tmp_path, "import torch\n" + baseline())
+    verdict = judged(path)
+    assert (verdict.verdict, verdict.reasons) == ("accepted", [])
+
+
+@pytest.mark.slow
+def test_autotuned_is_accepted(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    text = (EXAMPLES / "tail_triton.py").read_text(encoding="utf-8")
+    configs = "[triton.Config({'BLOCK': 256}), triton.Config({'BLOCK': 1024})]"
+    text = replaced(
+        "@triton.jit\n", f"@triton.autotune(configs={configs}, key=['PLANE'])\n@triton.jit\n", text
+    )
+    verdict = judged(write(tmp_path, replaced(", BLOCK=1024)", ")", text)))
+    assert (verdict.verdict, verdict.reasons) == ("accepted", [])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can judge the file")
+def test_what_needs_a_gpu_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", str(write(tmp_path, INLINE))]) == 3
+    assert "NOT JUDGED" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("output", [False, True])
 def test_solution(output: bool, tmp_path: Path) -> None:

@@ -1,0 +1,346 @@
+"""A transposed convolution that waits for what its caller does with it.
+
+`convgap.fuse` lets every module of a model keep its own forward, and exchanges some of the ConvTranspose2d that they
+call. Such a layer answers with a `Pending`: if that is scaled and averaged over its planes, the operator takes the
+place of all these steps; if anything else is done with it, the steps are made one by one, as they would have been, and
+what follows goes on with an ordinary tensor.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from numbers import Real
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_map
+
+from convgap.arguments import DTYPES, autocast_to, check_like, check_planes, geometry_of, options_of
+from convgap.functions import conv_transpose2d_multiply_gap
+from runtime.prepared import accumulator
+
+MULTIPLY = (
+    torch.mul,
+    torch.multiply,
+    Tensor.mul,
+    Tensor.multiply,
+    Tensor.__mul__,
+    Tensor.__rmul__,
+    operator.mul,
+)
+DIVIDE = (
+    torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide, Tensor.__truediv__,
+    operator.truediv,
+)  # fmt: skip
+MEAN = (torch.mean, Tensor.mean)
+
+_SMALL, _LARGE = 1e-30, 1e30
+"""Products of numbers beyond these would be subnormal or infinite in float32, where the steps need not be."""
+
+_PLAIN = (Tensor, nn.Parameter, FakeTensor)
+
+State: TypeAlias = "tuple[bool, bool, torch.dtype | None]"
+
+
+def pending(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], how: dict[str, str]) -> Pending | None:
+    """conv_transpose2d(x, weight, bias, ...), to be computed later; None where it has to be computed now.
+
+    options  stride, padding, output_padding, dilation, groups
+    how      strategy and backend of the operator
+    """
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if not all(type(tensor) in _PLAIN for tensor in tensors) or torch._C._get_tracing_state() is not None:
+        return None
+    try:
+        check_planes("x", x)
+        check_like("weight", weight, x)
+        if bias is not None:
+            check_like("bias", bias, x)
+        stride, padding, output_padding, dilation, groups = options
+        numbers = options_of(stride, padding, output_padding, dilation, groups, "collapsed")
+        geometry_of(x.shape, weight.shape, None if bias is None else bias.shape, *numbers)
+    except (TypeError, ValueError):
+        return None  # torch's own convolution takes it, or says why not
+    stride, padding, output_padding, dilation, groups, _ = numbers
+    dtype = x.dtype
+    narrowed = autocast_to(x.device.type)
+    if narrowed is not None:
+        if any(tensor.dtype not in DTYPES[:3] for tensor in tensors):
+            return None
+        dtype = narrowed
+    rows, columns = (
+        (x.shape[axis - 2] - 1) * stride[axis] - 2 * padding[axis] + dilation[axis] * (weight.shape[axis + 2] - 1)
+        + output_padding[axis] + 1
+        for axis in (0, 1)
+    )  # fmt: skip
+    shape = (*x.shape[:-3], weight.shape[1] * groups, rows, columns)
+
+    def step_by_step() -> Tensor:
+        # Not the function of the same name: inside a model that calls it, it would wait again.
+        call = torch.ops.aten.conv_transpose2d.input
+        return call(x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+    def fused(multiplier: float | Tensor) -> Tensor:
+        return conv_transpose2d_multiply_gap(
+            x, weight, bias, multiplier=multiplier, stride=stride, padding=padding, output_padding=output_padding,
+            groups=groups, dilation=dilation, **how,
+        )  # fmt: skip
+
+    return Pending(torch.Size(shape), dtype, x.device, tensors, step_by_step, fused)
+
+
+class Pending:
+    """What stands for a tensor that nobody has needed yet; torch's functions take it for one."""
+
+    __array_priority__ = Tensor.__array_priority__
+    """NumPy leaves products with its scalars to what has more than it."""
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        tensors: tuple[Tensor, ...],
+        step_by_step: Callable[[], Tensor],
+        fused: Callable[[float | Tensor], Tensor],
+        number: float = 1.0,
+        scale: Tensor | None = None,
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self._tensors, self._step_by_step, self._fused = tensors, step_by_step, fused
+        self._number, self._scale = number, scale
+        self._state = _state(device)
+        self._versions = _versions(tensors)
+        self._known: Tensor | None = None
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Tensor  # what a model's own isinstance asks for
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def real(self) -> Tensor:
+        """The tensor, computed as it would have been where it was asked for."""
+        if self._known is None:
+            self._check_unchanged()
+            with _restored(self._state, self.device):
+                self._known = self._step_by_step()
+        return self._known
+
+    def _check_unchanged(self) -> None:
+        if _versions(self._tensors) != self._versions:
+            raise RuntimeError(
+                "convgap.fuse: the input or the weight of a ConvTranspose2d was changed in place before its output was"
+                " used; leave this model as it is, or make the change on a copy"
+            )
+
+    def _is_open(self) -> bool:
+        """Whether what follows may still be joined to it."""
+        return self._known is None and self._state == _state(self.device)
+
+    def _scaled(self, function: Callable[..., Any], by: Any, args: tuple[Any, ...], divided: bool) -> Any:
+        """`function(*args)`, one of which is this and the other `by`."""
+        number, scale = self._number, self._scale
+        if isinstance(by, Tensor) and type(by) is not Pending:
+            fits = (
+                type(by) in _PLAIN and by.device == self.device and not by.is_complex() and not by.is_sparse
+            )
+            fits = fits and by.dim() <= self.ndim and all(size == 1 for size in by.shape[-2:])
+            fits = fits and all(
+                have in (1, want)
+                for have, want in zip(reversed(by.shape), reversed(self.shape), strict=False)
+            )
+            fits = fits and scale is None and not divided
+            fits = fits and _keeps(self.dtype, by)
+            scale = by
+        else:
+            fits = isinstance(by, Real) and not isinstance(by, bool)
+            factor = float(by) if fits else 0.0
+            fits = fits and (not divided or factor != 0.0)
+            number = number / factor if fits and divided else number * factor
+            fits = fits and (number == 0.0 or _SMALL < abs(number) < _LARGE)
+        if not fits or not self._is_open():
+            return _call(function, args, {})
+
+        def step_by_step() -> Tensor:
+            return _call(function, args, {})
+
+        tensors = (*self._tensors, by) if isinstance(by, Tensor) else self._tensors
+        return Pending(self.shape, self.dtype, self.device, tensors, step_by_step, self._fused, number, scale)
+
+    def _pooled(self, function: Callable[..., Any], keepdim: bool) -> Tensor | None:
+        """The mean over the planes, or None where it has to be made step by step."""
+        if not self._is_open():
+            return None
+        narrowed = self._state[2]
+        if narrowed and _autocast_mean(function, self.dtype, self.device.type, narrowed) != self.dtype:
+            return None
+        self._check_unchanged()
+        multiplier: float | Tensor = self._number
+        if self._scale is not None:
+            multiplier = self._scale.to(accumulator(self.dtype))
+            if self._number != 1.0:
+                multiplier = multiplier * self._number
+        out = self._fused(multiplier)
+        return out if keepdim else out.flatten(-3)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not kwargs and len(args) == 2:
+            left, right = args
+            if func in DIVIDE and type(left) is Pending:
+                return left._scaled(func, right, args, True)
+            if func in MULTIPLY:
+                return (
+                    left._scaled(func, right, args, False)
+                    if type(left) is Pending
+                    else right._scaled(func, left, args, False)
+                )
+        out = None
+        if args and type(args[0]) is Pending:
+            if func in MEAN:
+                out = _mean(*args, **kwargs)
+            elif func is F.adaptive_avg_pool2d:
+                out = _adaptive(*args, **kwargs)
+        return _call(func, args, kwargs) if out is None else out
+
+    def mul(self, *args: Any, **kwargs: Any) -> Any:
+        return Pending.__torch_function__(Tensor.mul, (), (self, *args), kwargs)
+
+    def div(self, *args: Any, **kwargs: Any) -> Any:
+        return Pending.__torch_function__(Tensor.div, (), (self, *args), kwargs)
+
+    def mean(self, *args: Any, **kwargs: Any) -> Any:
+        return Pending.__torch_function__(Tensor.mean, (), (self, *args), kwargs)
+
+    def __mul__(self, other: Any) -> Any:
+        return Pending.__torch_function__(operator.mul, (), (self, other))
+
+    def __rmul__(self, other: Any) -> Any:
+        return Pending.__torch_function__(operator.mul, (), (other, self))
+
+    def __truediv__(self, other: Any) -> Any:
+        return Pending.__torch_function__(operator.truediv, (), (self, other))
+
+    multiply, divide, true_divide = mul, div, div
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real(), name)
+
+
+def _delegate(name: str) -> None:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.real(), name)(*map(real, args), **kwargs)
+
+    setattr(Pending, name, method)
+
+
+def _delegate_attribute(name: str) -> None:
+    def read(self: Any) -> Any:
+        return getattr(self.real(), name)
+
+    def write(self: Any, value: Any) -> None:
+        setattr(self.real(), name, value)
+
+    setattr(Pending, name, property(read, write))
+
+
+# Python looks operators up on the type, where __getattr__ is not asked.
+_OWN = {*dir(type), *vars(Pending), "__new__"}
+for _name in dir(Tensor):
+    if _name.startswith("__") and callable(getattr(Tensor, _name)) and _name not in _OWN:
+        _delegate(_name)
+for _name in (
+    "__eq__",
+    "__ne__",
+    "__lt__",
+    "__le__",
+    "__gt__",
+    "__ge__",
+    "__hash__",
+    "__repr__",
+    "__or__",
+    "__ror__",
+):
+    _delegate(_name)
+_delegate("__reduce_ex__")
+for _name in ("data", "grad", "requires_grad"):
+    _delegate_attribute(_name)
+
+
+def real(value: Any) -> Any:
+    return value.real() if type(value) is Pending else value
+
+
+def _call(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return function(*tree_map(real, args), **tree_map(real, kwargs))
+
+
+def _mean(input: Pending, dim: Any = None, keepdim: bool = False, **more: Any) -> Any:  # noqa: A002
+    y = input
+    pair = isinstance(dim, (tuple, list)) and len(dim) == 2 and all(type(d) is int for d in dim)
+    if more or not pair:
+        return None
+    planes = {d % y.ndim if -y.ndim <= d < y.ndim else d for d in dim} == {y.ndim - 2, y.ndim - 1}
+    return y._pooled(torch.mean, keepdim) if planes else None
+
+
+def _adaptive(input: Pending, output_size: Any) -> Any:  # noqa: A002
+    one = output_size == 1 or (isinstance(output_size, (tuple, list)) and tuple(output_size) == (1, 1))
+    return input._pooled(F.adaptive_avg_pool2d, True) if one else None
+
+
+def _state(device: torch.device) -> State:
+    """What changes what an operator of torch does, beside its arguments."""
+    inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+    return torch.is_grad_enabled(), inference, autocast_to(device.type)
+
+
+def _restored(state: State, device: torch.device) -> ExitStack:
+    grad, inference, narrowed = state
+    stack = ExitStack()
+    if state != _state(device):
+        stack.enter_context(torch.inference_mode(inference))
+        stack.enter_context(torch.set_grad_enabled(grad))
+        if torch.amp.is_autocast_available(device.type):
+            stack.enter_context(torch.autocast(device.type, narrowed, narrowed is not None))
+    return stack
+
+
+def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """How often each was written to; a compiler keeps the order of writes and reads itself."""
+    if torch.compiler.is_compiling():
+        return ()
+    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in tensors)
+
+
+def _keeps(dtype: torch.dtype, by: Tensor) -> bool:
+    """Whether a product with `by` has the floating-point `dtype` of the other factor. No call that a trace records."""
+    narrower = dtype.itemsize > 2 and by.dtype.itemsize < dtype.itemsize
+    return not by.dim() or not by.is_floating_point() or by.dtype == dtype or narrower
+
+
+@cache
+def _autocast_mean(
+    function: Callable[..., Any], dtype: torch.dtype, device: str, autocast: torch.dtype
+) -> torch.dtype:
+    """What autocast to `autocast`, which is in force, makes of a mean over planes: asked of a small one."""
+    one = torch.ones((1, 1, 1, 1), dtype=dtype, device=device)
+    return (function(one, 1) if function is F.adaptive_avg_pool2d else function(one, (2, 3))).dtype
