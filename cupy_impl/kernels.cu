@@ -442,19 +442,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
     index_t n = sample;
     // 2 addresses: one run of memory, read in wide loads from the last aligned place before it, whatever the size of a plane
     const ELEMENT* run = y + n * stride_n + (index_t)first * plane;
-    int length = min(planes, C - first) * plane, before = (index_t)run / (int)sizeof(ELEMENT) & (VEC - 1);
-    run -= before;
-    length += before;
+    int length = min(planes, C - first) * plane, skip = (index_t)run / (int)sizeof(ELEMENT) & (VEC - 1);
+    run -= skip;
+    length += skip;
     // 3 masked load; what an access at either end has of others' elements is not read
     access held[LOADS];
     #pragma unroll
     for (int u = 0; u < LOADS; u++) {
         int i = (threadIdx.x + u * THREADS) * VEC;
         held[u] = access{};
-        if (i >= before && i + VEC <= length) held[u] = load_streaming((const access*)(run + i));
+        if (i >= skip && i + VEC <= length) held[u] = load_streaming((const access*)(run + i));
         else
             for (int e = 0; e < VEC; e++)
-                if (i + e >= before && i + e < length) held[u].at[e] = run[i + e];
+                if (i + e >= skip && i + e < length) held[u].at[e] = run[i + e];
     }
     // 4 accumulate what is sure to belong to one plane
     #pragma unroll
@@ -473,7 +473,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_gap_flat(
         int p = p0 + (threadIdx.x >> lanes_shift);
         ACC total = 0;
         #pragma unroll 1
-        for (int i = lane; i < count && p < planes; i += lanes) total += pieces[before / FOLD + p * count + i];
+        for (int i = lane; i < count && p < planes; i += lanes) total += pieces[skip / FOLD + p * count + i];
         #pragma unroll 1
         for (int l = lanes / 2; l > 0; l /= 2) total += __shfl_xor_sync(0xffffffffu, total, l);
         index_t c = first + p;

@@ -148,7 +148,7 @@ MUTANTS: tuple[Mutant, ...] = (
     )),
     Mutant("source-band-start", "bands start one row and column early", source=both(
         (r"clip\(pick\(BEFORE, band\)", "clip(pick(BEFORE, band) - 1", 1),
-        (r"(\bbefore|before_[hw]\[\w+\])(?= - start| &&)", r"\1 - 1", 6)
+        (r"(\bbefore|before_[hw]\[\w+\])(?= - start| &&)", r"\1 - 1", 4)
     )),
     Mutant("source-fold", "of the weights of taps with equal bands, one stands for all", source=both(
         (r"tl\.sum\(tl\.where\(own, kernels, 0\), 2\)", "tl.max(tl.where(own, kernels, 0), 2)", 1),

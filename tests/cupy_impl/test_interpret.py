@@ -589,14 +589,15 @@ def test_a_damaged_library_is_made_anew(tmp_path: Path, keep: int) -> None:
 
 @needs_compiler
 def test_a_cache_directory_needs_no_home(tmp_path: Path) -> None:
-    # As a user whom no passwd entry names; only root may become one.
-    program = f"import os\nif os.getuid() == 0: os.setuid(54321)\ndel os.environ['HOME']\n{PROGRAM}"
+    nobody = """
+        import os, pwd
+        def getpwuid(uid):
+            raise KeyError(uid)
+        pwd.getpwuid = getpwuid
+        del os.environ["HOME"]
+    """
     cache = tmp_path / "cache"
-    cache.mkdir(mode=0o777)
-    cache.chmod(0o777)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    finish(start(cache, program))
+    finish(start(cache, textwrap.dedent(nobody) + PROGRAM))
     assert len(list(cache.iterdir())) == 2
 
 
