@@ -16,9 +16,9 @@ from torch import Tensor
 
 from reference.problem import Chain
 
-MOST_BY_PRODUCT = 64
-"""Elements of a plane, or taps, up to which bands are added up by a product with a matrix of zeros and ones. That is one
-call for all bands, but its chain of additions may be as long as there are elements, where torch's sum makes a tree."""
+MOST_ELEMENTS, MOST_TAPS = 256, 64
+"""Elements of a plane, and taps, up to which bands are added up by a product with a matrix of zeros and ones. That is
+one call for all bands, but its chain of additions is as long as the plane, where torch's sum makes a tree."""
 
 
 @lru_cache(maxsize=4096)
@@ -40,7 +40,7 @@ def fold(problem: Chain, weight: Tensor, dtype: torch.dtype) -> Tensor:
     Where a weight is not finite any band may become NaN, also through a tap that is not live (0 * Inf).
     """
     weight = weight.to(dtype)
-    if problem.kernel[0] * problem.kernel[1] <= MOST_BY_PRODUCT:
+    if problem.kernel[0] * problem.kernel[1] <= MOST_TAPS:
         bands = taps_of_bands(problem, dtype).T @ weight.flatten(2).flatten(0, 1).T
         bands = bands.unflatten(1, weight.shape[:2])
     else:

@@ -32,7 +32,16 @@ from reference import eager
 from reference.eager import mean_depth
 from reference.problem import Band, Chain, Problem, Tail
 from runtime.prepared import accumulator
-from torch_impl.folding import MOST_BY_PRODUCT, elements_of_bands, fold, live, live_bands, live_taps, unfold
+from torch_impl.folding import (
+    MOST_ELEMENTS,
+    MOST_TAPS,
+    elements_of_bands,
+    fold,
+    live,
+    live_bands,
+    live_taps,
+    unfold,
+)
 
 LITERAL_WORK = 250_000
 """Products of an input element and a weight, for each of (bands + 6), up to which torch's own convolution is faster
@@ -160,11 +169,11 @@ def _depth(problem: Chain, how: str) -> int:
     if how == "one band":
         return sums + channels + mean_depth(rows * cols)
     counts = [[after - before for before, after in pairwise(problem.distinct(axis).taps)] for axis in (0, 1)]
-    if rows * cols <= MOST_BY_PRODUCT:
+    if rows * cols <= MOST_TAPS:
         folded = max(counts[0]) * max(counts[1]) - 1
     else:
         folded = mean_depth(max(counts[0])) + mean_depth(max(counts[1]))
-    if problem.h * problem.w <= MOST_BY_PRODUCT:
+    if problem.h * problem.w <= MOST_ELEMENTS:
         sums = max(sums, problem.h * problem.w)
     return sums + folded + channels * len(counts[0]) * len(counts[1])
 
