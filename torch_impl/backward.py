@@ -30,7 +30,7 @@ def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor
     with without_autocast(grad):
         left = by_group(problem, grad)
         if form(problem, grad.device)[0] in ("literal", "folded"):
-            right = fold(problem, weight, grad.dtype).to(left.dtype)
+            right = fold(problem, weight, left.dtype)
             # [groups, n, (bands, channels)]: the channels go before the bands.
             d = torch.bmm(left, right.mT).unflatten(2, (rows, cols, -1)).permute(1, 0, 4, 2, 3).reshape(shape)
             if isfinite(d.sum().item()):

@@ -8,15 +8,17 @@ NaN). Everything is picked by slices: a list of indices would be copied to the d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from reference.problem import Chain
 
-MOST_SLICES = 16
-"""Kernel rows (columns) up to which weights are added slice by slice; above, a sum along the axis takes less time."""
+MOST_ELEMENTS, MOST_TAPS = 256, 64
+"""Elements of a plane, and taps, up to which bands are added up by a product with a matrix of zeros and ones. That is
+one call for all bands, but its chain of additions is as long as the plane, where torch's sum makes a tree."""
 
 
 @lru_cache(maxsize=4096)
@@ -33,11 +35,48 @@ def live_kernel(problem: Chain) -> tuple[int, int]:
 
 def fold(problem: Chain, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """weight [c_in, c_out / groups, kh, kw], the taps of each live band added up, as the right factor of a product:
-    [groups, row bands * column bands * c_in / groups, c_out / groups], in `dtype`."""
-    taps = live_taps(problem, weight)
-    columns = _band_by_band(_counts(problem, 1), taps, dtype)  # [column bands, c_in, c_out / groups, rows]
-    both = _band_by_band(_counts(problem, 0), columns, dtype).flatten(0, 1)
-    return both.unflatten(1, (problem.groups, -1)).transpose(0, 1).flatten(1, 2)
+    [groups, row bands * column bands * c_in / groups, c_out / groups], in `dtype`.
+
+    Where a weight is not finite any band may become NaN, also through a tap that is not live (0 * Inf).
+    """
+    weight = weight.to(dtype)
+    if problem.kernel[0] * problem.kernel[1] <= MOST_TAPS:
+        bands = taps_of_bands(problem, dtype).T @ weight.flatten(2).flatten(0, 1).T
+        bands = bands.unflatten(1, weight.shape[:2])
+    else:
+        columns = _sum_by_band(_counts(problem, 1), live_taps(problem, weight))
+        bands = _sum_by_band(_counts(problem, 0), columns).flatten(0, 1)
+    return bands.unflatten(1, (problem.groups, -1)).transpose(0, 1).flatten(1, 2)
+
+
+@lru_cache(maxsize=512)
+def taps_of_bands(problem: Chain, dtype: torch.dtype) -> Tensor:
+    """1 where a tap has a live band, else 0: [kh * kw, bands], on the CPU."""
+    return _members(
+        problem, problem.kernel, [[*pairwise(problem.distinct(axis).taps)] for axis in (0, 1)], dtype
+    )
+
+
+@lru_cache(maxsize=512)
+def elements_of_bands(problem: Chain, dtype: torch.dtype) -> Tensor:
+    """1 where a live band holds an element of the plane, else 0: [h * w, bands], on the CPU."""
+    size = problem.h, problem.w
+    return _members(problem, size, [[*problem.distinct(axis).at(size[axis])] for axis in (0, 1)], dtype)
+
+
+def _members(
+    problem: Chain, size: tuple[int, int], ranges: list[list[tuple[int, int]]], dtype: torch.dtype
+) -> Tensor:
+    """From each band's range of rows and of columns."""
+    # Kept for later calls, of which some may be differentiated.
+    with torch.inference_mode(False):
+        rows, columns = (
+            torch.zeros(size[axis], len(live(problem, axis)), dtype=dtype, device="cpu") for axis in (0, 1)
+        )
+        for axis, held in enumerate((rows, columns)):
+            for column, b in enumerate(live(problem, axis)):
+                held[slice(*ranges[axis][b]), column] = 1
+        return (rows[:, None, :, None] * columns[:, None, :]).flatten(2).flatten(0, 1)
 
 
 def unfold(problem: Chain, values: Tensor) -> Tensor:
@@ -95,14 +134,9 @@ def _counts(problem: Chain, axis: int) -> list[int]:
     return [taps[b + 1] - taps[b] for b in live(problem, axis)]
 
 
-def _band_by_band(counts: list[int], values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The last dimension in runs of counts[0], counts[1], ... slices: each run added up in `dtype`, [runs, ...]."""
-    if sum(counts) > MOST_SLICES:
-        parts = [part.sum(-1, dtype=dtype) for part in values.split(counts, -1)]
-    else:
-        slices = iter(values.unbind(-1))
-        parts = [reduce(torch.add, [next(slices).to(dtype) for _ in range(count)]) for count in counts]
-    return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
+def _sum_by_band(counts: list[int], values: Tensor) -> Tensor:
+    """The last dimension in runs of counts[0], counts[1], ... elements: each run added up, [runs, ...]."""
+    return torch.stack([run.sum(-1) for run in values.split(counts, -1)])
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:

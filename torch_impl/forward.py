@@ -32,7 +32,16 @@ from reference import eager
 from reference.eager import mean_depth
 from reference.problem import Band, Chain, Problem, Tail
 from runtime.prepared import accumulator
-from torch_impl.folding import fold, live, live_bands, live_taps, unfold
+from torch_impl.folding import (
+    MOST_ELEMENTS,
+    MOST_TAPS,
+    elements_of_bands,
+    fold,
+    live,
+    live_bands,
+    live_taps,
+    unfold,
+)
 
 LITERAL_WORK = 250_000
 """Products of an input element and a weight, for each of (bands + 6), up to which torch's own convolution is faster
@@ -70,6 +79,17 @@ def chain(
     name, _ = form(problem, x.device)
     if name == "literal":
         return _literal(problem, x, weight, bias, scale, multiplier)
+    if (
+        name == "folded"
+        and problem.h * problem.w <= MOST_BY_PRODUCT
+        and live(problem, 0)
+        and live(problem, 1)
+    ):
+        with without_autocast(x):
+            bands = elements_of_bands(problem, product_dtype(x))
+            out = _folded(problem, x.flatten(2).to(bands.dtype) @ bands, weight, bias, scale, multiplier)
+        if out is not None:
+            return out
     if name == "taps" and max(problem.kernel) <= PER_TAP:
         rows, cols = ([band for band in problem.bands(axis) if band[0] < band[1]] for axis in (0, 1))
         with without_autocast(x):
@@ -122,13 +142,8 @@ def contract(
         if how == "one band":
             return _as_stored(problem, sums, weight, bias, scale, multiplier)
         if how != "taps":
-            # Channels inside bands, as `fold` has them.
-            left = live_bands(problem, sums).flatten(2).unflatten(1, (problem.groups, -1))
-            left = left.permute(1, 0, 3, 2).flatten(2)
-            left = left.to(product_dtype(left))
-            right = fold(problem, weight, sums.dtype).to(left.dtype)
-            out = _product(problem, left, right, bias, scale, multiplier, dtype)
-            if isfinite(out.sum(dtype=sums.dtype).item()):
+            out = _folded(problem, live_bands(problem, sums).flatten(2), weight, bias, scale, multiplier)
+            if out is not None:
                 return out
             sums = sums.double()
         left = by_group(problem, unfold(problem, sums))
@@ -153,17 +168,21 @@ def _depth(problem: Chain, how: str) -> int:
         return sums + channels * rows * cols
     if how == "one band":
         return sums + channels + mean_depth(rows * cols)
-    # The weights of a band are added along one axis, then along the other.
     counts = [[after - before for before, after in pairwise(problem.distinct(axis).taps)] for axis in (0, 1)]
-    folded = max(counts[0]) + max(counts[1]) - 2
+    if rows * cols <= MOST_TAPS:
+        folded = max(counts[0]) * max(counts[1]) - 1
+    else:
+        folded = mean_depth(max(counts[0])) + mean_depth(max(counts[1]))
+    if problem.h * problem.w <= MOST_ELEMENTS:
+        sums = max(sums, problem.h * problem.w)
     return sums + folded + channels * len(counts[0]) * len(counts[1])
 
 
 def product_dtype(operand: Tensor) -> torch.dtype:
-    """What to multiply matrices in: the operand's dtype, or float64 where torch's product would not be IEEE float32."""
+    """What to multiply matrices in: the operand's accumulator, or float64 where torch's product is not IEEE float32."""
     backends: Any = torch.backends  # its members are made at run time: type checkers do not see them
     switch = backends.cuda.matmul if operand.is_cuda else backends.mkldnn.matmul
-    return operand.dtype if switch.fp32_precision in _IEEE else torch.float64
+    return accumulator(operand.dtype) if switch.fp32_precision in _IEEE else torch.float64
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -199,6 +218,18 @@ def _product(
     else:
         total = torch.mm(left[0], right[0])[:, :, None, None]
     return _finished(total, problem.out_area, bias, scale, multiplier, dtype)
+
+
+def _folded(
+    problem: Chain, sums: Tensor, weight: Tensor, bias: Tensor | None, scale: float, multiplier: Tensor | None
+) -> Tensor | None:
+    """The output by folded weights, from the sums of the live bands [n, c_in, bands]; None if it is not all finite."""
+    # Channels inside bands, as `fold` has them.
+    left = sums.unflatten(1, (problem.groups, -1)).permute(1, 0, 3, 2).flatten(2)
+    left = left.to(product_dtype(left))
+    right = fold(problem, weight, left.dtype)
+    out = _product(problem, left, right, bias, scale, multiplier, weight.dtype)
+    return out if isfinite(out.sum(dtype=left.dtype).item()) else None
 
 
 def _as_stored(
