@@ -51,10 +51,13 @@ GRID_UNROLL = 2
 # Small planes in a run (multiply_gap_flat)
 
 FLAT_PLANE = 1024
-"""Elements of a plane that is not short."""
+"""Elements of a small plane at most."""
 
 FLAT_BYTES = 4 * 1024
 """Bytes of one program, which is one warp: it needs no barrier."""
+
+FLAT_LEAST = 16
+"""Elements that a smaller plane has room for, so that there are few kinds."""
 
 # Parts
 
@@ -142,8 +145,8 @@ OUTPUTS = 32
 CHANNELS = 16
 """Channels of one step of a product: the fewest that Triton multiplies."""
 
-PROGRAMS = 512
-"""Programs that fill a card: outputs are cut in slices of channels for so many, whatever the batch."""
+PROGRAMS = 384
+"""Programs that fill a card, three on each multiprocessor: outputs are cut in slices of channels for so many, whatever the batch."""
 
 SLICES = 32
 """Slices of an output at most: the last program has to add them up."""

@@ -44,7 +44,7 @@ def tail_depth(problem: Tail, stride: tuple[int, ...], dtype: torch.dtype, align
     """Longest chain of additions behind one output of multiply_gap."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
     if flat := tiles.flat(layout, dtype.itemsize):
-        return flat.VEC - 1 + _sum(flat.PIECES)
+        return _sum(flat.SIZE)
     _, tile = tiles.gap(layout, layout.c, dtype.itemsize)
     finish = _add_rows(tile.parts, finish_rows(tile.BP, tile.warps)) if tile.parts > 1 else 0
     return _stream(tile, tile.rows) + tile.R - 1 + _sum(tile.L) + finish

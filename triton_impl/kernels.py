@@ -151,24 +151,28 @@ def stream(ptrs, position, live, lo, hi, cols, step, stride_h, FULL: tl.constexp
     acc = tl.zeros(ptrs.shape, ACC)
     advance = step * stride_h
     ptrs += lo * stride_h
-    for _ in range(lo, hi - UNROLL * step + 1, UNROLL * step):
-        held = ()
-        for u in tl.static_range(UNROLL):
-            if FULL:
-                held += (tl.load(ptrs + u * advance, eviction_policy="evict_first"),)
-            else:
-                held += (tl.load(ptrs + u * advance, mask=live, eviction_policy="evict_first"),)
-        for u in tl.static_range(UNROLL):
-            acc += held[u].to(ACC)
-        ptrs += UNROLL * advance
-        lo += UNROLL * step
-    if lo < hi:
+    if UNROLL > 1:
+        for _ in range(lo, hi - UNROLL * step + 1, UNROLL * step):
+            held = ()
+            for u in tl.static_range(UNROLL):
+                if FULL:
+                    held += (tl.load(ptrs + u * advance, eviction_policy="evict_first"),)
+                else:
+                    held += (tl.load(ptrs + u * advance, mask=live, eviction_policy="evict_first"),)
+            for u in tl.static_range(UNROLL):
+                acc += held[u].to(ACC)
+            ptrs += UNROLL * advance
+            lo += UNROLL * step
+    # The rest, or all where a step is one load: the same code a second time would come late from memory.
+    for _ in range(lo, hi, UNROLL * step):
         held = ()
         for u in tl.static_range(UNROLL):
             left = live & (position < (hi - lo - u * step) * cols)
             held += (tl.load(ptrs + u * advance, mask=left, other=0, eviction_policy="evict_first"),)
         for u in tl.static_range(UNROLL):
             acc += held[u].to(ACC)
+        ptrs += UNROLL * advance
+        lo += UNROLL * step
     return acc
 
 
@@ -410,30 +414,25 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
 @triton.jit
 def multiply_gap_flat(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
                       C, plane, stride_n, blocks, blocks_by,
-                      TENSOR: tl.constexpr, ACC: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
-                      PIECES: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
-    # 1 who am I: small planes that lie one behind the other, in groups that are whole accesses long
+                      TENSOR: tl.constexpr, ACC: tl.constexpr, PLANES: tl.constexpr, SIZE: tl.constexpr):  # fmt: skip
+    # 1 who am I: small planes that lie one behind the other
     n = quotient(tl.program_id(0), blocks_by)
-    c = ((tl.program_id(0) - n * blocks) * GROUPS + tl.arange(0, GROUPS)) * GROUP
+    c = (tl.program_id(0) - n * blocks) * PLANES + tl.arange(0, PLANES)
     n = n.to(tl.int64)
-    # 2 addresses: one run of memory, whatever the size of a plane
-    piece = tl.arange(0, PIECES)[None, :, None]
-    i = piece * VEC + tl.arange(0, VEC)[None, None, :]
-    ptrs = y + n * stride_n + c.to(tl.int64)[:, None, None] * plane + i
+    # 2 addresses
+    position = tl.arange(0, SIZE)[None, :]
+    ptrs = y + n * stride_n + c.to(tl.int64)[:, None] * plane + position
     # 3 masked load
-    mask = (c < C)[:, None, None] & (piece * VEC < GROUP * plane)
+    mask = (c < C)[:, None] & (position < plane)
     run = tl.load(ptrs, mask=mask, other=0, eviction_policy="evict_first").to(ACC)
-    for q in tl.static_range(GROUP):
-        # 4 accumulate, 5 reduce: the q-th plane of each group
-        own = run if GROUP == 1 else tl.where((i >= q * plane) & (i < (q + 1) * plane), run, 0)
-        total = tl.sum(tl.sum(own, 2), 1)
-        # 6 scale
-        mean = scaled(total, scale)
-        if TENSOR:
-            m = multiplier + n * mult_n + (c + q).to(tl.int64) * mult_c
-            mean *= tl.load(m, mask=c < C, other=0).to(tl.float64)
-        # 7 store
-        tl.store(out + n * C + c + q, narrow(mean, out.dtype.element_ty), mask=c < C)
+    # 4 accumulate, 5 reduce
+    total = tl.sum(run, 1)
+    # 6 scale
+    mean = scaled(total, scale)
+    if TENSOR:
+        mean *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(tl.float64)
+    # 7 store
+    tl.store(out + n * C + c, narrow(mean, out.dtype.element_ty), mask=c < C)
 
 
 @triton.jit
@@ -536,7 +535,7 @@ def tap_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH:
         cb = band_of(tap % KW, TAPS_W)
         live = (k < last) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
         # Lanes follow k in both.
-        w_at = follow((ci * CO * (KH * KW) + tap)[None, :], co.to(tl.int64)[:, None] * (KH * KW))
+        w_at = (ci * CO * (KH * KW) + tap)[None, :] + co.to(tl.int64)[:, None] * (KH * KW)
         w = tl.load(weights + w_at, mask=live[None, :] & (co < CO)[:, None], other=0).to(acc.dtype)
         t_at = follow((n * G * CI)[:, None] * (RB * CB), (ci * (RB * CB) + rb * CB + cb)[None, :])
         t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
@@ -575,12 +574,16 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             kernels = kernels.to(ACC)
             t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
+            # The band sums of the next band are under way while one is multiplied.
+            t = tl.load(sums + follow(t_at, first * 0), mask=mask, other=0)
             for band in range(rolled(RB * CB)):
-                t = tl.load(sums + follow(t_at, band), mask=mask, other=0)
+                more = mask & (0 * ci + band + 1 < RB * CB)[None, :]
+                following = tl.load(sums + follow(t_at, band + 1), mask=more, other=0)
                 # 4 accumulate
                 w = fold(kernels, tap, band // CB, band % CB, KW, TAPS_H, TAPS_W)
                 live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 acc = tl.dot(t, tl.where(live, w, 0), acc, input_precision="ieee", out_dtype=ACC)
+                t = following
         if any_wild(acc):
             # Inf * w1 + Inf * w2 is not Inf * (w1 + w2), and w1 + w2 may overflow. Samples without any keep their bits.
             by_tap = tap_products(tl.zeros((BN, BCO), ACC), sums, weight, n, co, first * (KH * KW), last * (KH * KW), N, G, CI,

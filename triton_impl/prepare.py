@@ -112,7 +112,7 @@ def prepare_multiply_gap(
     call = {"y": POINTER[dtype], **_output(dtype)}
     fixed = {"TENSOR": tensor, "ACC": _acc(dtype)}
     if flat := tiles.flat(layout, dtype.itemsize):
-        blocks = ceil(layout.c / (flat.GROUP * flat.GROUPS))
+        blocks = ceil(layout.c / flat.PLANES)
         special, sizes = specialize(
             kernels.multiply_gap_flat,
             call,
@@ -124,7 +124,7 @@ def prepare_multiply_gap(
                 "blocks_by": divisor(blocks),
             },
             fixed | vars(flat),
-            {"y": flat.VEC * dtype.itemsize, "stride_n": flat.VEC},
+            {"y": layout.vector * dtype.itemsize, "stride_n": layout.vector, "plane": layout.vector},
             1,
         )
         why = f"planes of {layout.h} elements lie one behind the other: read as one run"
@@ -218,7 +218,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
             "BK": c.WILD_STEP if fold else c.TAP_STEP,
             "FR": _slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
         },
-        {"sums": 16, "weight": 16, "partials": 16},
+        {"sums": 16, "weight": 16, "partials": 16, "share": 16},
         c.PRODUCT_WARPS,
     )
     how = (

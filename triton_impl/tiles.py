@@ -7,7 +7,7 @@ it no longer depends on the plane. test_kinds.py lists them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, gcd
+from math import ceil
 
 from runtime.layout import Layout, describe, pow2_at_least, pow2_at_most
 from triton_impl import constants as c
@@ -178,34 +178,17 @@ def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
 
 @dataclass(frozen=True)
 class Flat:
-    """GROUPS groups of GROUP planes, each a run of up to PIECES accesses of VEC elements."""
+    """PLANES planes of at most SIZE elements, one behind the other."""
 
-    GROUP: int
-    GROUPS: int
-    PIECES: int
-    VEC: int
+    PLANES: int
+    SIZE: int
 
 
 def flat(layout: Layout, itemsize: int) -> Flat | None:
-    """How to read small planes as one run of memory, or None if they are not small or not adjacent.
-
-    Only where a plane is too short, or of too odd a size, for a tile of its own to be read in wide loads.
-    """
+    """How to read small planes that lie one behind the other, or None if they are not small or not adjacent."""
     plane = layout.h
-    if (
-        layout.w != 1
-        or layout.unit != "rows"
-        or layout.stride[1] != plane
-        or plane > c.FLAT_PLANE
-        or layout.c < 2
-    ):
+    adjacent = layout.w == 1 and layout.unit == "rows" and layout.stride[1] == plane and layout.c > 1
+    if not adjacent or plane > c.FLAT_PLANE:
         return None
-    # Each plane of a group costs one pass over the group: four bring float32 to whole accesses.
-    VEC = gcd(layout.first, layout.c * plane, layout.stride[0] if layout.n > 1 else 0, 4 * gcd(plane, 16))
-    GROUP = VEC // gcd(VEC, plane)
-    PIECES = pow2_at_least(plane * GROUP // VEC)
-    GROUPS = min(pow2_at_least(layout.c // GROUP), pow2_at_most(c.FLAT_BYTES // itemsize // (PIECES * VEC)))
-    return Flat(GROUP, GROUPS, PIECES, VEC)
-
-
-__all__ = ["Flat", "Tile", "bands", "describe", "divisible", "flat", "gap", "unit_strides"]
+    SIZE = max(c.FLAT_LEAST, pow2_at_least(plane))
+    return Flat(min(pow2_at_least(layout.c), max(1, c.FLAT_BYTES // itemsize // SIZE)), SIZE)
