@@ -60,8 +60,11 @@ class Mutant:
             return inputs.call(convgap, backend=backend)
 
         def call(inputs: Inputs) -> Tensor:
-            # Before anything is changed: a backend is probed once, and must not be found broken.
-            convgap.status(inputs.x.device)
+            # Before anything is changed: a backend is probed at an operator's first call, and must not be found broken.
+            operator = backend, str(inputs.x.device), inputs.weight is None
+            if operator not in _called:
+                right(inputs)
+                _called.add(operator)
             if self.outside:
                 return self.outside(right, inputs)
             with self._inside(backend):
@@ -80,6 +83,10 @@ class Mutant:
         run = run_of(backend, self.source[backend]) if backend in self.source else self.launch
         with interposed(_then_reset(run or _as_it_is), self.problem or (lambda p: p)):
             yield
+
+
+_called: set[tuple[str, str, bool]] = set()
+"""Backend, device, and whether it is the tail, of what has been called unchanged."""
 
 
 def _as_it_is(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
