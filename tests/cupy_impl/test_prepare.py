@@ -1,4 +1,4 @@
-"""Kinds of code are few, and sizes no part of them; what no grid can hold is launched in another shape or refused."""
+"""Kinds of code are few, and sizes are no part of them; what no grid holds is launched in another shape or refused."""
 
 from __future__ import annotations
 
