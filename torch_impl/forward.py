@@ -79,12 +79,7 @@ def chain(
     name, _ = form(problem, x.device)
     if name == "literal":
         return _literal(problem, x, weight, bias, scale, multiplier)
-    if (
-        name == "folded"
-        and problem.h * problem.w <= MOST_BY_PRODUCT
-        and live(problem, 0)
-        and live(problem, 1)
-    ):
+    if name == "folded" and problem.h * problem.w <= MOST_ELEMENTS and live(problem, 0) and live(problem, 1):
         with without_autocast(x):
             bands = elements_of_bands(problem, product_dtype(x))
             out = _folded(problem, x.flatten(2).to(bands.dtype) @ bands, weight, bias, scale, multiplier)
