@@ -261,7 +261,7 @@ def test_integers_as_torch_takes_them(two: Any, monkeypatch: pytest.MonkeyPatch)
         )
         if not isinstance(two, torch.Tensor):  # nn.ConvTranspose2d's own constructor does not take one
             module = convgap.ConvTranspose2dMultiplyGAP(4, 3, 3, bias=False, backend="torch", **numbers)
-            module.conv_transpose.weight.data = weight
+            module.conv_transpose.weight = torch.nn.Parameter(weight, requires_grad=False)
             assert torch.equal(module(x), expected)
     got = convgap.conv_transpose2d_multiply_gap(x, weight, groups=np.int64(2), backend="torch")
     assert torch.equal(got, convgap.conv_transpose2d_multiply_gap(x, weight, groups=2, backend="torch"))
