@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
 import torch
@@ -17,10 +16,9 @@ from harness.options import DTYPES, words
 from harness.records.as_json import to_json
 from harness.records.environment import environment
 from harness.records.record import Run
-from harness.show.calls import call_table
-from harness.show.tables import environment_lines
-from harness.show.text import print_lines, section
-from harness.timing.calls import CALLS, ENTRIES, FIRST, measure
+from harness.show.calls import call_text
+from harness.show.page import record_page
+from harness.timing.calls import CALLS, ENTRIES, measure
 from harness.timing.session import Stop
 from harness.timing.telemetry import Telemetry
 
@@ -55,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record, raw samples included")
     parser.add_argument("--text", type=Path, metavar="FILE", help="write what is printed, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         ]
     except ValueError as error:
         raise UsageError(str(error)) from None
-    require_writable(filter(None, (args.json, args.text)))
+    require_writable(filter(None, (args.json, args.text, args.html)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kinds, names = args.calls or list(CALLS), args.backends or list(ENTRIES)
     telemetry = Telemetry(device) if device.type == "cuda" else None
@@ -83,33 +82,17 @@ def run(args: argparse.Namespace) -> int:
                 found.calls.append(times)
                 advance(f"{case.name}, {times.call}")
     found.finished = True
-    text = render(found)
+    text = call_text(found)
     print(text, end="")
     if args.text:
         write_whole(args.text, text)
     if args.json:
         write_whole(args.json, to_json(found))
+    if args.html:
+        write_whole(args.html, record_page(found))
     return int(any(_failed(why) for times in found.calls for why in times.missing.values()))
 
 
 def _failed(reason: str) -> bool:
     """Whether an entry has no times because it went wrong, not because it has nothing to do here."""
     return reason.startswith("RuntimeError: wrong:")
-
-
-def render(run: Run) -> str:
-    """The tables as text, kind by kind."""
-    text = io.StringIO()
-    out = console(text)
-    print_lines(out, environment_lines(run))
-    if run.environment.gpu is None:
-        print_lines(
-            out, ["no GPU: only what torch itself runs is timed; launches and interpreted kernels are not"]
-        )
-    for kind in dict.fromkeys(times.call for times in run.calls):
-        section(out, f"{kind}: {CALLS[kind]}" + (", one sample" if kind in FIRST else ""))
-        for times in (times for times in run.calls if times.call == kind):
-            print_lines(out, ["", f"{times.shape}, {times.dtype}"])
-            out.print(call_table(times))
-            print_lines(out, (f"  {name}: {why}" for name, why in times.missing.items()))
-    return text.getvalue()

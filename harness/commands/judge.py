@@ -14,6 +14,7 @@ from harness.candidates import flashinfer, forms, judging, page
 from harness.candidates.judging import Judged
 from harness.candidates.trials import OLD, TODAY
 from harness.candidates.verdict import exit_code
+from harness.candidates.web import judge_page
 from harness.candidates.worker import Limits
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=6.0, help="most time spent on sampling (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdict, or a list of them")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs nothing else")
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="append a line of flashinfer-bench's trace for each"
     )
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         if args.definitions:
             return 0
         raise UsageError("expected at least one FILE to judge")
-    require_writable(filter(None, (args.json, args.trace)))
+    require_writable(filter(None, (args.json, args.trace, args.html)))
     settings = _settings(args)
     candidates = [_claimed(forms.read(path, args.form), args) for path in args.files]
     judged: list[Judged] = []
@@ -97,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         documents = [verdict.document() for verdict in found]
         write_whole(args.json, json.dumps(documents if len(found) > 1 else documents[0], indent=1) + "\n")
+    if args.html:
+        write_whole(args.html, judge_page(found))
     if args.trace:
         _append(args.trace, judged, gpu=settings.gpu)
     return exit_code(found)

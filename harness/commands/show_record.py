@@ -10,6 +10,7 @@ from harness.files import require_writable, write_whole
 from harness.records.as_csv import to_csv
 from harness.records.as_json import RecordError, load
 from harness.show import cross_check, plots, tables
+from harness.show.calls import call_text
 from harness.show.markdown import markdown
 from harness.show.page import record_page
 from harness.show.text import print_lines
@@ -42,8 +43,11 @@ def run(args: argparse.Namespace) -> int:
         print(markdown(found), end="")
     elif not wanted and not drawn:
         out = console()
-        tables.print_timed(found, out)
-        cross_check.print_check(found, out)
+        if found.cases:
+            tables.print_timed(found, out)
+            cross_check.print_check(found, out)
+        if found.calls:
+            print(call_text(found), end="")
     if args.html:
         write_whole(args.html, record_page(found))
     if args.csv:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+
 from rich.table import Table
 
-from harness.show.text import NONE, new_table, number
-from harness.timing.calls import BASES, CallTimes
+from harness.console import console
+from harness.records.record import Run
+from harness.show.tables import environment_lines
+from harness.show.text import NONE, new_table, number, print_lines, section
+from harness.timing.calls import BASES, CALLS, FIRST, CallTimes
 from harness.timing.intervals import ratio_of_medians, summarise
+
+CALL_HEADS = ("entry", "us", "p20..p80", "rounds", *(f"/ {base}, 95 %" for base in BASES))
+
+
+def call_lines(times: CallTimes) -> Iterator[tuple[str, ...]]:
+    """One line per entry of one kind of call on one problem. A ratio below 1 is faster than what it is to."""
+    for entry, samples in times.samples.items():
+        s = summarise(samples)
+        ratios = (_ratio(times, entry, base) for base in BASES)
+        yield entry, number(s.median), f"{number(s.p20)}..{number(s.p80)}", str(s.count), *ratios
 
 
 def call_table(times: CallTimes) -> Table:
-    """One line per entry of one kind of call on one problem. A ratio below 1 is faster than what it is to."""
-    table = new_table(["entry", "us", "p20..p80", "rounds", *(f"/ {base}, 95 %" for base in BASES)])
-    for entry, samples in times.samples.items():
-        s = summarise(samples)
-        ratios = [_ratio(times, entry, base) for base in BASES]
-        table.add_row(entry, number(s.median), f"{number(s.p20)}..{number(s.p80)}", str(s.count), *ratios)
+    """The lines as a table."""
+    table = new_table(CALL_HEADS)
+    for line in call_lines(times):
+        table.add_row(*line)
     return table
 
 
@@ -29,3 +43,21 @@ def _ratio(times: CallTimes, entry: str, base: str) -> str:
         return middle
     interval = ratio_of_medians(mine, its, paired=True)
     return f"{middle} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def call_text(run: Run) -> str:
+    """The tables as text, kind by kind."""
+    text = io.StringIO()
+    out = console(text)
+    print_lines(out, environment_lines(run))
+    if run.environment.gpu is None:
+        print_lines(
+            out, ["no GPU: only what torch itself runs is timed; launches and interpreted kernels are not"]
+        )
+    for kind in dict.fromkeys(times.call for times in run.calls):
+        section(out, f"{kind}: {CALLS[kind]}" + (", one sample" if kind in FIRST else ""))
+        for times in (times for times in run.calls if times.call == kind):
+            print_lines(out, ["", f"{times.shape}, {times.dtype}"])
+            out.print(call_table(times))
+            print_lines(out, (f"  {name}: {why}" for name, why in times.missing.items()))
+    return text.getvalue()

@@ -12,9 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.records.record import CaseRecord, Result, Run
+from harness.show.calls import CALL_HEADS, call_lines
 from harness.show.cross_check import pair_text
 from harness.show.tables import environment_lines, first_mode, provenance, share
 from harness.show.text import NONE, error_text, gain_text, label, number, size_text
+from harness.timing.calls import CALLS
 from harness.timing.intervals import Summary, summarise
 
 GROUPS = (
@@ -65,7 +67,8 @@ def record_page(run: Run) -> str:
     pairs = [name for name in names if any(name in case.pairwise for case in run.cases)]
     return fill(
         "record.html",
-        title=f"One operator, {len(names)} implementations, {len(run.cases)} cases",
+        title=_title(run, names),
+        calls=_calls(run),
         environment=environment_lines(run),
         finished=run.finished,
         mode=mode,
@@ -81,6 +84,33 @@ def record_page(run: Run) -> str:
         provenance=[line.strip() for line in provenance(run)],
         command=run.environment.command,
     )
+
+
+def _title(run: Run, names: list[str]) -> str:
+    if not run.cases:
+        return "What a person waits for"
+    return f"One operator, {len(names)} implementations, {len(run.cases)} cases"
+
+
+def _calls(run: Run) -> list[dict[str, Any]]:
+    """Kinds of call, each with a table for every problem."""
+    return [
+        {
+            "name": kind,
+            "what": CALLS.get(kind, ""),
+            "times": [
+                {
+                    "title": f"{times.shape}, {times.dtype}",
+                    "heads": CALL_HEADS,
+                    "lines": list(call_lines(times)),
+                    "missing": [f"{entry}: {why}" for entry, why in times.missing.items()],
+                }
+                for times in run.calls
+                if times.call == kind
+            ],
+        }
+        for kind in dict.fromkeys(times.call for times in run.calls)
+    ]
 
 
 def _legend(names: list[str]) -> list[dict[str, str]]:

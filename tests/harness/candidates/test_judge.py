@@ -11,12 +11,9 @@ import pytest
 import torch
 
 from cupy_impl.interpret import unavailable
-from harness.candidates import flashinfer, forms
-from harness.candidates.verdict import SCHEMA, VERDICTS
 from harness.candidates.worker import Limits
 from harness.cli import main
-from harness.errors import UsageError
-from tests.harness.candidates.judged import SEED, judged
+from tests.harness.candidates.judged import judged
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples" / "candidates"
@@ -298,56 +295,3 @@ def test_weights_taken_at_construction_need_a_word(tmp_path: Path) -> None:
     allowed = judged(path, frozen=True)
     assert (allowed.verdict, allowed.reasons) == ("accepted", [])
     assert "--frozen-weights" in str(allowed.settings["weights"])
-
-
-@pytest.mark.slow
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = write(tmp_path, MODEL)
-    bad = write(tmp_path, replaced("* self.multiplier", "* 0.5"), "bad.py")
-    out, trace = tmp_path / "out.json", tmp_path / "trace.jsonl"
-    arguments = ["judge", str(good), str(bad), "--seed", str(SEED), "--json", str(out), "--trace", str(trace)]
-    assert main(arguments) == 1
-    printed = capsys.readouterr().out
-    assert "ACCEPTED" in printed and "WRONG" in printed and "ranking" in printed
-    first, second = json.loads(out.read_text())
-    assert first["schema"] == SCHEMA and {first["verdict"], second["verdict"]} <= set(VERDICTS)
-    assert first["verdict"] == "accepted" and first["reasons"] == [] and first["checks"]
-    assert "multiplier" in second["reasons"][0]
-    lines = [json.loads(line) for line in trace.read_text().splitlines()]
-    assert [line["evaluation"]["status"] for line in lines] == ["PASSED", "INCORRECT_NUMERICAL"]
-    assert {line["definition"] for line in lines} <= set(flashinfer.DEFINITIONS)
-
-
-def test_definitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["judge", "--definitions", str(tmp_path / "definitions")]) == 0
-    for name in flashinfer.DEFINITIONS:
-        found = json.loads((tmp_path / "definitions" / f"{name}.json").read_text())
-        axes = {axis for tensor in found["inputs"].values() for axis in tensor["shape"] or ()}
-        assert axes <= set(found["axes"])
-        compile(found["reference"], name, "exec")
-
-
-@pytest.mark.parametrize(
-    "text, name, message",
-    [
-        ("x = 1\n", "a.py", "expected class ModelNew"),
-        ("__global__ void f() {}", "a.cu", "expected a header in TOML"),
-        ('/* judge\nentry = "f"\nend judge */ __global__ void f() {}', "a.cu", "operator"),
-        ("{}", "a.json", "no solution.json"),
-        ("# judge: dtypes = int8\n" + MODEL, "a.py", "int8"),
-    ],
-)
-def test_what_is_no_candidate(text: str, name: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=message):
-        forms.read(write(tmp_path, text, name))
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["absent.py"], ["--limit", "0", "x.py"], ["--depth", "0", "x.py"], ["--dtype", "int8", "x.py"]],
-)
-def test_bad_usage_is_exit_code_2(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(write(tmp_path, MODEL, "x.py").parent)
-    assert main(["judge", *arguments]) == 2

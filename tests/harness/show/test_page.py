@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.candidates.verdict import Check, Verdict
+from harness.candidates.web import judge_page
 from harness.show.page import record_page
+from harness.timing.calls import CallTimes
 from tests import synthetic
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -106,3 +109,32 @@ def test_in_a_browser(tmp_path: Path, width: int) -> None:
     assert seen["open"] and seen["dots"] == 10
     # Wide tables scroll inside themselves: the page is never wider than the window.
     assert seen["wide"] <= width
+
+
+def test_kinds_of_call_are_on_it_too() -> None:
+    run = synthetic.run()
+    run.cases = []
+    times = {"triton": [8.0, 8.1, 8.2], "eager": [16.0, 16.2, 16.4]}
+    run.calls = [CallTimes("host", "tail:1,128,32,32", "float32", times, {"cupy": "CuPy is not installed"})]
+    page = record_page(run)
+    assert "What a person waits for" in page and "0.500 [" in page and "CuPy is not installed" in page
+    assert "Cross-check" not in page
+
+
+def test_verdicts() -> None:
+    timed = {"rows": {"candidate": {"us": 30.5, "low": 30.1, "high": 30.9}}}
+    found = [
+        Verdict("mine.py", "kernelbench", checks=[Check("uniform", True, "fine", 0.25)]),
+        Verdict(
+            "<b>.py", "functions", "wrong", ["crop: as if it were forgotten"], checks=[Check("x", False)]
+        ),
+    ]
+    page = judge_page(found)
+    assert (
+        "0.25" in page
+        and "&lt;b&gt;.py" in page
+        and "crop: as if it were forgotten" in page
+        and "<b>.py" not in page
+    )
+    found[0].timing = timed | {"case": "a", "gpu": "b", "warm": {"candidate": {"us": 1.0}}}
+    assert "30.5" in judge_page(found)
