@@ -94,8 +94,9 @@ PRODUCT_REGISTERS = 128
 PLANES_REGISTERS = 168
 """The same where it adds up small planes on the way in."""
 
-PLANES_HELD = 104
-"""32-bit registers of a thread of planes_contract for its sums and for what is on its way."""
+PLANES_HELD, WIDE_PLANES_HELD = 80, 104
+"""32-bit registers of a thread of planes_contract for its sums and for what is on its way: of a block of 32 outputs, of
+64."""
 
 PLANES_ROWS = 16
 """Samples of a block of planes_contract, except for planes of one element."""
@@ -112,6 +113,9 @@ of large kernels, whose taps are what takes time."""
 
 MIN_SLICE, MIN_PLANES_SLICE = 32, 8
 """Input planes that a slice has at least, of kernels that are not large; where planes_contract reads them."""
+
+FEW_PLANES, FEW_PLANES_SLICE = 128, 64
+"""Of at most so many input planes, a slice has at least so many: adding up slices would take as long as products do."""
 
 BANDS = 32
 """Pairs of bands that a product takes at a time where there are more."""

@@ -75,7 +75,8 @@ def slice_of(problem: Chain, planes: bool = False) -> int:
     count = problem.c_in // problem.groups
     if is_large(problem):
         return ceil(count / c.LARGE_SLICES)
-    return max(ceil(count / c.SLICES), min(count, c.MIN_PLANES_SLICE if planes else c.MIN_SLICE))
+    least = c.FEW_PLANES_SLICE if count <= c.FEW_PLANES else c.MIN_SLICE
+    return max(ceil(count / c.SLICES), min(count, c.MIN_PLANES_SLICE if planes else least))
 
 
 def expansion(problem: Chain, itemsize: int) -> Product:
@@ -137,10 +138,11 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
         return None
     best = 0
     planes = 1
+    room = (c.WIDE_PLANES_HELD if BN == 64 else c.PLANES_HELD) - BM * BN / c.WARP
     while planes <= 32:
         mine = BM * planes * share / threads
         registers = mine * loads * across * itemsize / 4 + planes * BN * taps * itemsize / 4 / threads
-        if mine >= 1 and planes * sums <= 72 and (registers <= c.PLANES_HELD - BM * BN / c.WARP or not best):
+        if mine >= 1 and planes * sums <= 72 and (registers <= room or not best):
             best = planes
         planes *= 2
     if not best:
