@@ -37,6 +37,9 @@ SMALL_AHEAD = 4
 GROUPS = 32
 """Planes that a block works on at most, and warps of a block at most: kernels.cu has room for so many sums."""
 
+PLANES_SUM_REGISTERS = 72
+"""Registers of a thread that sums bands of several neighbouring planes; 64, as elsewhere, are a few too few."""
+
 FEW_SUMS = 16
 """Band sums that a thread keeps in registers at a time. With more of them kernels get more registers."""
 

@@ -114,8 +114,13 @@ __device__ __noinline__ ACC add_taps(ACC total, ACC t, const ELEMENT* weight, in
 // The core is what every band holds: [before(0), size - after(last)). The rims are what is in some bands.
 
 #ifdef AXIS
+// Words of an access, as loaded: the compiler may keep a register for each half of a word that it sees as two elements.
+template <bool WORDS> struct Loaded { typedef vec<unsigned, VEC * sizeof(ELEMENT) / 4> type; };
+template <> struct Loaded<false> { typedef vec<ELEMENT, VEC> type; };
 typedef vec<ELEMENT, VEC> access;
-constexpr int RIMS = 3;   // that a thread asks for early
+typedef Loaded<sizeof(access) >= 4>::type words;
+union Access { words loaded; access elements; };
+constexpr int RIMS = AXIS == 1 ? 1 : 3;   // that a thread asks for early
 constexpr int OWN = AXIS == 1 ? VEC : 1, TURN = PLANES / OWN;   // planes of a thread; threads of all planes at one place
 typedef vec<ELEMENT, OWN> rim_access;
 
@@ -147,24 +152,27 @@ template <class Next, class Meanwhile> __device__ __forceinline__ void stream(
     const ELEMENT* p, bool busy, int lane, int by, int count, ACC (&acc)[VEC], Next next, Meanwhile meanwhile) {
     #pragma unroll 1
     for (bool first = true; first || count > 0; first = false, count -= UNROLL * by) {
-        access held[UNROLL];
+        words held[UNROLL];
         if (busy && count >= UNROLL * by) {
             #pragma unroll
             for (int u = 0; u < UNROLL; u++) {
-                held[u] = load_streaming((const access*)p);
+                held[u] = load_streaming((const words*)p);
                 next(p);
             }
         } else {
             #pragma unroll
             for (int u = 0; u < UNROLL; u++) {
-                held[u] = busy && lane + u * by < count ? load_streaming((const access*)p) : access{};
+                held[u] = busy && lane + u * by < count ? load_streaming((const words*)p) : words{};
                 next(p);
             }
         }
         if (first) meanwhile();
         #pragma unroll
-        for (int u = 0; u < UNROLL; u++)
-            for (int e = 0; e < VEC; e++) acc[e] += widen(held[u].at[e]);
+        for (int u = 0; u < UNROLL; u++) {
+            Access one;
+            one.loaded = held[u];
+            for (int e = 0; e < VEC; e++) acc[e] += widen(one.elements.at[e]);
+        }
     }
 }
 

@@ -62,7 +62,7 @@ def _stream(layout: Layout, itemsize: int, sums: int, planes: int) -> Stream:
         return Stream(c.WHOLE_THREADS if whole or layout.w > 1 else c.THREADS, c.FAR_AHEAD, 128)
     if itemsize == 8 or sums > c.FEW_SUMS:
         return Stream(c.THREADS, c.AHEAD, 128)
-    return Stream(c.THREADS, c.AHEAD, 64)
+    return Stream(c.THREADS, c.AHEAD, c.PLANES_SUM_REGISTERS if layout.unit == "planes" else 64)
 
 
 def tile(
