@@ -146,23 +146,36 @@ CHANNELS = 16
 """Channels of one step of a product: the fewest that Triton multiplies."""
 
 PROGRAMS = 384
-"""Programs that fill a card, three on each multiprocessor: outputs are cut in slices of channels for so many, whatever the batch."""
+"""Programs that fill a card, three on each multiprocessor: outputs are cut in slices of channels for so many,
+whatever the batch."""
 
 SLICES = 32
 """Slices of an output at most: the last program has to add them up."""
 
-TAP_OUTPUTS = 8
-"""Outputs of a program where taps are not folded: there are few channels, and many taps to spread over
-programs."""
+FOLD_WEIGHTS = 4 * 1024 * 1024
+"""Weights from which the taps of a band are added where there are several bands: fewer products cost more steps, each
+with a barrier."""
 
-TAP_STEP = 256
-"""(channel, tap) pairs of one step of such a product."""
+FOLD_REGISTERS = 168
+"""Most registers per thread of such a product: three programs on a multiprocessor."""
 
-TAP_SLICES = 64
+TAP_SAMPLES = 4
+"""Samples of a program where taps are multiplied one by one."""
+
+TAP_STEP = 16
+"""(channel, tap) pairs of one step: a thread has four neighbours of one output, an access of 16 bytes."""
+
+TAP_STEPS = 4
+"""Steps of weights under way."""
+
+LONG_PRODUCT = 16 * 1024
+"""(channel, tap) pairs of an output that are cut in more slices than SLICES."""
+
+TAP_SLICES = 128
 """Slices of such an output at most."""
 
-WILD_STEP = 16
-"""(channel, tap) pairs of a step where taps are multiplied one by one because something was not finite."""
+TAP_REGISTERS = 128
+"""Most registers per thread: eight programs on a multiprocessor."""
 
 SLICE_REGISTERS = 128
 """Registers per thread that the last program fills with slices at a time."""

@@ -56,8 +56,12 @@ def chain_depth(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, ali
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     seen = problem.swapped() if layout.swapped else problem
     tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
-    cut = product_slices(problem) if folds(problem) else tap_slices(problem)
-    depth = _band_depth(seen, tile) + tile.parts + _product_depth(problem, cut)
+    product = (
+        _product_depth(problem, product_slices(problem))
+        if folds(problem)
+        else _tap_depth(tap_slices(problem))
+    )
+    depth = _band_depth(seen, tile) + tile.parts + product
     plane = layout.h * layout.w
     if planes_fit(problem):
         # A thread has at most all of a plane.
@@ -94,10 +98,12 @@ def _rim_rows(bands: Bands, size: int) -> int:
 
 
 def _product_depth(problem: Chain, cut: Slices) -> int:
-    """Additions in a row when products of band sums and weights are added up: those of a band's taps, those
-    of a slice, the slices."""
+    """Additions in a row when products of folded weights are added up: those of a band's taps, those of a slice, the
+    slices. Or, where something is not finite, each tap is multiplied by itself."""
     taps = problem.kernel[0] * problem.kernel[1]
-    if not folds(problem):
-        return cut.share + cut.slices
-    # A band's taps are added first; or, where something is not finite, each tap is multiplied by itself.
     return max(cut.share * count_bands(problem) + taps, cut.share * taps) + cut.slices
+
+
+def _tap_depth(cut: Slices) -> int:
+    """The same where no taps are folded: a thread's own, its lanes, the slices."""
+    return ceil(cut.share / c.TAP_STEP) + c.TAP_STEP - 1 + cut.slices

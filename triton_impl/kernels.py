@@ -13,7 +13,7 @@
 Sizes and strides are run-time arguments. Compiled code depends on the dtype, on how many elements an access
 has and along which axis, on the tile, and on the bands: row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]),
 and is what the kernel rows [TAPS_H[rb], TAPS_H[rb + 1]) see; columns likewise. Taps of one band are added
-before they meet T (FOLD), or where the kernel is large, each meets T by itself.
+before they meet T (FOLD), or where that takes longer, each meets T by itself.
 
 A program that reads planes has BP of them and walks down their rows in steps of R lines of L positions. A
 line holds `lines` whole rows of `cols` columns, one behind the other, and what is left of it is idle; so a
@@ -336,10 +336,15 @@ def load_kernels(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.c
 
 
 @triton.jit
-def fold(kernels, tap, rb, cb, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr):
-    """Sums of the taps that have row band rb and column band cb: [a, b]."""
-    own = (band_of(tap // KW, TAPS_H) == rb) & (band_of(tap % KW, TAPS_W) == cb)
-    return tl.sum(tl.where(own, kernels, 0), 2)
+def fold(kernels, band_of_tap, band, H, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
+         AFTER_W: tl.constexpr, EMPTY: tl.constexpr):  # fmt: skip
+    """Sums of the taps of a band: [a, b]. EMPTY: bands may hold nothing; a weight that never meets x is left out."""
+    folded = tl.sum(tl.where(band_of_tap == band, kernels, 0), 2)
+    if EMPTY:
+        CB: tl.constexpr = len(BEFORE_W)
+        live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+        folded = tl.where(live, folded, 0)
+    return folded
 
 
 @triton.jit
@@ -520,28 +525,71 @@ def locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
 
 
 @triton.jit
-def tap_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH: tl.constexpr, KW: tl.constexpr,
-                 BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
-                 AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    """acc plus products [first, last), each tap by itself: k runs over (ci, tap)."""
+def products_by_tap(sums, weights, n0, co, first, last, N, G, CI, CO, H, W, KH: tl.constexpr, KW: tl.constexpr,
+                    BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
+                    AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, EMPTY: tl.constexpr, ACC: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+                    STEPS: tl.constexpr):  # fmt: skip
+    """Products [first, last) of BN samples with outputs co, each tap by itself: k runs over (ci, tap). [BN, BCO]
+
+    For few samples, whose weights are read once: no shared memory, no barrier, STEPS steps of weights under way.
+    """
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
-    for k0 in range(first, last, BK):
-        # 3 masked load
-        k = k0 + tl.arange(0, BK)
-        ci = (k // (KH * KW)).to(tl.int64)
-        tap = k % (KH * KW)
-        rb = band_of(tap // KW, TAPS_H)
-        cb = band_of(tap % KW, TAPS_W)
-        live = (k < last) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-        # Lanes follow k in both.
-        w_at = (ci * CO * (KH * KW) + tap)[None, :] + co.to(tl.int64)[:, None] * (KH * KW)
-        w = tl.load(weights + w_at, mask=live[None, :] & (co < CO)[:, None], other=0).to(acc.dtype)
-        t_at = follow((n * G * CI)[:, None] * (RB * CB), (ci * (RB * CB) + rb * CB + cb)[None, :])
-        t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
-        # 4 accumulate
-        acc = tl.dot(t, tl.trans(w), acc, input_precision="ieee", out_dtype=acc.dtype)
-    return acc
+    # A tensor for each sample, so that a thread loads a sum once for all its outputs.
+    acc = ()
+    for _ in tl.static_range(BN):
+        acc += (tl.zeros((co.shape[0], BK), ACC),)
+    for k0 in range(first, last, STEPS * BK):
+        # 3 masked load: the weights of all steps come first, for they are farther away
+        w = ()
+        at = ()
+        for i in tl.static_range(STEPS):
+            k = k0 + i * BK + tl.arange(0, BK)[None, :]
+            ci = (k // (KH * KW)).to(tl.int64)
+            tap = k % (KH * KW)
+            rb = band_of(tap // KW, TAPS_H)
+            cb = band_of(tap % KW, TAPS_W)
+            live = k < last
+            if EMPTY:
+                live &= lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+            w_ptrs = weights + co.to(tl.int64)[:, None] * (KH * KW) + ci * CO * (KH * KW) + tap
+            w += (tl.load(w_ptrs, mask=live & (co < CO)[:, None], other=0),)
+            at += (tl.where(live, ci * (RB * CB) + rb * CB + cb, -1),)
+        for i in tl.static_range(STEPS):
+            # 4 accumulate
+            more = ()
+            for s in tl.static_range(BN):
+                mask = (at[i] >= 0) & (n0 + s + 0 * at[i] < N)
+                t = tl.load(sums + (n0 + s) * G * CI * (RB * CB) + at[i], mask=mask, other=0)
+                more += (acc[s] + t * w[i].to(ACC),)
+            acc = more
+    total = tl.zeros((BN, co.shape[0]), ACC)
+    for s in tl.static_range(BN):
+        total = tl.where(tl.arange(0, BN)[:, None] == s, tl.sum(acc[s], 1)[None, :], total)
+    return total
+
+
+@triton.jit
+def wild_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH: tl.constexpr, KW: tl.constexpr,
+                  BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
+                  AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, BCI: tl.constexpr):  # fmt: skip
+    """Finite elements of acc as they are, the others from channels [first, last), each tap by itself: Inf * w1 + Inf * w2 is
+    not Inf * (w1 + w2), and w1 + w2 may overflow. So samples without an Inf keep their bits."""
+    RB: tl.constexpr = len(BEFORE_H)
+    CB: tl.constexpr = len(BEFORE_W)
+    exact = tl.zeros(acc.shape, acc.dtype)
+    for ci0 in range(first, last, BCI):
+        ci = (ci0 + tl.arange(0, BCI)).to(tl.int64)
+        for tap in range(rolled(KH * KW)):
+            rb = band_of(tap // KW, TAPS_H)
+            cb = band_of(tap % KW, TAPS_W)
+            w_ptrs = weights + (ci[:, None] * CO + co[None, :]) * (KH * KW) + tap
+            w = tl.load(w_ptrs, mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(acc.dtype)
+            w = tl.where(lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W), w, 0)
+            t_ptrs = sums + ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB) + rb * CB + cb
+            t = tl.load(t_ptrs, mask=(n < N)[:, None] & (ci < last)[None, :], other=0)
+            exact = tl.dot(t, w, exact, input_precision="ieee", out_dtype=acc.dtype)
+    return tl.where(acc - acc == 0, acc, exact)
 
 
 @triton.jit
@@ -549,8 +597,8 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              N, G, CI, CO, H, W, share, n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by,
              TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
              BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
-             AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, FOLD: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr,
-             BCO: tl.constexpr, BCI: tl.constexpr, BK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+             AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, EMPTY: tl.constexpr, FOLD: tl.constexpr, KK: tl.constexpr,
+             BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
@@ -574,24 +622,22 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             kernels = kernels.to(ACC)
             t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
-            # The band sums of the next band are under way while one is multiplied.
-            t = tl.load(sums + follow(t_at, first * 0), mask=mask, other=0)
+            own = band_of(tap // KW, TAPS_H) * CB + band_of(tap % KW, TAPS_W)
+            t = tl.load(sums + follow(t_at, split * 0), mask=mask, other=0)
             for band in range(rolled(RB * CB)):
+                # The band sums of the next band are under way while these are multiplied.
                 more = mask & (0 * ci + band + 1 < RB * CB)[None, :]
                 following = tl.load(sums + follow(t_at, band + 1), mask=more, other=0)
                 # 4 accumulate
-                w = fold(kernels, tap, band // CB, band % CB, KW, TAPS_H, TAPS_W)
-                live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                acc = tl.dot(t, tl.where(live, w, 0), acc, input_precision="ieee", out_dtype=ACC)
+                w = fold(kernels, own, band, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, EMPTY)
+                acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
                 t = following
         if any_wild(acc):
-            # Inf * w1 + Inf * w2 is not Inf * (w1 + w2), and w1 + w2 may overflow. Samples without any keep their bits.
-            by_tap = tap_products(tl.zeros((BN, BCO), ACC), sums, weight, n, co, first * (KH * KW), last * (KH * KW), N, G, CI,
-                                  CO, H, W, KH, KW, BEFORE_H, AFTER_H, TAPS_H, BEFORE_W, AFTER_W, TAPS_W, BK)  # fmt: skip
-            acc = tl.where(acc - acc == 0, acc, by_tap)
+            acc = wild_products(acc, sums, weight, n, co, first, last, N, G, CI, CO, H, W, KH, KW, BEFORE_H, AFTER_H, TAPS_H,
+                                BEFORE_W, AFTER_W, TAPS_W, BCI)  # fmt: skip
     else:
-        acc = tap_products(acc, sums, weight, n, co, first, last, N, G, CI, CO, H, W, KH, KW, BEFORE_H, AFTER_H, TAPS_H,
-                           BEFORE_W, AFTER_W, TAPS_W, BK)  # fmt: skip
+        acc = products_by_tap(sums, weight, n_block.to(tl.int64) * BN, co, first, last, N, G, CI, CO, H, W, KH, KW, BEFORE_H,
+                              AFTER_H, TAPS_H, BEFORE_W, AFTER_W, TAPS_W, EMPTY, ACC, BN, BK, STEPS)  # fmt: skip
     # 5 reduce
     live = (n < N)[:, None] & (co < CO)[None, :]
     done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCO), counters + tile, split,
@@ -703,8 +749,8 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                     slices, slices_by, blocks, blocks_by,
                     TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                     BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
-                    AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr,
-                    P: tl.constexpr, VEC: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
+                    AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, EMPTY: tl.constexpr, SWAPPED: tl.constexpr,
+                    RUN: tl.constexpr, P: tl.constexpr, VEC: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
                     FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -730,18 +776,18 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
         kernels, tap = load_kernels(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, KK)
         kernels = kernels.to(ACC)
         planes = planes.to(ACC)
+        own = band_of(tap // KW, TAPS_H) * (len(TAPS_W) - 1) + band_of(tap % KW, TAPS_W)
         for band in range(rolled(RB * CB)):
             # 4 accumulate, 5 reduce: band sums, then products
-            h = band // (RB if SWAPPED else CB)
-            v = band % (RB if SWAPPED else CB)
-            rb = v if SWAPPED else h
-            cb = h if SWAPPED else v
+            rb = band % RB if SWAPPED else band // CB
+            cb = band // RB if SWAPPED else band % CB
             t = plane_sums(planes, row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-            w = fold(kernels, tap, h, v, KW, TAPS_H, TAPS_W)
-            live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-            acc = tl.dot(t, tl.where(live, w, 0), acc, input_precision="ieee", out_dtype=ACC)
+            w = tl.sum(tl.where(own == band, kernels, 0), 2)
+            if EMPTY:
+                w = tl.where(lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W), w, 0)
+            acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
     if any_wild(acc):
-        # Tap by tap, as in `contract`.
+        # Tap by tap, as in `wild_products`.
         by_tap = tl.zeros((BN, BCO), ACC)
         for ci0 in range(start, last, BCI):
             ci = ci0 + tl.arange(0, BCI)
@@ -807,7 +853,7 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
         # 4 accumulate
         acc = tl.dot(v, w, acc, input_precision="ieee", out_dtype=ACC)
     if any_wild(acc):
-        # Tap by tap, as in `contract`.
+        # Tap by tap, as in `wild_products`.
         by_tap = tl.zeros((BN, BCI), ACC)
         for co0 in range(0, CO, BCO):
             co = co0 + tl.arange(0, BCO)

@@ -189,8 +189,10 @@ def rim_rows(seen: Chain) -> int:
 
 
 def folds(problem: Chain) -> bool:
-    """Whether the taps of a band are added before the product: where there are few of both."""
-    return problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS
+    """Whether `contract` adds the taps of a band before the product: kernels of one band, and many weights."""
+    taps = problem.kernel[0] * problem.kernel[1]
+    weights = problem.c_in * problem.c_out // problem.groups * taps
+    return taps <= c.FOLD_TAPS and (count_bands(problem) == 1 or weights >= c.FOLD_WEIGHTS)
 
 
 @lru_cache(maxsize=4096)
@@ -198,7 +200,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     """Prepare the product of band sums and weight."""
     fold = folds(problem)
     cut = product_slices(problem) if fold else tap_slices(problem)
-    BN = _samples(problem, cut)
+    BN = _samples(problem, cut) if fold else c.TAP_SAMPLES
     acc = POINTER[accumulator(dtype)]
     special, sizes = specialize(
         kernels.contract,
@@ -210,22 +212,21 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
             "ACC": _acc(dtype),
             **_bands(problem),
             **_taps(problem),
+            "EMPTY": problem.has_empty_bands,
             "FOLD": fold,
             "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "BN": BN,
             "BCO": cut.BCO,
             "BCI": fold_channels(dtype),
-            "BK": c.WILD_STEP if fold else c.TAP_STEP,
+            "BK": c.TAP_STEP,
+            "STEPS": c.TAP_STEPS,
             "FR": _slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
         },
         {"sums": 16, "weight": 16, "partials": 16, "share": 16},
         c.PRODUCT_WARPS,
+        None if dtype == torch.float64 else c.FOLD_REGISTERS if fold else c.TAP_REGISTERS,
     )
-    how = (
-        "taps of one band are added, then multiplied"
-        if fold
-        else "each tap is multiplied by itself: the kernel is large"
-    )
+    how = "taps of one band are added, then multiplied" if fold else "each tap is multiplied by itself"
     why = f"{how}: {BN} samples x {cut.BCO} outputs a program, products in {cut.slices} slices"
     return _product(special, sizes, problem, cut, BN, why)
 
@@ -341,7 +342,8 @@ def planes_fit(problem: Chain) -> bool:
     of outputs."""
     plane = problem.h * problem.w
     blocks = ceil(problem.c_out // problem.groups / c.OUTPUTS)
-    return folds(problem) and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
+    short = problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS
+    return short and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
 
 
 def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor: bool) -> Prepared:
@@ -366,6 +368,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
             "ACC": _acc(dtype),
             **_bands(seen),
             **_taps(problem),
+            "EMPTY": problem.has_empty_bands,
             "SWAPPED": layout.swapped,
             "RUN": run,
             "P": positions,

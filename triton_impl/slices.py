@@ -27,20 +27,20 @@ def fold_channels(dtype: torch.dtype) -> int:
     return c.CHANNELS
 
 
-def product_slices(problem: Chain, BCO: int = c.OUTPUTS) -> Slices:
-    """Slices of channels, in whole steps."""
-    return _cut(problem, BCO, problem.c_in // problem.groups, c.CHANNELS, c.SLICES)
+def product_slices(problem: Chain) -> Slices:
+    """Slices of channels, in whole steps: for as many programs as fill a card, whatever the batch."""
+    channels = problem.c_in // problem.groups
+    blocks = problem.groups * ceil(problem.c_out // problem.groups / c.OUTPUTS)
+    steps = ceil(channels / c.CHANNELS)
+    slices = max(1, min(steps, c.SLICES, c.PROGRAMS // blocks))
+    share = ceil(steps / slices) * c.CHANNELS
+    return Slices(c.OUTPUTS, share, ceil(channels / share))
 
 
 def tap_slices(problem: Chain) -> Slices:
-    """Slices of (channel, tap) pairs, in whole steps."""
+    """Slices of (channel, tap) pairs, in whole steps: what a program loads together, or several times that."""
     length = problem.c_in // problem.groups * problem.kernel[0] * problem.kernel[1]
-    return _cut(problem, c.TAP_OUTPUTS, length, c.TAP_STEP, c.TAP_SLICES)
-
-
-def _cut(problem: Chain, BCO: int, length: int, step: int, most: int) -> Slices:
-    blocks = problem.groups * ceil(problem.c_out // problem.groups / BCO)
-    steps = ceil(length / step)
-    slices = max(1, min(steps, most, c.PROGRAMS // blocks))
-    share = ceil(steps / slices) * step
-    return Slices(BCO, share, ceil(length / share))
+    step = c.TAP_STEP * c.TAP_STEPS
+    most = c.SLICES if length <= c.LONG_PRODUCT else c.TAP_SLICES
+    share = step * ceil(length / (step * most))
+    return Slices(c.OUTPUTS, share, ceil(length / share))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from runtime.layout import Layout, describe, pow2_at_least, pow2_at_most
+from runtime.layout import Layout, pow2_at_least, pow2_at_most
 from triton_impl import constants as c
 from triton_impl.launch import divisor
 
