@@ -12,8 +12,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Hashable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -25,10 +25,10 @@ from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.errors import UsageError, last_line
 from harness.machine import ptx, sass
-from harness.machine.compilers import Binary, compile_baseline, compile_cuda, compile_triton
-from reference.problem import Tail
+from harness.machine.compilers import Binary, compile_baseline, compile_launch
+from reference.problem import Problem, Tail
 from runtime.names import ROOT, importable
-from runtime.prepared import accumulator
+from runtime.prepared import Prepared, accumulator
 
 CASES = (
     "chain/headline",
@@ -90,8 +90,8 @@ class Compiled:
 
 def collect(arch: int) -> list[Compiled]:
     """Facts of both kernel sets and the baseline schedule, compiled for sm_<arch>."""
-    from cupy_impl import launch as cuda
-    from triton_impl import launch as triton
+    from cupy_impl import prepare as cuda
+    from triton_impl import prepare as triton
 
     found: list[Compiled] = []
     for case in select(CASES):
@@ -109,42 +109,54 @@ def _of_case(
     backend: str, kernels: Any, case: Case, stride: tuple[int, ...], arch: int
 ) -> Iterator[Compiled]:
     dtype, problem = getattr(torch, case.dtype), case.problem
-    tensor = case.multiplier is None
-    acc = accumulator(dtype).itemsize
+    y_bytes = dtype.itemsize * prod(problem.in_shape if isinstance(problem, Tail) else problem.conv_shape)
+    for made, main, sums in launches(
+        kernels, problem, stride, dtype, case.multiplier is None, backward=case.name == WITH_BACKWARD
+    ):
+        binary = _binary(made.launch.kind, made.launch, arch)
+        facts = read(binary, backend, case.name, made.launch.kernel, prod(made.launch.grid), y_bytes=y_bytes)
+        acc = accumulator(dtype).itemsize
+        workspace = acc * (sums + made.partials) + 4 * made.counters
+        yield replace(facts, main=main, workspace=workspace)
+
+
+def launches(
+    kernels: Any,
+    problem: Problem,
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    tensor: bool,
+    *,
+    backward: bool = False,
+    alignment: int = 0,
+) -> Iterator[tuple[Prepared, bool, int]]:
+    """What a kernel set prepares for a problem: each launch, whether the call makes it, band sums stored beside it.
+
+    A chain has its two launches too where one serves it.
+    """
     if isinstance(problem, Tail):
-        call = kernels.prepare_tail(problem.in_shape, stride, dtype, 0, tensor)
-        y_bytes = dtype.itemsize * prod(problem.in_shape)
-        launches = {name: (launch, True) for name, launch in prepared(call)}
-        workspace = dict.fromkeys(launches, acc * call.partials + 4 * call.counters)
-    else:
-        call = kernels.prepare_chain(problem, stride, dtype, 0, tensor)
-        y_bytes = dtype.itemsize * prod(problem.conv_shape)
-        one = call.band_sums_contract is not None
-        launches = {name: (launch, (name == "band_sums_contract") == one) for name, launch in prepared(call)}
-        sums = acc * problem.n * problem.c_in * prod(problem.kernel)
-        workspace = {
-            "band_sums": sums + acc * call.band_partials + 4 * call.band_counters,
-            "contract": sums + acc * call.contract_partials + 4 * call.contract_counters,
-        }
-        workspace["band_sums_contract"] = acc * call.partials + 4 * call.counters
-        if case.name == WITH_BACKWARD:
-            backward = prepared(kernels.prepare_backward(problem, stride, dtype))
-            launches |= {name: (launch, False) for name, launch in backward}
-    compiler = compile_triton if backend == "triton" else compile_cuda
-    for name, (launch, main) in launches.items():
-        binary, kernel = compiler(launch.special, arch), launch.special.kernel
-        kernel = kernel if isinstance(kernel, str) else kernel.__name__
-        facts = read(binary, backend, case.name, kernel, prod(launch.grid), y_bytes=y_bytes)
-        yield replace(facts, main=main, workspace=workspace.get(name, 0))
+        yield kernels.prepare_multiply_gap(problem, stride, dtype, alignment, tensor), True, 0
+        return
+    one = kernels.prepare_band_sums_contract(problem, stride, dtype, alignment, tensor)
+    if one is not None:
+        yield one, True, 0
+    sums = prod(problem.sums_shape)
+    yield kernels.prepare_band_sums(problem, stride, dtype, alignment), one is None, sums
+    yield kernels.prepare_contract(problem, dtype, tensor), one is None, sums
+    if backward:
+        yield kernels.prepare_expand(problem, dtype), False, sums
+        yield kernels.prepare_band_fill(problem, stride, dtype), False, sums
+        yield kernels.prepare_weight_grad(problem, dtype), False, sums
 
 
-def prepared(call: Any) -> Iterator[tuple[str, Any]]:
-    """(kernel's name, launch) of everything that a prepare_* function prepared."""
-    assert is_dataclass(call)
-    for field in fields(call):
-        launch = getattr(call, field.name)
-        if hasattr(launch, "special"):
-            yield field.name, launch
+_binaries: dict[tuple[Hashable, int], Binary] = {}
+
+
+def _binary(kind: Hashable, launch: Any, arch: int) -> Binary:
+    """Compiled once for every kind: cases that differ in sizes share it."""
+    if (kind, arch) not in _binaries:
+        _binaries[kind, arch] = compile_launch(launch, arch)
+    return _binaries[kind, arch]
 
 
 def stride_of(case: Case) -> tuple[int, ...]:

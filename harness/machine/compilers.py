@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cupy_impl.signatures import signatures
@@ -23,13 +23,17 @@ class Binary:
     threads: int
 
 
-def compile_triton(special: Any, arch: int) -> Binary:
-    """A Specialization of triton_impl.launch, compiled for sm_<arch>."""
+def compile_launch(launch: Any, arch: int) -> Binary:
+    """The code of a prepared launch of either kernel set, compiled for sm_<arch>."""
+    return compile_cuda(launch, arch) if isinstance(launch.kind.kernel, str) else compile_triton(launch, arch)
+
+
+def compile_triton(launch: Any, arch: int) -> Binary:
+    """The code of a Launch of triton_impl.launch."""
     from triton.backends.compiler import GPUTarget
 
     _require_compiling_triton()
-    compiled = special.compile(GPUTarget("cuda", arch, 32))
-    return _triton_binary(compiled, dict(zip(special.kernel.arg_names, special.types, strict=False)))
+    return _triton_binary(launch.kind.compile(GPUTarget("cuda", arch, 32)), dict(launch.kind.types))
 
 
 def compile_baseline(problem: Tail, stride: tuple[int, ...], dtype: str, arch: int) -> tuple[Binary, int]:
@@ -90,12 +94,12 @@ def _triton_binary(compiled: Any, types: dict[str, str]) -> Binary:
     )
 
 
-def compile_cuda(prepared: Any, arch: int) -> Binary:
-    """The code of a Launch of cupy_impl.launch, compiled for sm_<arch> by the compiler that CuPy uses."""
-    from cupy_impl import launch
+def compile_cuda(launch: Any, arch: int) -> Binary:
+    """The code of a Launch of cupy_impl.launch, by the compiler that CuPy uses."""
+    from cupy_impl.launch import OPTIONS, device_source
 
-    source = launch.device_source(prepared.kind)
-    return compile_cuda_source(source, prepared.kernel, launch.OPTIONS, prepared.threads, arch)
+    binary = compile_cuda_source(device_source(launch.kind), launch.kernel, OPTIONS, launch.threads, arch)
+    return replace(binary, shared=launch.shared)
 
 
 def compile_cuda_source(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -50,15 +50,13 @@ def unavailable() -> str:
     return ""
 
 
-def code(special: Any, arguments: int) -> Code:
-    """sm_89 code of a specialisation of either kernel set, which a launch gives `arguments` arguments."""
-    return _cuda(special) if isinstance(special.kernel, str) else _triton(special, arguments)
-
-
-def _triton(special: Any, arguments: int) -> Code:
+def code(launch: Any, arguments: int) -> Code:
+    """sm_89 code of a prepared launch of either set; its kernel takes `arguments` arguments, sizes included."""
+    if isinstance(launch.kind.kernel, str):
+        return Code(compile_cuda(launch, 89).ptx, launch.kernel, launch.threads, launch.shared, 0)
     from triton.backends.compiler import GPUTarget
 
-    compiled = special.compile(GPUTarget("cuda", 89, 32))
+    compiled = launch.kind.compile(GPUTarget("cuda", 89, 32))
     ptx, metadata = compiled.asm["ptx"], compiled.metadata
     for scratch in ("global_scratch_size", "profile_scratch_size"):
         if getattr(metadata, scratch, 0):
@@ -69,36 +67,37 @@ def _triton(special: Any, arguments: int) -> Code:
     return Code(ptx, entry[1], 32 * metadata.num_warps, metadata.shared, hidden)
 
 
-def _cuda(special: Any) -> Code:
-    return Code(compile_cuda(special, 89).ptx, special.kernel, special.threads, 0, 0)
-
-
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="convgap-sm89-")
 
 
-@cache
-def _loaded(special: Any, arguments: int, device: int) -> tuple[Any, Code]:
+_kernels: dict[tuple[Hashable, int], tuple[Any, Code]] = {}
+
+
+def _loaded(launch: Any, arguments: int, device: int) -> tuple[Any, Code]:
     import cupy
 
-    made = code(special, arguments)
-    file = Path(_folder().name, f"{_loaded.cache_info().currsize}-{device}.ptx")
-    file.write_text(made.ptx)
-    kernel = cupy.RawModule(path=str(file)).get_function(made.entry)
-    if made.shared_bytes > 48 * 1024:
-        kernel.max_dynamic_shared_size_bytes = made.shared_bytes
-    return kernel, made
+    key = (launch.kind, launch.shared if isinstance(launch.kind.kernel, str) else 0), device
+    if key not in _kernels:
+        made = code(launch, arguments)
+        file = Path(_folder().name, f"{len(_kernels)}.ptx")
+        file.write_text(made.ptx)
+        kernel = cupy.RawModule(path=str(file)).get_function(made.entry)
+        if made.shared_bytes > 48 * 1024:
+            kernel.max_dynamic_shared_size_bytes = made.shared_bytes
+        _kernels[key] = kernel, made
+    return _kernels[key]
 
 
 def _run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-    special = launch.special
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in (*arguments, *launch.sizes)]
     with torch.cuda.device(device):
-        kernel, made = _loaded(special, len(arguments), device.index)
-        everything = (*values, *[0] * made.hidden)
+        kernel, made = _loaded(launch, len(values), device.index)
+        # Launches of one kind may differ in their threads: those of CUDA C++ say how many.
+        threads = getattr(launch, "threads", made.threads)
         kernel(
-            launch.grid, (made.threads,), everything,
+            launch.grid, (threads,), (*values, *[0] * made.hidden),
             shared_mem=made.shared_bytes, stream=SimpleNamespace(ptr=stream),
         )  # fmt: skip
     ran.append(launch.kernel)

@@ -121,10 +121,11 @@ PROGRAM = """
 import hashlib, json, sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
-from triton_impl.launch import prepare_tail
+from reference.problem import Tail
 from triton_impl.machine_code import machine_code
+from triton_impl.prepare import prepare_multiply_gap
 
-special = prepare_tail((2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False).multiply_gap.special
+special = prepare_multiply_gap(Tail(2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False).launch.kind
 target = GPUTarget("cuda", 89, 32)
 if sys.argv[1] == "again":
     triton.compile = None

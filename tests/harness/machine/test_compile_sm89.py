@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ import pytest
 import torch
 
 from cupy_impl.signatures import signatures
+from harness.machine.compiled import launches
 from harness.machine.compilers import compile_cuda
-from reference.problem import Chain
+from reference.problem import Chain, Tail
 
 ROOT = Path(__file__).parents[3]
 # Every run compiles float32; the other dtypes, and channels_last, which is other code, take as long each.
@@ -38,6 +38,12 @@ LARGE = [Chain(16, 64, c_out, 128, 128, (5, 5), (2, 2), (1, 1)) for c_out in (64
 LARGER = Chain(16, 64, 64, 128, 128, (7, 7), (2, 2), (3, 3))
 # Products enough for other blocks in contract, and outputs that do not fill them.
 MANY = [Chain(128, 96, c_out, 7, 7, (3, 3), (2, 2), (1, 1)) for c_out in (128, 200)]
+# Planes so small that their band sums never leave the block, and a kernel of many taps.
+SMALL = [
+    Chain(64, 256, 128, 4, 4, (4, 4), (2, 2), (1, 1)),
+    Chain(256, 100, 512, 1, 1, (4, 4)),
+    Chain(1, 21, 21, 16, 16, (64, 64), (32, 32), bias=False),
+]
 TAILS = ((16, 128, 256, 256), (256, 2048, 7, 7))
 
 
@@ -46,37 +52,32 @@ def strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int, int,
     return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
 
 
-def launches(kernel_set: Any, dtype: torch.dtype, channels_last: bool) -> Iterator[Any]:
+def made_for(kernel_set: Any, dtype: torch.dtype, channels_last: bool) -> Iterator[Any]:
     """Every launch that the kernel set prepares for the problems above, each code once."""
-    calls = [
-        kernel_set.prepare_tail(shape, strides(shape, channels_last), dtype, 0, False) for shape in TAILS
-    ]
-    for problem in (HEADLINE, WIDE, *LARGE, LARGER, *MANY):
+    seen = set()
+    problems = [*(Tail(*shape) for shape in TAILS), HEADLINE, WIDE, *LARGE, LARGER, *MANY, *SMALL]
+    for problem in problems:
         stride = strides(problem.in_shape, channels_last)
         # A number as multiplier is less code than a tensor, and yet has spilled where registers are used up.
-        calls.append(kernel_set.prepare_chain(problem, stride, dtype, 0, problem not in MANY))
-        calls.append(kernel_set.prepare_backward(problem, stride, dtype))
-    seen = set()
-    for call in calls:
-        for field in fields(call):
-            special = getattr(getattr(call, field.name), "special", None)
-            if special is not None and special not in seen:
-                seen.add(special)
-                yield special
+        tensor = isinstance(problem, Chain) and problem not in MANY
+        for made, *_ in launches(kernel_set, problem, stride, dtype, tensor, backward=True):
+            if made.launch.kind not in seen:
+                seen.add(made.launch.kind)
+                yield made.launch
 
 
 def wanted(kernel_set: Any, kinds: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """(kind, special): a kind is a dtype, and how x lies if it is not contiguous."""
+    """(kind, launch): a kind is a dtype, and how x lies if it is not contiguous."""
     for kind in kinds:
         name, _, layout = kind.partition(" ")
         dtype = getattr(torch, name)
         if layout == "cropped":
             # Rows further apart than they are long: two axes to add up.
-            call = kernel_set.prepare_tail((2, 3, 16, 17), (1020, 340, 20, 1), dtype, 0, False)
-            yield kind, call.multiply_gap.special
+            made = kernel_set.prepare_multiply_gap(Tail(2, 3, 16, 17), (1020, 340, 20, 1), dtype, 0, False)
+            yield kind, made.launch
             continue
-        for special in launches(kernel_set, dtype, layout == "channels_last"):
-            yield kind, special
+        for launch in made_for(kernel_set, dtype, layout == "channels_last"):
+            yield kind, launch
 
 
 def dump(cubin: bytes, path: Path) -> dict[str, int]:
@@ -105,10 +106,11 @@ import json, re, sys
 from pathlib import Path
 from triton.backends.compiler import GPUTarget
 from test_compile_sm89 import wanted
-from triton_impl import launch
+from triton_impl import prepare
 
 found = []
-for number, (dtype, special) in enumerate(wanted(launch, sys.argv[2:])):
+for number, (dtype, launch) in enumerate(wanted(prepare, sys.argv[2:])):
+    special = launch.kind
     path = Path(sys.argv[1], f"{number}.cubin")
     compiled = special.compile(GPUTarget("cuda", 89, 32))
     path.write_bytes(compiled.asm["cubin"])
@@ -147,10 +149,10 @@ def device_kernels() -> set[str]:
 @pytest.mark.parametrize("kinds", KINDS, ids=", ".join)
 def test_cuda(kinds: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("cupy", reason="the CUDA kernels are compiled by CuPy's NVRTC")
-    from cupy_impl import launch
+    from cupy_impl import prepare
 
     found = []
-    for dtype, special in wanted(launch, kinds):
-        cubin = compile_cuda(special, 89).cubin
-        found.append((special.kernel, dtype, dump(cubin, tmp_path / f"{len(found)}.cubin")))
+    for dtype, launch in wanted(prepare, kinds):
+        cubin = compile_cuda(launch, 89).cubin
+        found.append((launch.kernel, dtype, dump(cubin, tmp_path / f"{len(found)}.cubin")))
     check(found, kinds)

@@ -86,7 +86,7 @@ def test_cuda_ptx_is_for_sm_89() -> None:
     seen = {}
 
     def note(launch, device, stream, *arguments):
-        seen[launch.kernel] = launch.special, len(arguments)
+        seen[launch.kernel] = launch, len(arguments) + len(launch.sizes)
         launch(device, stream, *arguments)
 
     if not next(s for s in convgap.status(device) if s.name == "cupy").usable:
@@ -95,8 +95,8 @@ def test_cuda_ptx_is_for_sm_89() -> None:
         for name in ("chain/edge/prime", "tail/edge/prime"):
             make_inputs(select([name])[0], device).call(convgap, backend="cupy")
     assert seen
-    for name, (special, arguments) in seen.items():
-        made = sm89.code(special, arguments)
+    for name, (launch, arguments) in seen.items():
+        made = sm89.code(launch, arguments)
         assert re.search(r"^\.target sm_89$", made.ptx, re.MULTILINE)
         entry = re.search(rf"\.entry {name}\(([^)]*)\)", made.ptx)
         assert entry
@@ -104,25 +104,19 @@ def test_cuda_ptx_is_for_sm_89() -> None:
 
 
 TRITON = """
-from dataclasses import fields
 import torch
 from harness.machine import sm89
-from harness.mutants.interpose import parameters
-from reference.problem import Chain
-from triton_impl import launch
+from harness.machine.compiled import launches
+from reference.problem import Chain, Tail
+from triton_impl import prepare
 
 problem = Chain(3, 5, 7, 31, 37, (3, 3), (2, 2), (1, 1))
+tail = Tail(3, 5, 31, 37)
 stride = 5 * 31 * 37, 31 * 37, 37, 1
-for call in (
-    launch.prepare_tail(problem.in_shape, stride, torch.float16, 0, True),
-    launch.prepare_chain(problem, stride, torch.float32, 0, False),
-    launch.prepare_backward(problem, stride, torch.bfloat16),
-):
-    for field in fields(call):
-        found = getattr(call, field.name)
-        if hasattr(found, "special"):
-            made = sm89.code(found.special, len(parameters(found.kernel)))
-            print(made.entry, made.hidden, ".target sm_89" in made.ptx)
+for problem, dtype in ((tail, torch.float16), (problem, torch.float32), (problem, torch.bfloat16)):
+    for made, *_ in launches(prepare, problem, stride, dtype, True, backward=dtype == torch.bfloat16):
+        code = sm89.code(made.launch, len(made.launch.kind.types))
+        print(code.entry, code.hidden, ".target sm_89" in code.ptx)
 """
 
 
