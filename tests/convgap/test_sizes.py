@@ -1,0 +1,111 @@
+"""Sizes are no part of compiled code: random sizes through a model with three heads, forward and backward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import deepcopy
+from random import Random
+from time import perf_counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convgap
+from convgap.probe import kernel_set
+from reference.problem import Chain, Tail
+from tests.usable import require
+
+GPU = torch.cuda.is_available()
+COUNT = 200 if GPU else 6
+STALL = 0.005
+"""Seconds that a call with a new size may take beyond one with a known size: far less than any compiler."""
+
+HEADS: tuple[dict[str, Any], ...] = (
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+    {"kernel_size": 4, "stride": 2, "padding": 1},
+    {"kernel_size": (3, 2), "stride": (1, 2), "groups": 2},
+)
+
+
+class Model(nn.Module):
+    """Three heads of different kinds on one input."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            convgap.ConvTranspose2dMultiplyGAP(4, 6, multiplier=0.5, backend=backend, **head)
+            for head in HEADS
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([head(x) for head in self.heads], 1)
+
+    def literal(self, x: Tensor) -> Tensor:
+        """The same with torch's own convolution, product and mean."""
+        return torch.cat([0.5 * head.conv_transpose(x).mean((2, 3), keepdim=True) for head in self.heads], 1)  # pyright: ignore
+
+
+def sizes(count: int) -> list[tuple[int, int, int]]:
+    rng = Random(11)
+    return [(rng.randint(1, 4), rng.randint(3, 40), rng.randint(3, 40)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("backend", convgap.BACKENDS)
+def test_a_model_takes_whatever_sizes_come(backend: str, device: torch.device) -> None:
+    require(backend, device)
+    torch.manual_seed(0)
+    model = Model(backend).to(device)
+    right = deepcopy(model).double()
+
+    def step(function: Any, x: Tensor, of: Model) -> tuple[Tensor, ...]:
+        out = function(x)
+        return out, *torch.autograd.grad(out.sin().sum(), [x, *of.parameters()])
+
+    times = []
+    for n, h, w in sizes(COUNT):
+        x = torch.randn(n, 4, h, w, device=device, requires_grad=True)
+        if GPU:
+            torch.cuda.synchronize()
+        start = perf_counter()
+        got = step(model, x, model)
+        if GPU:
+            torch.cuda.synchronize()
+        times.append(perf_counter() - start)
+        expected = step(right.literal, x.detach().double().requires_grad_(), right)
+        for ours, theirs in zip(got, expected, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=2e-5, atol=2e-5)
+    if GPU:
+        usual = sorted(times)[COUNT // 2]
+        # The first few meet every kind of call.
+        assert max(times[COUNT // 2 :]) < usual + STALL
+
+
+MOST = 40
+"""Kinds of one kernel for one head, over all sizes: tiles are powers of two, accesses are as wide as rows allow."""
+
+
+@pytest.mark.parametrize("name", ["triton", "cupy"])
+def test_kinds_of_calls_are_few(name: str, device: torch.device) -> None:
+    """1,000 sizes and batches of one head and a tail, forward and backward."""
+    require(name, device)
+    kernels: Any = kernel_set(name)
+    rng, kinds = Random(5), set()
+    for _ in range(1000):
+        n, h, w = rng.randint(1, 65), rng.randint(3, 300), rng.randint(3, 300)
+        stride = 4 * h * w, h * w, w, 1
+        where = stride, torch.float32, 0
+        problem = Chain(n, 4, 6, h, w, (3, 3), (2, 2), (1, 1), (1, 1))
+        one = kernels.prepare_band_sums_contract(problem, *where, False)
+        kinds |= {
+            prepared.launch.kind
+            for prepared in (
+                kernels.prepare_multiply_gap(Tail(n, 4, h, w), *where, False), *([one] if one else []),
+                kernels.prepare_band_sums(problem, *where), kernels.prepare_contract(problem, torch.float32, False),
+                kernels.prepare_expand(problem, torch.float32), kernels.prepare_weight_grad(problem, torch.float32),
+                kernels.prepare_band_fill(problem, stride, torch.float32),
+            )
+        }  # fmt: skip
+    counts = Counter(getattr(kind.kernel, "__name__", kind.kernel) for kind in kinds)
+    assert max(counts.values()) <= MOST, counts
