@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import shlex
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 import convgap
 from harness.cases.case import Case
 from harness.cases.spelling import parse
-from harness.numerics import properties
 from harness.numerics.campaign import Campaign, draw, search
 from harness.numerics.example import Example, Miss, templates
 from harness.numerics.properties import PROPERTIES, check
 from harness.options import add_case_options, chosen_cases
+from reference.problem import Chain, Tail
 from tests.usable import require
+from torch_impl import backward, forward
+from torch_impl.folding import live
 
 pytest.importorskip("hypothesis", reason="hypothesis draws the examples")
 
@@ -40,6 +43,37 @@ def test_holds_for_random_calls(
     found = search(backend, device.type, examples=examples, seed=6, pool_size=pool)
     assert not found.miss, found.miss
     assert found.ran.total() == examples
+
+
+def force(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Plain torch in one form: left to itself it takes torch's own convolution for most of what is drawn."""
+
+    def forced(problem: Chain, device: torch.device) -> tuple[str, str]:
+        return (form if live(problem, 0) and live(problem, 1) else "folded"), "told"
+
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "form", forced)
+
+
+@pytest.mark.parametrize("form", ["folded", "taps"])
+def test_holds_for_random_calls_in_every_form_of_plain_torch(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force(monkeypatch, form)
+    found = search("torch", "cpu", examples=400, seed=7, pool_size=40)
+    assert not found.miss, found.miss
+
+
+def test_a_fold_that_hides_what_is_not_finite_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    force(monkeypatch, "folded")
+    monkeypatch.setattr(forward, "isfinite", lambda total: True)
+    pool, missed = templates(3, 40), 0
+    for template in range(len(pool)):
+        with contextlib.suppress(Miss):
+            check(draw("torch", "cpu", pool, "folds", template, template))
+            continue
+        missed += 1
+    assert missed > 5
 
 
 # Once a miss on a GPU, where plain torch splits a sum by its address and by how many there are.
@@ -122,7 +156,7 @@ def test_the_same_seed_draws_the_same_examples() -> None:
 
 
 def test_an_example_without_a_verdict_is_not_counted() -> None:
-    pool = [t for t in templates(0, 40) if isinstance(t.problem, properties.Tail)]
+    pool = [t for t in templates(0, 40) if isinstance(t.problem, Tail)]
     assert not check(draw("torch", "cpu", pool, "strategies", 0, 0))
 
 
