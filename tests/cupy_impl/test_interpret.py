@@ -96,6 +96,23 @@ extern "C" __global__ void half_warps(int* out) {
     out[threadIdx.x] = value;
 }
 
+// Two votes: whether some thread is number `which`, and whether some thread heard otherwise than it should have.
+extern "C" __global__ void vote(int* out, int which) {
+    bool heard = __syncthreads_or((int)threadIdx.x == which);
+    bool wrong = __syncthreads_or(heard != (which < (int)blockDim.x));
+    out[threadIdx.x] = heard + 2 * wrong;
+}
+
+extern "C" __global__ void copy(const float* x, float* out, int from, int count) {
+    DYNAMIC_SHARED(held);
+    int before = copy_async(held, x + from, count);
+    copy_wait();
+    __syncthreads();
+    for (int i = threadIdx.x; i < count; i += blockDim.x) out[i] = ((const float*)held)[before + i];
+}
+
+extern "C" __global__ void high_halves(const unsigned* x, unsigned* out) { out[threadIdx.x] = __umulhi(x[threadIdx.x], 0xc0000001u); }
+
 extern "C" __global__ void widen_all(const half* h, const bfloat16* b, float* from_half, float* from_bfloat16) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     from_half[i] = widen(h[i]);
@@ -257,6 +274,31 @@ def test_half_warps_shuffle_on_their_own(order: str) -> None:
     kernel("half_warps")((1,), 32, (out,))
     lower = [sum(range(i // 8 * 8, i // 8 * 8 + 8)) for i in range(16)]
     assert out.tolist() == lower + [sum(range(16, 32))] * 16
+
+
+@needs_compiler
+@pytest.mark.parametrize("which", [0, 37, 99, 100])
+def test_votes_of_a_block(order: str, which: int) -> None:
+    out = torch.zeros(100, dtype=torch.int32)
+    kernel("vote")((1,), 100, (out, which))
+    assert out.tolist() == [which < 100] * 100
+
+
+@needs_compiler
+@pytest.mark.parametrize(("start", "count"), [(0, 64), (1, 5), (3, 1000), (6, 2)])
+def test_asynchronous_copies(order: str, start: int, count: int) -> None:
+    x, out = torch.rand(1100), torch.zeros(count)
+    kernel("copy")((1,), 64, (x, out, start, count))
+    assert torch.equal(out, x[start : start + count])
+
+
+@needs_compiler
+def test_high_halves_of_products() -> None:
+    numbers = [0, 1, 2**31, 2**32 - 1, 123456789]
+    x = torch.tensor([n - 2**32 if n >= 2**31 else n for n in numbers], dtype=torch.int32)
+    out = torch.zeros_like(x)
+    kernel("high_halves")((1,), len(numbers), (x, out))
+    assert [n % 2**32 for n in out.tolist()] == [n * 0xC0000001 >> 32 for n in numbers]
 
 
 @needs_compiler
