@@ -228,20 +228,26 @@ def _number(multiplier: Any) -> Any:
 
 def _integer(name: str, value: Any, least: int) -> Any:
     """`value` as an int, or as the symbol that it is while torch traces: NumPy's integers too, but no bool."""
-    if _traced_from_numpy(value):
-        value = value.item()
-    if type(value) is not int and not isinstance(value, torch.SymInt):
-        if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
-            raise TypeError(f"{name}: expected an int, got bool")
-        try:
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name}: expected an int, got {type(value).__name__}") from None
+    if type(value) is not int:
+        value = _as_integer(name, value)
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
     if value >= 1 << 63:
         raise ValueError(f"{name}: expected a number of 64 bits, got {value}")
     return value
+
+
+def _as_integer(name: str, value: Any) -> Any:
+    if _traced_from_numpy(value):
+        value = value.item()
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+        raise TypeError(f"{name}: expected an int, got bool")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}") from None
 
 
 def pair_of(name: str, value: Any, least: int) -> Pair:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import cache
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from convgap.arguments import DTYPES, autocast_to, check_like, check_planes, geometry_of, options_of
 from convgap.functions import conv_transpose2d_multiply_gap
+from convgap.surroundings import mean_under_autocast, restored, state_of, versions_of
 from runtime.prepared import accumulator
 
 MULTIPLY = (
@@ -44,8 +43,6 @@ _SMALL, _LARGE = 1e-30, 1e30
 """Products of numbers beyond these would be subnormal or infinite in float32, where the steps need not be."""
 
 _PLAIN = (Tensor, nn.Parameter, FakeTensor)
-
-State: TypeAlias = "tuple[bool, bool, torch.dtype | None]"
 
 
 def pending(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], how: dict[str, str]) -> Pending | None:
@@ -74,12 +71,13 @@ def pending(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], how: dict[
         if any(tensor.dtype not in DTYPES[:3] for tensor in tensors):
             return None
         dtype = narrowed
+    size, kernel = x.shape, weight.shape
     rows, columns = (
-        (x.shape[axis - 2] - 1) * stride[axis] - 2 * padding[axis] + dilation[axis] * (weight.shape[axis + 2] - 1)
+        (size[axis - 2] - 1) * stride[axis] - 2 * padding[axis] + dilation[axis] * (kernel[axis + 2] - 1)
         + output_padding[axis] + 1
         for axis in (0, 1)
     )  # fmt: skip
-    shape = (*x.shape[:-3], weight.shape[1] * groups, rows, columns)
+    shape = (*size[:-3], kernel[1] * groups, rows, columns)
 
     def step_by_step() -> Tensor:
         # Not the function of the same name: inside a model that calls it, it would wait again.
@@ -115,9 +113,10 @@ class Pending:
         self.shape, self.dtype, self.device = shape, dtype, device
         self._tensors, self._step_by_step, self._fused = tensors, step_by_step, fused
         self._number, self._scale = number, scale
-        self._state = _state(device)
-        self._versions = _versions(tensors)
+        self._state = state_of(device)
+        self._versions = versions_of(tensors)
         self._known: Tensor | None = None
+        self._joined_already = False
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -137,12 +136,12 @@ class Pending:
         """The tensor, computed as it would have been where it was asked for."""
         if self._known is None:
             self._check_unchanged()
-            with _restored(self._state, self.device):
+            with restored(self._state, self.device):
                 self._known = self._step_by_step()
         return self._known
 
     def _check_unchanged(self) -> None:
-        if _versions(self._tensors) != self._versions:
+        if versions_of(self._tensors) != self._versions:
             raise RuntimeError(
                 "convgap.fuse: the input or the weight of a ConvTranspose2d was changed in place before its output was"
                 " used; leave this model as it is, or make the change on a copy"
@@ -150,44 +149,58 @@ class Pending:
 
     def _is_open(self) -> bool:
         """Whether what follows may still be joined to it."""
-        return self._known is None and self._state == _state(self.device)
+        return self._known is None and self._state == state_of(self.device)
 
-    def _scaled(self, function: Callable[..., Any], by: Any, args: tuple[Any, ...], divided: bool) -> Any:
-        """`function(*args)`, one of which is this and the other `by`."""
+    def _joined(self, by: Any, divided: bool) -> tuple[float, Tensor | None] | None:
+        """Number and tensor that this is scaled by, with one more factor; None where it does not fit the operator."""
         number, scale = self._number, self._scale
         if isinstance(by, Tensor) and type(by) is not Pending:
-            fits = (
-                type(by) in _PLAIN and by.device == self.device and not by.is_complex() and not by.is_sparse
-            )
+            fits = type(by) in _PLAIN and by.layout == torch.strided and not by.is_nested
+            fits = fits and by.device == self.device and not by.is_complex()
             fits = fits and by.dim() <= self.ndim and all(size == 1 for size in by.shape[-2:])
             fits = fits and all(
                 have in (1, want)
                 for have, want in zip(reversed(by.shape), reversed(self.shape), strict=False)
             )
-            fits = fits and scale is None and not divided
-            fits = fits and _keeps(self.dtype, by)
+            fits = fits and scale is None and not divided and _keeps(self.dtype, by)
             scale = by
         else:
-            fits = isinstance(by, Real) and not isinstance(by, bool)
+            fits = isinstance(by, Real) and not isinstance(by, bool) and bool(by or not divided)
             factor = float(by) if fits else 0.0
-            fits = fits and (not divided or factor != 0.0)
             number = number / factor if fits and divided else number * factor
             fits = fits and (number == 0.0 or _SMALL < abs(number) < _LARGE)
-        if not fits or not self._is_open():
+        return (number, scale) if fits and self._is_open() else None
+
+    def _scaled(self, function: Callable[..., Any], by: Any, args: tuple[Any, ...], divided: bool) -> Any:
+        """`function(*args)`, one of which is this and the other `by`."""
+        factors = self._joined(by, divided)
+        if factors is None:
             return _call(function, args, {})
+        self._joined_already = True
 
         def step_by_step() -> Tensor:
             return _call(function, args, {})
 
         tensors = (*self._tensors, by) if isinstance(by, Tensor) else self._tensors
-        return Pending(self.shape, self.dtype, self.device, tensors, step_by_step, self._fused, number, scale)
+        return Pending(self.shape, self.dtype, self.device, tensors, step_by_step, self._fused, *factors)
+
+    def _scaled_in_place(self, function: Callable[..., Any], by: Any, divided: bool) -> Any:
+        """This, scaled: what has no value yet and nobody else's value depends on is another from here on."""
+        if self._joined_already or torch.compiler.is_compiling() or self._joined(by, divided) is None:
+            return function(self.real(), real(by))
+        before = object.__new__(Pending)
+        vars(before).update(vars(self))
+        after = before._scaled(function, by, (before, by), divided)
+        vars(self).update(vars(after))
+        self._joined_already = False
+        return self
 
     def _pooled(self, function: Callable[..., Any], keepdim: bool) -> Tensor | None:
         """The mean over the planes, or None where it has to be made step by step."""
         if not self._is_open():
             return None
         narrowed = self._state[2]
-        if narrowed and _autocast_mean(function, self.dtype, self.device.type, narrowed) != self.dtype:
+        if narrowed and mean_under_autocast(function, self.dtype, self.device.type, narrowed) != self.dtype:
             return None
         self._check_unchanged()
         multiplier: float | Tensor = self._number
@@ -202,17 +215,16 @@ class Pending:
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if not args and "input" in kwargs:
+            args = (kwargs.pop("input"),)
         if not kwargs and len(args) == 2:
             left, right = args
             if func in DIVIDE and type(left) is Pending:
                 return left._scaled(func, right, args, True)
             if func in MULTIPLY:
-                return (
-                    left._scaled(func, right, args, False)
-                    if type(left) is Pending
-                    else right._scaled(func, left, args, False)
-                )
+                ours, by = (left, right) if type(left) is Pending else (right, left)
+                return ours._scaled(func, by, args, False)
         out = None
         if args and type(args[0]) is Pending:
             if func in MEAN:
@@ -238,6 +250,12 @@ class Pending:
 
     def __truediv__(self, other: Any) -> Any:
         return Pending.__torch_function__(operator.truediv, (), (self, other))
+
+    def __imul__(self, other: Any) -> Any:
+        return self._scaled_in_place(operator.imul, other, False)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._scaled_in_place(operator.itruediv, other, True)
 
     multiply, divide, true_divide = mul, div, div
 
@@ -307,40 +325,7 @@ def _adaptive(input: Pending, output_size: Any) -> Any:  # noqa: A002
     return input._pooled(F.adaptive_avg_pool2d, True) if one else None
 
 
-def _state(device: torch.device) -> State:
-    """What changes what an operator of torch does, beside its arguments."""
-    inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-    return torch.is_grad_enabled(), inference, autocast_to(device.type)
-
-
-def _restored(state: State, device: torch.device) -> ExitStack:
-    grad, inference, narrowed = state
-    stack = ExitStack()
-    if state != _state(device):
-        stack.enter_context(torch.inference_mode(inference))
-        stack.enter_context(torch.set_grad_enabled(grad))
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, narrowed, narrowed is not None))
-    return stack
-
-
-def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
-    """How often each was written to; a compiler keeps the order of writes and reads itself."""
-    if torch.compiler.is_compiling():
-        return ()
-    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in tensors)
-
-
 def _keeps(dtype: torch.dtype, by: Tensor) -> bool:
     """Whether a product with `by` has the floating-point `dtype` of the other factor. No call that a trace records."""
     narrower = dtype.itemsize > 2 and by.dtype.itemsize < dtype.itemsize
     return not by.dim() or not by.is_floating_point() or by.dtype == dtype or narrower
-
-
-@cache
-def _autocast_mean(
-    function: Callable[..., Any], dtype: torch.dtype, device: str, autocast: torch.dtype
-) -> torch.dtype:
-    """What autocast to `autocast`, which is in force, makes of a mean over planes: asked of a small one."""
-    one = torch.ones((1, 1, 1, 1), dtype=dtype, device=device)
-    return (function(one, 1) if function is F.adaptive_avg_pool2d else function(one, (2, 3))).dtype

@@ -209,7 +209,8 @@ def _product(
         # One operation for the product, the bias and the scale.
         added = bias.to(left.dtype)
         total = torch.addmm(added, left[0], right[0], beta=scale, alpha=scale / problem.out_area)
-        return total.to(dtype)[:, :, None, None]
+        # Unsqueezed in place: a view must not leave an operator that has a derivative, or nobody may write to it.
+        return total.to(dtype).unsqueeze_(2).unsqueeze_(3)
     else:
         total = torch.mm(left[0], right[0])[:, :, None, None]
     return _finished(total, problem.out_area, bias, scale, multiplier, dtype)
@@ -248,12 +249,12 @@ def _finished(
     multiplier: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """multiplier * scale * (bias + total / count) of `dtype`; total [n, c, 1, 1] is overwritten.
+    """multiplier * scale * (bias + total / count) of `dtype`, no view; total [n, c, 1, 1] may be overwritten.
 
     The order never makes something infinite, or zero, that is neither in the end.
     """
     if multiplier is None and _moderate(scale):
-        total = total.mul_(scale / count)
+        total = total * (scale / count)
         if bias is not None:
             total = total.add_(bias[:, None, None], alpha=scale)
         return total.to(dtype).contiguous()

@@ -1,6 +1,6 @@
 """Random calls against the properties of harness/numerics/properties.py.
 
-Kernels are compiled for a call's sizes, geometry, dtype and layout, so a run draws a bounded pool of templates
+Kernels are compiled for a call's geometry, dtype and layout, so a run draws a bounded pool of templates
 that fix those, and then thousands of examples from the pool: batch, values, multiplier, seed.
 """
 

@@ -232,3 +232,36 @@ def test_gradient_of_an_expanded_gradient(device: torch.device) -> None:
         convgap.multiply_gap(y, 2.0, backend=backend).sum().backward()
         assert y.grad is not None
         torch.testing.assert_close(y.grad, torch.full_like(y, 0.1))
+
+
+@pytest.mark.parametrize("multiplier", [0.5, 1e30, "tensor"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("n", "groups", "kernel"), [(1, 1, 3), (2, 1, 3), (1, 2, 3), (2, 2, 1), (1, 1, 1), (0, 1, 2)]
+)
+@pytest.mark.parametrize("backend", ["cupy", "torch"])
+def test_a_result_may_be_written_to(
+    backend: str, n: int, groups: int, kernel: int, bias: bool, multiplier: Any, device: torch.device
+) -> None:
+    # As the result of a mean may. A view that left an operator with a derivative might not.
+    require(backend, device)
+    x = torch.rand(n, 4, 3, 2, device=device)
+    weight = torch.rand(4, 3, kernel, kernel, device=device, requires_grad=True)
+    given: dict[str, Any] = {"backend": backend, "groups": groups, "multiplier": multiplier}
+    if multiplier == "tensor":
+        given["multiplier"] = torch.rand(1, 1, 1, device=device)
+    if bias:
+        given["bias"] = torch.rand(3 * groups, device=device)
+    results = []
+    for in_place in (True, False):
+        out = convgap.conv_transpose2d_multiply_gap(x, weight, **given)
+        pooled = convgap.multiply_gap(x * weight.sum(), given["multiplier"], backend=backend)
+        if in_place:
+            assert not out._is_view()
+            out += 1
+            pooled *= 2
+        else:
+            out, pooled = out + 1, pooled * 2
+        results.append([out, pooled, *torch.autograd.grad(out.sum() + pooled.sum(), [weight])])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)

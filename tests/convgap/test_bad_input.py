@@ -29,7 +29,7 @@ class Launched:
 
 @pytest.fixture(autouse=True)
 def no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "library", Launched())
+    monkeypatch.setattr(functions, "dispatch", Launched())
     monkeypatch.setattr(functions, "F", Launched())
 
 

@@ -179,6 +179,31 @@ def numpy_scale(self: Any, x: Tensor) -> Tensor:
     return (np.float32(0.5) * self.up(x)).mean((2, 3))
 
 
+def times_itself(self: Any, x: Tensor) -> Tensor:
+    y = self.up(x)
+    y *= 0.5
+    y /= 3
+    y *= self.whole
+    return y.mean((2, 3))
+
+
+def times_itself_seen(self: Any, x: Tensor) -> Tensor:
+    y = z = self.up(x)
+    w = y * 3
+    y *= 0.5
+    return y.mean((2, 3)) + z.mean((2, 3)) + w.mean((2, 3))
+
+
+def times_itself_wider(self: Any, x: Tensor) -> Tensor:
+    y = self.up(x)
+    y *= self.wide
+    return y.mean((2, 3))
+
+
+def by_name(self: Any, x: Tensor) -> Tensor:
+    return torch.mean(input=self.up(x).mul(2).div(3), dim=(2, 3))
+
+
 def scaled_by(name: str) -> Callable[[Any, Tensor], Tensor]:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.pool(getattr(self, name) * self.up(x))
@@ -193,7 +218,7 @@ KEPT: dict[str, Callable[..., Any]] = {
         without_gradient, under_no_grad, partly_no_grad, under_autocast, convolution_under_autocast, without_autocast,
         dropout, dropout_before, dropout_between, auxiliary, other_way, unpooled, randomly, random_scale, writes,
         keeps_output, optional, normed, constants, twice, in_place_before, in_place_between, in_place_after, asked,
-        numpy_scale,
+        numpy_scale, times_itself, times_itself_seen, times_itself_wider, by_name,
     )
 } | {f"scaled by {name}": scaled_by(name) for name in SCALES}  # fmt: skip
 
@@ -276,7 +301,8 @@ def test_the_old_model_stays_as_it_was(name: str) -> None:
 
 FUSED = [
     "under_autocast", "without_autocast", "dropout", "dropout_before", "randomly", "writes", "optional",
-    "normed", "constants", "twice", "in_place_before", "in_place_after", "scaled by gain", "scaled by whole",
+    "normed", "constants", "twice", "in_place_before", "in_place_after", "times_itself", "by_name", "scaled by gain",
+    "scaled by whole",
     "scaled by mask", "scaled by zero_dim", "without_gradient",
 ]  # fmt: skip
 

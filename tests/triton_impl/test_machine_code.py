@@ -147,3 +147,42 @@ def test_another_process_finds_it(tmp_path: Path) -> None:
     first = run("first")
     assert first[0] == "multiply_gap"
     assert run("again") == first
+
+
+@pytest.mark.parametrize("damage", ["", "cut short"])
+def test_damage_in_tritons_own_cache_is_mended(tmp_path: Path, damage: str) -> None:
+    """Files of Triton's own cache that a full disk or a loss of power left empty or cut short."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PROGRAM, "first"]
+
+    def run() -> Any:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    first = run()
+    for file in tmp_path.rglob("*"):
+        if file.name == FILE:
+            file.unlink()
+        elif file.suffix == ".json":
+            file.write_bytes(file.read_bytes()[: 20 if damage else 0])
+    assert run() == first
+
+
+def test_machine_code_that_the_driver_refuses_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cubin cut short is read without complaint: only the driver sees that it is no machine code."""
+    from triton_impl import driver, launch
+
+    asked: list[bool] = []
+
+    def loaded(special: Any, device: int, target: Any, *, anew: bool) -> str:
+        asked.append(anew)
+        if not anew:
+            raise driver.Unloadable("CUDA driver: CUDA_ERROR_INVALID_IMAGE")
+        return "kernel"
+
+    monkeypatch.setattr(launch, "_loaded", loaded)
+    monkeypatch.setattr(launch.torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert launch._compiled(KERNEL, 7) == "kernel"  # pyright: ignore[reportArgumentType]
+    assert asked == [False, True]

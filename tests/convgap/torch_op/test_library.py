@@ -333,7 +333,7 @@ child.join()
 
 
 def test_fork_after_use_on_the_cpu() -> None:
-    # Without a device to be seen: a forked child cannot use CUDA, which tests/test_streams.py is about.
+    # Without a device to be seen: a forked child cannot use CUDA, which tests/convgap/test_streams.py is about.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", FORK], check=False, capture_output=True, text=True, env=environment

@@ -1,6 +1,6 @@
 """Triton kernels that each break one rule of the fusion audit, compiled for sm_89; prints the broken rules as JSON.
 
-A process of its own, run by tests/test_inspect.py: where Triton interprets, it does not compile.
+A process of its own, run by test_inspect.py beside it: where Triton interprets, it does not compile.
 """
 
 from __future__ import annotations
