@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
 
 import convgap
+from convgap import probe
 from cupy_impl.interpret import unavailable
+from reference.problem import Chain
+from runtime.prepared import Unlaunchable
 from tests.convgap.test_faults import DEVICE, GPU, PROGRAM, run
+from torch_impl import forward
 
 KIND = """
 from triton_impl import launch
@@ -54,6 +59,19 @@ def test_a_call_that_cannot_be_launched_costs_no_other_call() -> None:
     assert found["usable"]
     # What failed to compile is not compiled again, whether it is asked for by name or not.
     assert found["tried"] == 1
+
+
+def test_what_plain_torch_cannot_do_is_laid_on_no_kernel_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Chain(1, 2, 2, 5, 5, (3, 3))
+    check = probe.check_chain(problem, torch.ones(1, 2, 5, 5), torch.ones(2, 2, 3, 3), None, False)
+    assert check is not None
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(forward, "chain", fail)
+    with pytest.raises(Unlaunchable, match="planted"):
+        check(None)
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton", "cupy"])
