@@ -295,7 +295,7 @@ def prepare_band_sums_contract(
             "BIAS": problem.bias,
             "ACC": _acc(dtype),
             **_bands(seen),
-            **_taps(problem),
+            **_taps(seen),
             "SWAPPED": layout.swapped,
             **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
             "RIMS": rim_rows(seen),
