@@ -134,7 +134,7 @@ class _Plan:
 
 
 def _output(channels: int, x: Tensor, batched: bool) -> tuple[Any, ...]:
-    """Size, stride and dtype of an output with so many channels."""
+    """Size, stride and dtype of an output with `channels` channels."""
     size, stride = (channels, 1, 1), (1, 1, 1)
     if batched:
         size, stride = (x.shape[0], *size), (channels, *stride)

@@ -27,15 +27,18 @@ WHOLE_THREADS = 256
 MOST_THREADS = 512
 """Threads of a block at most. Rows of which one step takes more are cut."""
 
-SMALL_THREADS, SMALL_BYTES = 32, 16 * 1024
-"""Threads where a block contracts a plane of at most so many bytes: what follows the stream takes as many instructions
-a warp however little came before it, so there is one."""
+SMALL_BYTES = 16 * 1024
+"""Bytes of a plane that is contracted by a block of SMALL_THREADS at most."""
+
+SMALL_THREADS = 32
+"""Threads of a block that contracts a small plane: what follows the stream takes as many instructions in each warp
+however little came before it, so there is one warp."""
 
 SMALL_AHEAD = 4
 """Accesses of a small plane that a thread has at least, as far as the plane goes: fewer lanes to add up."""
 
 GROUPS = 32
-"""Planes that a block works on at most, and warps of a block at most: kernels.cu has room for so many sums."""
+"""Planes that a block works on at most, and warps of a block at most: kernels.cu has room for the sums of 32."""
 
 PLANES_SUM_REGISTERS = 72
 """Registers of a thread that sums bands of several neighbouring planes; 64, as elsewhere, are a few too few."""
@@ -50,16 +53,21 @@ already fills the card."""
 PLANES_PART_BYTES = 128 * 1024
 """The same for bands of neighbouring planes, since the last block adds all of a block's planes at once."""
 
-WHOLE_BYTES, WHOLE_PLANES = 256 * 1024, 128
-"""Planes up to so many bytes stay whole where one sample has so many of them: no finish is needed, and there are blocks
-enough for a card all the same."""
+WHOLE_BYTES = 256 * 1024
+"""Bytes of a plane that stays whole at most, where a sample has WHOLE_PLANES planes: then no finish is needed."""
 
-LINE_BYTES, BANDS_LINE_BYTES = 256, 128
-"""Bytes of neighbouring planes that a block reads: two whole lines of the L2; with bands one, to have fewer sums."""
+WHOLE_PLANES = 128
+"""Planes of a sample that are blocks enough for a card, each uncut."""
+
+LINE_BYTES = 256
+"""Bytes of neighbouring planes that a block adds up: two whole lines of the L2."""
+
+BANDS_LINE_BYTES = 128
+"""The same where a block sums bands: one line, to have fewer sums."""
 
 PAIRS = 32
-"""Float32 planes of at least PART_BYTES are contracted two by two where a group has at least so many pairs of parts:
-half as many blocks with twice the bytes in flight, and half as many rows to finish."""
+"""Pairs of parts of a group from which on float32 planes of at least PART_BYTES are contracted two by two: half as many
+blocks with twice the bytes in flight, and half as many rows to finish."""
 
 FUSED_SUMS = 1024
 """Pairs of bands of a plane that band_sums_contract keeps in shared memory at most."""
@@ -73,8 +81,11 @@ FUSED_BYTES = 24 * 1024
 SHARES = 16
 """Threads that share a column of partial results at most, where the last block adds them up."""
 
-FLAT_PLANE, FLAT_ELEMENTS = 1024, 2048
-"""Small planes that lie one behind the other: elements of a plane, and of a block's planes, at most."""
+FLAT_PLANE = 1024
+"""Elements of a small plane at most, where small planes lie one behind the other."""
+
+FLAT_ELEMENTS = 2048
+"""Elements of all such planes of a block at most."""
 
 KEPT = 2048
 """Gradients of band sums that band_fill keeps in shared memory: 8 KiB of float32."""
@@ -85,8 +96,12 @@ HELD_TAPS = 25
 PRODUCT_THREADS = 128
 """Threads of a block that multiplies."""
 
-MANY_ROWS, FEW_ROWS = 32, 16
-"""Rows of a product (samples, or outputs) that a block makes of float32 and narrower; half as many of float64."""
+MANY_ROWS = 32
+"""Rows of a product (samples, or outputs) of a block in float32 and narrower, where that leaves FILL blocks; half as
+many in float64."""
+
+FEW_ROWS = 16
+"""The same where MANY_ROWS would leave fewer blocks."""
 
 FILL = 100
 """Blocks from which on products take many rows a block: enough for a large card."""
@@ -97,9 +112,11 @@ PRODUCT_REGISTERS = 128
 PLANES_REGISTERS = 168
 """The same where it adds up small planes on the way in."""
 
-PLANES_HELD, WIDE_PLANES_HELD = 80, 104
-"""32-bit registers of a thread of planes_contract for its sums and for what is on its way: of a block of 32 outputs, of
-64."""
+PLANES_HELD = 80
+"""32-bit registers of a thread of planes_contract for its sums and for what is on its way, in a block of 32 outputs."""
+
+WIDE_PLANES_HELD = 104
+"""The same in a block of 64 outputs."""
 
 PLANES_ROWS = 16
 """Samples of a block of planes_contract, except for planes of one element."""
@@ -110,15 +127,23 @@ PRODUCT_STEP = 72
 HELD_REGISTERS = 32
 """32-bit registers of a thread for weights that are on their way to shared memory."""
 
-SLICES, LARGE_SLICES = 16, 32
-"""Slices that the products of one output are cut into at most, the last block of an output's having to add them up;
-of large kernels, whose taps are what takes time."""
+SLICES = 16
+"""Slices that the products of one output are cut into at most: the last block of an output has to add them up."""
 
-MIN_SLICE, MIN_PLANES_SLICE = 32, 8
-"""Input planes that a slice has at least, of kernels that are not large; where planes_contract reads them."""
+LARGE_SLICES = 32
+"""The same of large kernels, whose taps are what takes time."""
 
-FEW_PLANES, FEW_PLANES_SLICE = 128, 64
-"""Of at most so many input planes, a slice has at least so many: adding up slices would take as long as products do."""
+MIN_SLICE = 32
+"""Input planes that a slice has at least, where kernels are not large."""
+
+MIN_PLANES_SLICE = 8
+"""The same where planes_contract reads the planes."""
+
+FEW_PLANES = 128
+"""Input planes of a group, up to which a slice has FEW_PLANES_SLICE at least."""
+
+FEW_PLANES_SLICE = 64
+"""Input planes of a slice where there are few in all: to add up more slices would take as long as the products do."""
 
 BANDS = 32
 """Pairs of bands that a product takes at a time where there are more."""

@@ -158,5 +158,5 @@ def _compiled(code: Code) -> Any:
 
 
 def warps(threads: int) -> int:
-    """Threads of whole warps, at least so many."""
+    """The least number of threads, no smaller than `threads`, that fills whole warps."""
     return ceil(threads / constants.WARP) * constants.WARP

@@ -32,7 +32,7 @@ FAR = 2**30
 """Rows or columns from which on kernels count them in 64 bits."""
 
 NEVER = 2**62
-"""In place of a larger number of rows or columns that a band leaves out: no plane has so many."""
+"""In place of a larger number of rows or columns that a band leaves out: no plane has 2^62 of them."""
 
 Stride = tuple[int, ...]
 

@@ -54,7 +54,7 @@ class Stream:
 
 
 def _stream(layout: Layout, itemsize: int, sums: int, planes: int) -> Stream:
-    """For whole planes (sums 0), or so many band sums of each."""
+    """For planes of which `sums` band sums each are made, or, where `sums` is 0, the sum of the whole plane."""
     if not sums:
         if layout.unit == "planes":
             return Stream(c.WHOLE_THREADS, c.AHEAD, 64)

@@ -25,7 +25,7 @@ GAP_REGISTERS = 64
 """Most registers per thread of both: those of a multiprocessor that has 64 KiB in flight."""
 
 UNCUT_BYTES = 256 * 1024
-"""Planes of at most so many bytes stay whole where a sample has UNCUT_PLANES of them: no finish is needed."""
+"""Bytes of a plane that stays whole at most, where a sample has UNCUT_PLANES planes: then no finish is needed."""
 
 UNCUT_PLANES = 128
 """Planes of a sample that are programs enough for a card."""
@@ -146,8 +146,8 @@ CHANNELS = 16
 """Channels of one step of a product: the fewest that Triton multiplies."""
 
 PROGRAMS = 384
-"""Programs that fill a card, three on each multiprocessor: outputs are cut in slices of channels for so many,
-whatever the batch."""
+"""Programs that fill a card, three on each multiprocessor: outputs are cut in slices of channels until there are 384
+programs, whatever the batch."""
 
 SLICES = 32
 """Slices of an output at most: the last program has to add them up."""

@@ -680,9 +680,10 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
     co = tl.arange(0, BCO)
     tap = tl.arange(0, KK)[:, None]
+    place = tap % KW * KH + tap // KW if SWAPPED else tap
     weight += (g * CI + ci) * CO * (KH * KW)
     # 3 masked load, 4 accumulate. Weights come first: they arrive while the plane streams.
-    w_at = follow(co[None, :] * (KH * KW), tap)
+    w_at = follow(co[None, :] * (KH * KW), place)
     w = tl.load(weight + w_at, mask=(co < CO)[None, :] & (tap < KH * KW), other=0)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     live = tl.full((1, 1, 1), 1, tl.int1)
@@ -693,10 +694,8 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
     first = first.to(ACC)
     # 5 reduce. Each tap gets the sum of its band; a tap whose band is empty gets no weight either.
-    h = band_of(tap // KW, TAPS_H)
-    v = band_of(tap % KW, TAPS_W)
-    own_rb = v if SWAPPED else h
-    own_cb = h if SWAPPED else v
+    own_rb = band_of(tap // KW, TAPS_H)
+    own_cb = band_of(tap % KW, TAPS_W)
     t = tl.zeros((KK, 1), ACC)
     for cb in range(rolled(CB)):
         core_sum, first_sums = column_sums(
@@ -708,8 +707,9 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
                 total += more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0, width, W, stride_h,
                                    stride_w, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, ACC, RIMS, LR)  # fmt: skip
             t = tl.where((own_rb == rb) & (own_cb == cb), tl.sum(total, 0), t)
-    lives = lands(own_rb, own_cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-    partial = tl.sum(t * tl.where(lives, w.to(ACC), 0), 0)
+    # What is no tap, or never meets x, adds 0, which 0 * Inf is not.
+    lives = lands(own_rb, own_cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W) & (tap < KH * KW)
+    partial = tl.sum(tl.where(lives, t * w.to(ACC), 0), 0)
     partials += ng.to(tl.int64) * CI * parts * BCO
     last, total = finish(partials, counters + ng, ci * parts + part, CI * parts, co, partial, BCO, FR, ACC)  # fmt: skip
     if last:

@@ -25,7 +25,7 @@ from triton_impl.slices import Slices, fold_channels, product_slices, tap_slices
 __all__ = ["INTERPRETED"]
 
 NEVER = 2**62
-"""In place of a larger number of rows or columns that a band leaves out: no plane has so many."""
+"""In place of a larger number of rows or columns that a band leaves out: no plane has 2^62 of them."""
 
 
 def _acc(dtype: torch.dtype) -> Any:
@@ -295,7 +295,7 @@ def prepare_band_sums_contract(
             "BIAS": problem.bias,
             "ACC": _acc(dtype),
             **_bands(seen),
-            **_taps(problem),
+            **_taps(seen),
             "SWAPPED": layout.swapped,
             **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
             "RIMS": rim_rows(seen),
