@@ -7,7 +7,8 @@ that its sizes, strides, dtypes and settings are seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
 from types import ModuleType
@@ -71,6 +72,20 @@ def _tail(y: Any, *_: Any) -> Tensor | None:
 
 tail: Callable[..., Tensor | None] = _tail
 chain: Callable[..., Tensor | None] = _tail
+
+
+@contextmanager
+def off() -> Iterator[None]:
+    """All calls go through Python while this is entered: for whoever watches launches or memory there. Not for several
+    threads at once."""
+    global _module, tail, chain
+    wait()
+    kept = _module, tail, chain
+    _module, tail, chain = None, _tail, _tail
+    try:
+        yield
+    finally:
+        _module, tail, chain = kept
 
 
 # The parts of a derivative, on tensors that the caller found ordinary; None: the way through Python is to be taken.

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
@@ -110,7 +109,7 @@ class _Reader:
         layers = [name for name, inner in module.named_modules() if isinstance(inner, nn.ConvTranspose2d)]
         if isinstance(module, nn.ConvTranspose2d):
             return
-        if isinstance(module, OptimizedModule):
+        if hasattr(module, "_orig_mod"):
             for name in layers:
                 self.leave(
                     _join(path, name), "it is in a module that is compiled already: fuse it before that"

@@ -62,7 +62,7 @@ def refusal() -> str:
         return "it relies on Python's global lock, which this Python has not"
     needed = {
         "torch.Tensor.__dlpack_c_exchange_api__": private.exchange,
-        "torch._C._dynamo.guards._empty_strided_cuda": private.empty_strided_cuda,
+        "Inductor's function that allocates": private.empty_strided_cuda,
         "the dispatcher's keys": private.KEYS,
     }
     for name, found in needed.items():

@@ -57,6 +57,8 @@ Function: Any = _function or torch.autograd.Function
 # For what explains a call.
 FakeTensor: Any = _find("_subclasses.FakeTensor") or ()
 """Of tensors without data; isinstance takes it."""
+tracing: Any = _find("_C._get_tracing_state") or (lambda: None)
+"""What torch.jit traces into, or None."""
 DispatchMode: Any = _find("utils._python_dispatch.TorchDispatchMode")
 tree_leaves: Any = _find("utils._pytree.tree_leaves")
 

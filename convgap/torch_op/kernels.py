@@ -80,7 +80,7 @@ def chain(
 def band_sums(problem: Chain, x: Tensor, backend: str) -> Tensor:
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return forward.band_sums(problem, x)
+            return forward.band_sums(problem, x).contiguous()
         return call.band_sums(kernels, problem, x, current_stream(x.device))
 
     return serve(backend, x.device, "band_sums", run)
@@ -107,7 +107,7 @@ def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float, backend: 
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return backward.expand(problem, grad, weight, scale)
+            return backward.expand(problem, grad, weight, scale).contiguous()
         return call.expand(kernels, problem, grad, weight, scale, current_stream(grad.device))
 
     return serve(backend, grad.device, "expand", run)
@@ -120,7 +120,7 @@ def weight_grad(
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
-            return backward.weight_grad(problem, grad, sums, scale, dtype)
+            return backward.weight_grad(problem, grad, sums, scale, dtype).contiguous()
         return call.weight_grad(kernels, problem, grad, sums, scale, dtype, current_stream(grad.device))
 
     return serve(backend, grad.device, "weight_grad", run)

@@ -137,7 +137,8 @@ FAULTS = {
     ),
     "Triton's compiler raises": Fault(
         'import triton\ntriton.compile = fail(RuntimeError("ptxas fatal: unsupported"))',
-        {"triton": "ptxas fatal: unsupported"}, gpu="Triton's interpreter compiles nothing",
+        {"triton": "ptxas fatal: unsupported"}, {"TRITON_CACHE_DIR": "{tmp}"},
+        gpu="Triton's interpreter compiles nothing",
     ),
     "cache directory not writable": Fault(
         "", {"triton": "NotADirectoryError"}, {"TRITON_CACHE_DIR": "/dev/null/triton"},
@@ -243,7 +244,7 @@ found["warned"] = [str(w.message) for w in caught if "convgap" in str(w.message)
 found["served"] = convgap.explain(convgap.multiply_gap, x, 2.0).steps[0].backend
 print(json.dumps(found))
 """
-    found = run("", program=f"WHEN = {when!r}\n{program}")
+    found = run("", program=f"WHEN = {when!r}\n{program}", CONVGAP_NATIVE="0")
     assert found == {"raised": "planted", "then": [2.0, 2.0], "warned": [], "served": "triton"}
 
 

@@ -16,8 +16,7 @@ def test_an_entry_probes_its_own_backend_only(monkeypatch: pytest.MonkeyPatch) -
     """The first call of one kernel set is not the other's to pay for."""
     probed: list[str] = []
     monkeypatch.setattr(chosen, "_found", {})
-    monkeypatch.setattr(chosen, "_load", lambda name, device: probed.append(name))
-    monkeypatch.setattr(chosen, "_probe", lambda kernels, device: None)
+    monkeypatch.setattr(chosen, "probe", lambda name, device, check: probed.append(name))
     inputs = make_inputs(Case("one", Tail(1, 1, 2, 2), "any"), torch.device("cpu"))
     assert entry.require_usable("cupy", inputs) == "interpreter"
     assert probed == ["cupy"]
