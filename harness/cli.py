@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-import convgap
 from harness.commands import COMMANDS
 from harness.errors import UsageError, one_line
 from runtime.names import INSTALLED, importable
@@ -48,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interpret_without_gpu() -> None:
-    """Triton decides when a kernel is decorated whether to interpret it: call before anything imports it."""
+    """Triton decides when a kernel is decorated whether to interpret it: call before anything imports it.
+
+    convgap does import it, by way of torch's counter of operations, so this file imports convgap only afterwards.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -56,6 +58,8 @@ def _interpret_without_gpu() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import convgap
+
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Compare the backends of one operator: are they right, and how fast are they?",

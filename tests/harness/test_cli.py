@@ -243,6 +243,21 @@ def test_the_front_door_opens() -> None:
     assert "shape/tail:2,3,4,5" in done.stdout and "\x1b" not in done.stdout
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_front_door_interprets_triton_where_there_is_no_gpu() -> None:
+    # In a process whose environment does not say so: these tests' own does.
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "bench.py", "check", *SMALL, "--backends", "triton"],
+        cwd=ROOT,
+        env=env | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert "triton: interpreter" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
+
+
 def test_a_whole_timed_run(
     entries: dict[str, Entry],
     tmp_path: Path,
