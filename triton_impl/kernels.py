@@ -233,16 +233,16 @@ def more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0,
               BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr,
               ACC: tl.constexpr, RIMS: tl.constexpr, LR: tl.constexpr):  # fmt: skip
     """What the rim rows after the first RIMS add to a band sum: [BP]."""
-    total = tl.zeros((planes.shape[0],), ACC)
+    # Rows are added up after the loop: Triton before 3.7 adds the wrong lanes where a loop adds up sums over an axis.
+    held = tl.zeros((planes.shape[0], RIMS), ACC)
     for j0 in range(RIMS, rims, RIMS):
         rim, row = load_rims(
             planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR
         )
         own = inside(tl.arange(0, LR)[None, None, :], cb, BEFORE_W, AFTER_W, c0, width, W)
-        total += rows_in_band(
-            tl.sum(tl.where(own, rim.to(ACC), 0), 2), row, rb, r0, rows, H, BEFORE_H, AFTER_H
-        )
-    return total
+        sums = tl.sum(tl.where(own, rim.to(ACC), 0), 2)
+        held += tl.where(inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H), sums, 0)
+    return tl.sum(held, 1)
 
 
 @triton.jit
@@ -315,7 +315,7 @@ def finish_products(acc, partials, counter, split, slices, rows, FR: tl.constexp
 def any_wild(value):
     """Whether some element is Inf or NaN, which is what every sum with an Inf or NaN in it is."""
     wild = (value - value != 0).to(tl.int32)
-    return tl.max(tl.reshape(wild, (value.numel,)), 0) != 0
+    return tl.max(tl.max(wild, 1), 0) != 0
 
 
 @triton.jit
@@ -843,13 +843,14 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
                     mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
         mask = (co < CO)[:, None] & (ci < CI)[None, :]
         w_at = (ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW)
-        w = tl.zeros((BCO, BCI), ACC)
+        # Added up after the loop: Triton before 3.7 adds the wrong lanes where a loop adds up sums over an axis.
+        held = tl.zeros((BCO, BCI, BT), ACC)
         for t0 in range(0, taps, BT):
             t = t0 + tl.arange(0, BT)
             tap = (top + t // across) * KW + left + t % across
-            more = tl.load(weight + (w_at[:, :, None] + tap[None, None, :]), mask=mask[:, :, None] & (t < taps)[None, None, :],
-                           other=0)  # fmt: skip
-            w += tl.sum(more.to(ACC), 2)
+            live = mask[:, :, None] & (t < taps)[None, None, :]
+            held += tl.load(weight + (w_at[:, :, None] + tap[None, None, :]), mask=live, other=0).to(ACC)
+        w = tl.sum(held, 2)
         # 4 accumulate
         acc = tl.dot(v, w, acc, input_precision="ieee", out_dtype=ACC)
     if any_wild(acc):
@@ -868,9 +869,9 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
                 by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
     # 6 scale, 7 store
-    live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+    lives = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
     to = d + (n[:, None] * G * CI + (g * CI + ci)[None, :]) * (RB * CB) + band
-    tl.store(to, tl.where(live, scaled(acc, scale), 0).to(ACC), mask=(n < N)[:, None] & (ci < CI)[None, :])
+    tl.store(to, tl.where(lives, scaled(acc, scale), 0).to(ACC), mask=(n < N)[:, None] & (ci < CI)[None, :])
 
 
 @triton.jit

@@ -151,7 +151,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (r"(\bbefore|before_[hw]\[\w+\])(?= - start| &&)", r"\1 - 1", 4)
     )),
     Mutant("source-fold", "of the weights of taps with equal bands, one stands for all", source=both(
-        (r"tl\.sum\(tl\.where\(own, kernels, 0\), 2\)", "tl.max(tl.where(own, kernels, 0), 2)", 1),
+        (r"tl\.sum\((tl\.where\(\w+ == band, kernels, 0\), 2\))", r"tl.max(\1", 2),
         (r"(band_w\.of\[.*\]\]) \+= widen", r"\1 = widen", 2)
     )),
 )  # fmt: skip
