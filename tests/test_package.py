@@ -32,7 +32,7 @@ for backend in backends:
     assert out.flatten().tolist() == [2.0] * 6
     x, weight = torch.ones(1, 2, 3, 3), torch.ones(2, 1, 1, 1)
     assert convgap.conv_transpose2d_multiply_gap(x, weight, backend=backend).item() == 2.0
-assert "multiply_gap" in launch.device_source(launch.Specialization("multiply_gap", ()))
+assert "multiply_gap" in launch.device_source(launch.Code("multiply_gap", ()))
 print(*backends, reasons)
 # Commands start fresh processes of a module by its name: that process imports the same files.
 code = f"import {importable('harness')} as harness; print(harness.__file__)"

@@ -21,13 +21,19 @@ _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)")
 _PTX = re.compile(r"^\s*(?:@!?%\w+\s+)?([a-z][\w.:]*)\s+(.+?);")
 
 
+def _kernel(ptx: str) -> str:
+    """The kernel's own text: functions that it calls count registers and parameters anew."""
+    start = max(ptx.find(".entry"), 0)
+    return ptx[start : ptx.find("\n}", start)]
+
+
 def buffer_accesses(binary: Binary) -> dict[str, Accesses]:
     """Which source lines load and store each pointer parameter, found by following addresses through the PTX.
 
     An address belongs to every parameter that it was computed from; a loaded value belongs to none. Atomic
     operations are neither loads nor stores here.
     """
-    lines = [line.split("//")[0] for line in binary.ptx.splitlines()]
+    lines = [line.split("//")[0] for line in _kernel(binary.ptx).splitlines()]
     owners: dict[str, set[str]] = {}
     moves: list[tuple[str, list[str]]] = []
     for line in lines:
