@@ -14,16 +14,16 @@ with contextlib.suppress(ImportError):
 
 import torch
 
-from harness.numerics.guards import Guards
-
 GPU = torch.cuda.is_available()
 
-# Triton decides when a kernel is decorated whether to interpret it: this comes before any such import.
+# Triton decides when a kernel is decorated whether to interpret it: this comes before any import that may load it.
 if not GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 else:
     with contextlib.suppress(ImportError):
         import triton_impl.launch  # noqa: F401
+
+from harness.numerics.guards import Guards  # noqa: E402
 
 # Workers of pytest-xdist share the cores already.
 if "PYTEST_XDIST_WORKER" in os.environ:
