@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 
 from convgap.arguments import STRATEGIES
 from convgap.pattern import Tracer, calls
 from convgap.selection import check_name
 from convgap.waiting import exchange, hold
+from runtime.private import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _Reader:
         layers = [name for name, inner in module.named_modules() if isinstance(inner, nn.ConvTranspose2d)]
         if isinstance(module, nn.ConvTranspose2d):
             return
-        if hasattr(module, "_orig_mod"):
+        if "_orig_mod" in dict(module.named_children()):
             for name in layers:
                 self.leave(
                     _join(path, name), "it is in a module that is compiled already: fuse it before that"

@@ -3,24 +3,8 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules import module as globally
 
-
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to the module's calls: weight_norm, spectral_norm and pruning do so too."""
-    of_calls = (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._backward_pre_hooks,
-        module._backward_hooks,
-    )
-    of_all_calls = (
-        globally._global_forward_pre_hooks,
-        globally._global_forward_hooks,
-        globally._global_backward_pre_hooks,
-        globally._global_backward_hooks,
-    )
-    return any(of_calls) or any(of_all_calls)
+from runtime.private import hooked
 
 
 def obstacle(module: nn.Module) -> str:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from convgap.layer import hooked, obstacle
+from convgap.layer import obstacle
+from runtime.private import hooked
 
 _MULTIPLY = (operator.mul, torch.mul, torch.multiply, "mul", "multiply")
 _DIVIDE = (operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide")

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from convgap.arguments import DTYPES, autocast_to, check_like, check_planes, geometry_of, options_of
 from convgap.functions import conv_transpose2d_multiply_gap
 from convgap.surroundings import mean_under_autocast, restored, state_of, versions_of
-from runtime import private
 from runtime.prepared import accumulator
+from runtime.private import FakeTensor, tree_map
 
 MULTIPLY = (
     torch.mul,
@@ -42,7 +41,7 @@ MEAN = (torch.mean, Tensor.mean)
 _SMALL, _LARGE = 1e-30, 1e30
 """Products of numbers beyond these would be subnormal or infinite in float32, where the steps need not be."""
 
-_PLAIN = (Tensor, nn.Parameter, private.FakeTensor)
+_PLAIN = (Tensor, nn.Parameter, *filter(None, (FakeTensor,)))
 
 
 def pending(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], how: dict[str, str]) -> Pending | None:
@@ -52,7 +51,7 @@ def pending(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], how: dict[
     how      strategy and backend of the operator
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    if not all(type(tensor) in _PLAIN for tensor in tensors) or private.tracing() is not None:
+    if not all(type(tensor) in _PLAIN for tensor in tensors) or torch.jit.is_tracing():  # pyright: ignore
         return None
     try:
         check_planes("x", x)

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
-from convgap.layer import hooked
 from convgap.pending import Pending, pending, real
+from runtime.private import hooked, tree_map
 
 
 class WaitingConvTranspose2d(nn.ConvTranspose2d):

@@ -1,7 +1,7 @@
 """Every private name of torch that the project uses, with a safe answer where one is missing.
 
-They buy speed, and derivatives under nested transforms of torch.func. Torch may rename them in any release: nothing
-else depends on them, and importing this module never fails. `MISSING` says which are not there.
+They buy speed, derivatives under nested transforms of torch.func, and sight of hooks. Torch may rename them in any
+release: nothing else depends on them, and importing this module never fails. `MISSING` says which are not there.
 """
 
 from __future__ import annotations
@@ -57,10 +57,9 @@ Function: Any = _function or torch.autograd.Function
 # For what explains a call.
 FakeTensor: Any = _find("_subclasses.FakeTensor") or ()
 """Of tensors without data; isinstance takes it."""
-tracing: Any = _find("_C._get_tracing_state") or (lambda: None)
-"""What torch.jit traces into, or None."""
 DispatchMode: Any = _find("utils._python_dispatch.TorchDispatchMode")
 tree_leaves: Any = _find("utils._pytree.tree_leaves")
+_tree_map: Any = _find("utils._pytree.tree_map")
 
 
 class _NoMode:
@@ -76,6 +75,30 @@ class _NoMode:
 
 DispatchMode = DispatchMode or _NoMode
 tree_leaves = tree_leaves or (lambda tree: list(tree) if isinstance(tree, (list, tuple)) else [tree])
+
+
+def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
+    """`tree` with function(leaf) for each of its leaves."""
+    if _tree_map is not None:
+        return _tree_map(function, tree)
+    if isinstance(tree, dict):
+        return {key: tree_map(function, value) for key, value in tree.items()}
+    return (
+        type(tree)(tree_map(function, part) for part in tree)
+        if type(tree) in (list, tuple)
+        else function(tree)
+    )
+
+
+# For layers: who listens to a module's calls, and to those of every module.
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_everywhere = tuple(_find(f"nn.modules.module._global{name}") for name in HOOKS)
+
+
+def hooked(module: Any) -> bool:
+    """Whether somebody listens to the module's calls: weight_norm, spectral_norm and pruning do so too."""
+    return any(_everywhere) or any(getattr(module, name, None) for name in HOOKS)
+
 
 # For launches.
 _raw_stream = _find("_C._cuda_getCurrentRawStream")
