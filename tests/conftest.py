@@ -38,7 +38,9 @@ def device() -> torch.device:
 
 @pytest.fixture(autouse=True)
 def same_environment() -> Iterator[None]:
-    """A test of the command line may switch Triton's interpreter on; the next test starts as this one did."""
+    """A test of the command line may switch Triton's interpreter on; the next test starts as this one did. How wide
+    the terminal is that the tests were started from says nothing of what is tested."""
+    os.environ.pop("COLUMNS", None)
     before = os.environ.get("TRITON_INTERPRET")
     yield
     if before is None:

@@ -81,7 +81,8 @@ def banded(
     """The chain in float64 by sums of bands. forgotten: sides of SIDES at which nothing is cropped, as by mistake."""
     assert inputs.weight is not None
     make: Any = torch.abs if absolute else (lambda value: value)
-    x, weight = make(inputs.x.double()), make(inputs.weight.double())
+    # On the CPU: the truth does not rest on the card that is judged.
+    x, weight = make(inputs.x.cpu().double()), make(inputs.weight.cpu().double())
     rows, columns = (
         _lands(
             problem.kernel[axis],
@@ -100,6 +101,6 @@ def banded(
     weight = weight.reshape(groups, -1, problem.c_out // groups, *problem.kernel)
     out = torch.einsum("ngckl,gcokl->ngo", sums, weight).reshape(problem.n, problem.c_out) / problem.out_area
     if inputs.bias is not None:
-        out = out + make(inputs.bias.double())
-    multiplier = torch.as_tensor(inputs.multiplier, dtype=torch.float64)
+        out = out + make(inputs.bias.cpu().double())
+    multiplier = torch.as_tensor(inputs.multiplier, dtype=torch.float64, device="cpu")
     return (make(multiplier) * out[:, :, None, None]).numpy()
