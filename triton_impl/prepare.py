@@ -393,6 +393,8 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     acc = POINTER[accumulator(dtype)]
     bands = count_bands(problem)
     BN = c.FEW_SAMPLES if problem.n <= c.FEW_SAMPLES else 2 * c.FEW_SAMPLES
+    most = max(b - a for a, b in zip(problem.distinct(0).taps, problem.distinct(0).taps[1:]))
+    most *= max(b - a for a, b in zip(problem.distinct(1).taps, problem.distinct(1).taps[1:]))
     CI, G = problem.c_in // problem.groups, problem.groups
     n_blocks, blocks = ceil(problem.n / BN), ceil(CI / c.CHANNELS)
     special, sizes = specialize(
@@ -418,9 +420,10 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
             "BN": BN,
             "BCI": c.CHANNELS,
             "BCO": c.CHANNELS,
+            "BT": min(c.EXPAND_TAPS, pow2_at_least(most)),
         },
         {"weight": 16},
-        c.PRODUCT_WARPS,
+        c.PRODUCT_WARPS * (2 if most > c.EXPAND_TAPS // 4 else 1),
     )
     why = f"{BN} samples x {c.CHANNELS} input planes x one band a program"
     return Prepared(Launch(special, (n_blocks * bands * blocks * G, 1), sizes), 0, 0, why)

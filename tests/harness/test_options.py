@@ -43,7 +43,7 @@ def test_what_asks_for_nothing_or_too_much_is_refused(
         (["--shape", "tail:1,1,999999999,999999999"], "GiB to be checked"),
         (["--shape", f"tail:1,1,{2**40},{2**40}"], "shape "),
         (["--shape", f"tail:1,1,1,{10**30}"], "shape "),
-        (["--shape", "chain:1,1,1,2,2,k99999,s99999"], "GiB to be checked"),
+        (["--shape", "chain:1,1,1,2,2,k9999999,s9999999"], "GiB to be checked"),
         (["--shape", "tail:1,2,3,4", "--values", ""], "--values"),
         (["--shape", "tail:1,2,3,4", "--multiplier", ""], "--multiplier"),
         (["--shape", ""], "expected chain:"),

@@ -119,7 +119,8 @@ for number, (dtype, launch) in enumerate(wanted(prepare, sys.argv[2:])):
     # Before 3.7 Triton adds the wrong lanes of an axis whose layout is that of a reshaped tile.
     assert not [layout for layout in added if "linear" in layout], (special, added)
     # Nor may the compiler split the axis of a sum that a loop repeats: those lanes are wrong before 3.7, too.
-    for old, new in re.findall(r"tt.reshape [^\n]*? : tensor<([\dx]+)x[^\n]*? -> tensor<([\dx]+)x", compiled.asm["ttgir"]):
+    shapes = r"tt.reshape [^\n]*? : tensor<([\dx]+)x[^\n]*? -> tensor<([\dx]+)x"
+    for old, new in re.findall(shapes, compiled.asm["ttgir"]):
         assert new.count("x") <= old.count("x"), (special, old, new)
     found.append((special.kernel.__name__, dtype, str(path)))
 print(json.dumps(found))
