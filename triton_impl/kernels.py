@@ -445,7 +445,7 @@ def band_sums(x, sums, partials, counters,
               C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines, step, blocks, blocks_by,
               parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
-              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr,
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr,
               BP: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
               RIMS: tl.constexpr, LR: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
@@ -466,7 +466,7 @@ def band_sums(x, sums, partials, counters,
     # From here on a block's first plane is number 0, in sums and in partials alike.
     sums += (n * C + block * BP) * (RB * CB)
     partials += tile.to(tl.int64) * parts * (BP * RB * CB)
-    to = sums if parts == 1 else partials + part * (BP * RB * CB)
+    to = partials + part * (BP * RB * CB) if SPLIT else sums
     to += tl.arange(0, BP) * (RB * CB)
     if WHOLE:
         # 3 masked load: all of a plane in one line
@@ -503,7 +503,7 @@ def band_sums(x, sums, partials, counters,
                                        stride_h, stride_w, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, ACC, RIMS, LR)  # fmt: skip
                 # 7 store
                 tl.store(to + (cb * RB + rb if SWAPPED else rb * CB + cb), total, mask=c < C)
-    if parts > 1:
+    if SPLIT:
         if arrive(counters + tile, parts):
             # As many sums at a time as one step of add_rows holds: one wait for L2, not one per band.
             for i0 in range(0, BP * RB * CB, WIDTH):

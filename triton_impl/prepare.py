@@ -166,6 +166,7 @@ def prepare_band_sums(
             **_bands(seen),
             "SWAPPED": layout.swapped,
             "WHOLE": tile.WHOLE,
+            "SPLIT": tile.parts > 1,
             **_tile_constants(tile, layout),
             "RIMS": rim_rows(seen),
             "LR": tile.LR,

@@ -138,12 +138,18 @@ def is_run(layout: Layout) -> bool:
     return layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
 
 
+def _width(layout: Layout, itemsize: int) -> int:
+    """Elements of an access along a row: of 16 bytes, of 4, or one, so that there are few kinds."""
+    full, word = c.ACCESS_BYTES // itemsize, max(1, 4 // itemsize)
+    return full if layout.vector == full else word if layout.vector >= word else 1
+
+
 def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
     """The tile for the bands of `planes` planes. whole: whether planes may be one line, without a stream."""
     plane = layout.h * layout.w
     acc = max(itemsize, 4)
     double = acc // 4
-    VEC = layout.vector if layout.unit == "columns" else 1
+    VEC = _width(layout, itemsize) if layout.unit == "columns" else 1
     run = is_run(layout)
     if whole and plane <= c.SMALL_PLANE:
         positions = max(16, VEC, pow2_at_least(plane))
