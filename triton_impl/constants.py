@@ -180,8 +180,8 @@ TAP_REGISTERS = 128
 SLICE_REGISTERS = 128
 """Registers per thread that the last program fills with slices at a time."""
 
-EXPAND_TAPS = 64
-"""Taps that `expand` adds at a time at most."""
+EXPAND_TAPS = 16
+"""Taps that `expand` adds at a time at most: 32 registers of a thread."""
 
 GRAD_STEP = 64
 """(channel, tap) pairs, and outputs, of a program of weight_grad."""

@@ -424,7 +424,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
             "BT": min(c.EXPAND_TAPS, pow2_at_least(most)),
         },
         {"weight": 16},
-        c.PRODUCT_WARPS * (2 if most > c.EXPAND_TAPS // 4 else 1),
+        c.PRODUCT_WARPS,
     )
     why = f"{BN} samples x {c.CHANNELS} input planes x one band a program"
     return Prepared(Launch(special, (n_blocks * bands * blocks * G, 1), sizes), 0, 0, why)
