@@ -180,8 +180,9 @@ PLANTED = {
         "        tl.store(counter, 0)\n        tl.store(counter + 0, 0)\n",
     ),
     "stores: band_sums_kernel stores sums": (  # in one of the kernel's two variants
-        "    if parts > 1:\n        if arrive(counters + tile, parts):\n            # As many",
-        "    tl.store(sums, 0.0)\n    if parts > 1:\n        if arrive(counters + tile, parts):\n            # As many",
+        "    if SPLIT:\n        if arrive(counters + tile, parts):\n            # As many",
+        "    if SPLIT:\n        tl.store(sums, 0.0)\n"
+        "    if SPLIT:\n        if arrive(counters + tile, parts):\n            # As many",
     ),
     "stores: multiply_gap_twice stores nothing": (
         "@triton.jit\ndef narrow(",
