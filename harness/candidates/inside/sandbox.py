@@ -21,7 +21,7 @@ NO_NEW_PRIVILEGES = 38
 
 
 def restrict(folder: Path, largest_file: int) -> None:
-    """No file of more than `largest_file` bytes, no core dump; with Landlock no writing but to `folder` and /dev."""
+    """No file of more than `largest_file` bytes, no core dump; with Landlock no writing but to `folder`, /dev and itself."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -33,7 +33,8 @@ def restrict(folder: Path, largest_file: int) -> None:
         return
     # Devices are written to; a file made there would be memory that nobody counts, but CUDA may want one.
     devices = rights if os.path.exists("/dev/nvidiactl") else WRITE_FILE
-    for place, allowed in ((str(folder), rights), ("/dev", devices)):
+    # CUDA names its threads by writing to /proc/self/task/*/comm, and does not start where it may not.
+    for place, allowed in ((str(folder), rights), ("/dev", devices), ("/proc/self", WRITE_FILE)):
         parent = os.open(place, os.O_PATH | os.O_CLOEXEC)
         rule = struct.pack("=Qi", allowed, parent)
         libc.syscall(ADD_RULE, ruleset, BENEATH, rule, 0)
