@@ -21,7 +21,7 @@ NO_NEW_PRIVILEGES = 38
 
 
 def restrict(folder: Path, largest_file: int) -> None:
-    """No file of more than `largest_file` bytes, no core dump; with Landlock no writing but to `folder`, /dev and itself."""
+    """No file of more than `largest_file` bytes, no core dump; with Landlock no writing but to `folder` and devices."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     libc = ctypes.CDLL(None, use_errno=True)
