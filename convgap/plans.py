@@ -161,7 +161,7 @@ def forward_parts(
     backend: str, device: torch.device,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Of (x, weight, bias, multiplier) -> (output, band sums). Raises Unlaunchable, RuntimeError or LookupError."""
-    kernels = _kernels(backend, device, "contract")
+    kernels = _kernels(problem, backend, device, "contract")
     plan = _Plan(dtype, device)
     sums = OUTPUT, 1
     plan.launch(kernels.prepare_band_sums(problem, stride, dtype, alignment), [(POINTER, X), sums])
@@ -179,7 +179,7 @@ def backward(
     backend: str, device: torch.device,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Of (band sums, weight, None, gradient) -> the gradients of x and of the weight, of those that are wanted."""
-    kernels = _kernels(backend, device, "expand" if wants[0] else "weight_grad")
+    kernels = _kernels(problem, backend, device, "expand" if wants[0] else "weight_grad")
     plan = _Plan(dtype, device)
     outputs = []
     numbers = [*((INTEGER, stride) for stride in grad_stride), (MEAN, 0)]
@@ -197,10 +197,10 @@ def backward(
     return plan.given(*outputs, area=problem.out_area)
 
 
-def _kernels(backend: str, device: torch.device, operator: str) -> Any:
-    """The kernel set that served this operator before. Raises LookupError where none did: the way through Python
-    comes first."""
+def _kernels(problem: Chain, backend: str, device: torch.device, operator: str) -> Any:
+    """The kernel set that served this operator before. Raises LookupError where none did, for the way through Python
+    comes first, and for a batch of none, for which there is nothing to launch."""
     name = selection.chosen(backend, device, operator)
-    if name is None or name == "torch":
+    if name is None or name == "torch" or not problem.n:
         raise LookupError(operator)
     return selection.kernel_set(name)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgap.arguments import autocast_to
+from convgap.arguments import autocast_to, has_autocast
 
 State: TypeAlias = "tuple[bool, bool, torch.dtype | None]"
 """Whether gradients are recorded, whether in inference mode, and what autocast casts to."""
@@ -29,7 +29,7 @@ def restored(state: State, device: torch.device) -> ExitStack:
     if state != state_of(device):
         stack.enter_context(torch.inference_mode(inference))
         stack.enter_context(torch.set_grad_enabled(grad))
-        if torch.amp.is_autocast_available(device.type):
+        if has_autocast(device.type):
             stack.enter_context(torch.autocast(device.type, narrowed, narrowed is not None))
     return stack
 

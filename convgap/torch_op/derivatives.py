@@ -55,18 +55,6 @@ class Dispatched:
             d, self.size, self.kernel, *self.geometry[:4], dtype, channels_last, self.backend
         )
 
-    def backward(
-        self,
-        grad: Tensor,
-        sums: Tensor | None,
-        weight: Tensor,
-        scale: float,
-        wants: tuple[bool, bool],
-        like: Any,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of x, whose dtype and layout `like` knows, and of the weight."""
-        return _backward(self, grad, sums, weight, scale, wants, like)
-
     def dispatched(self) -> Dispatched:
         return self
 
@@ -104,29 +92,21 @@ class Straight:
         sums = self.band_sums(x)
         return self.contract(sums, *given), sums
 
-    def backward(
-        self,
-        grad: Tensor,
-        sums: Tensor | None,
-        weight: Tensor,
-        scale: float,
-        wants: tuple[bool, bool],
-        like: Any,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of x, whose dtype and layout `like` knows, and of the weight."""
-        layout = like.channels_last
-        found = fast.backward(self.problem, grad, sums, weight, scale, wants, layout, self.backend)
-        return _backward(self, grad, sums, weight, scale, wants, like) if found is None else found
-
     def dispatched(self) -> Dispatched:
         p = self.problem
         return Dispatched(p.geometry, (p.h, p.w), p.kernel, self.backend)
 
 
-def _backward(
-    steps: Any, grad: Tensor, sums: Any, weight: Tensor, scale: float, wants: tuple[bool, bool], like: Any
-) -> tuple[Tensor | None, Tensor | None]:
-    """The same, step by step."""
+def _gradients(
+    steps: Straight | Dispatched, grad: Tensor, sums: Any, weight: Tensor, scale: float, wants: tuple[bool, bool],
+    like: Any,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of x, whose dtype and layout `like` knows, and of the weight: of those that are wanted."""
+    if isinstance(steps, Straight):
+        rest = wants, like.channels_last, steps.backend
+        found = fast.backward(steps.problem, grad, sums, weight, scale, *rest)
+        if found is not None:
+            return found
     dx = dw = None
     if wants[0]:
         dx = steps.band_fill(steps.expand(grad, weight, scale), like.dtype, like.channels_last)
@@ -174,7 +154,7 @@ def chain_backward(ctx: Any, grad: Tensor | None, grad_sums: Tensor | None) -> t
     dx = dw = db = dm = None
     if grad is not None:
         outer, inner = _through_multiplier(grad, multiplier, ctx.dtype)
-        dx, dw = steps.backward(inner, sums, weight, scale, (wants_x, wants_weight), ctx)
+        dx, dw = _gradients(steps, inner, sums, weight, scale, (wants_x, wants_weight), ctx)
         if wants_bias:
             total = inner.flatten() if inner.shape[0] == 1 else inner.sum((0, 2, 3))
             db = scaled(total, scale).to(ctx.bias_dtype)

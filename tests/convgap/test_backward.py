@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import convgap
-from convgap import fast
+from convgap import fast, plans
 from convgap.selection import BACKENDS
 from harness.cases.case import Case
 from harness.cases.catalogue import select
@@ -241,7 +241,7 @@ def test_gradient_of_an_expanded_gradient(device: torch.device) -> None:
 @pytest.mark.parametrize(
     ("n", "groups", "kernel"), [(1, 1, 3), (2, 1, 3), (1, 2, 3), (2, 2, 1), (1, 1, 1), (0, 1, 2)]
 )
-@pytest.mark.parametrize("backend", ["cupy", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS if GPU else ["cupy", "torch"])  # interpreted Triton is slow
 def test_a_result_may_be_written_to(
     backend: str, n: int, groups: int, kernel: int, bias: bool, multiplier: Any, device: torch.device
 ) -> None:
@@ -267,3 +267,19 @@ def test_a_result_may_be_written_to(
         results.append([out, pooled, *torch.autograd.grad(out.sum() + pooled.sum(), [weight])])
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_a_batch_of_none_has_nothing_to_launch(backend: str, device: torch.device) -> None:
+    """No plan of a derivative is made for the native path: what kernels divide their blocks by would be zero."""
+    require(backend, device)
+    (case,) = select(["chain/edge/7x7"])
+    inputs, leaves = make_inputs(case, device).tracked()
+    torch.autograd.grad(
+        inputs.call(convgap, backend=backend).sum(), list(leaves.values())
+    )  # now it is chosen
+    none: Any = replace(case.problem, n=0)
+    with pytest.raises(LookupError):
+        plans.forward_parts(none, inputs.x.stride(), torch.float32, 0, None, backend, device)
+    with pytest.raises(LookupError):
+        plans.backward(none, torch.float32, (4, 1), (True, True), False, backend, device)

@@ -222,7 +222,7 @@ def test_what_is_on_the_layer_counts(name: str, training: bool, device: torch.de
         if isinstance(model, StepByStep):
             model.load_state_dict(make().state_dict())
         CHANGES[name](model)
-        model.double().train(training)
+        model.double().to(device).train(training)  # some bring layers of their own
         inputs = x.clone().requires_grad_()
         for _ in range(
             2
