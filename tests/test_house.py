@@ -43,7 +43,6 @@ LINES = 350
 LONG = {"triton_impl/kernels.py", "cupy_impl/kernels.cu"}
 """Read side by side, and so kept whole."""
 TO_SPLIT = {
-    "tests/convgap/test_backends.py",
     "triton_impl/prepare.py",
     "tests/cupy_impl/test_interpret.py",
 }
