@@ -8,6 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+# Workers of pytest-xdist share the cores already, and so do the processes that tests start. Read as NumPy and torch load.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
 with contextlib.suppress(ImportError):
     # Before torch: seen to fail in a process where compilers had been loaded.
     import matplotlib.figure  # noqa: F401
@@ -24,10 +29,6 @@ else:
         import triton_impl.launch  # noqa: F401
 
 from harness.numerics.guards import Guards  # noqa: E402
-
-# Workers of pytest-xdist share the cores already.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
