@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-# Workers of pytest-xdist share the cores already, and so do the processes that tests start. Read as NumPy and torch load.
+# Workers of pytest-xdist share the cores, and so do the processes that tests start. Read as NumPy and torch load.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
