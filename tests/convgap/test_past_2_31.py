@@ -17,7 +17,7 @@ from harness.numerics.truth import truth
 from tests.convgap.answers import additions
 from tests.usable import require
 
-# Planes past 2**31 elements have tests of their own: the oracle would need 40 GiB and minutes for each.
+# Their oracle would need 40 GiB and minutes for each, but for what is expanded.
 BEYOND = [case for case in select(["*/past-2*"]) if "expanded" in case.layout]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="tensors of 4 GiB and more take a GPU")

@@ -19,7 +19,7 @@ NAMES = (*re.findall(r'_find\("([\w.]+)"\)', SOURCE), "autograd.forward_ad._curr
 
 PROGRAM = """
 import functools, json, sys, threading
-import torch, torch.autograd.forward_ad, torch._dynamo
+import torch, torch.autograd.forward_ad, torch.utils.flop_counter  # that torch needs names itself
 
 *parents, name = sys.argv[1].split(".") if sys.argv[1] else [""]
 hidden = []
