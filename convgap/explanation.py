@@ -12,7 +12,7 @@ from torch import Tensor
 from convgap import fast, selection
 from convgap.torch_op.kernels import planes_problem, problem_of, weighted_problem
 from convgap.torch_op.schemas import ONE_BAND
-from runtime import call, private, refused
+from runtime import call, plan, private, refused
 from runtime.prepared import Prepared, Unlaunchable
 from torch_impl import forward
 
@@ -34,12 +34,15 @@ class Step:
     """Kernels launched, in order; empty for plain torch."""
     path: str
     """Why these kernels, or in plain torch why this form; empty where there is no choice."""
+    plan: str = ""
+    """The plan whose launch constants the kernels have; empty where they have their own."""
 
     def __str__(self) -> str:
         kernels = f": {' + '.join(self.kernels)}" if self.kernels else ""
         path = f" ({self.path})" if self.path else ""
+        plan = f"; plan {self.plan}" if self.plan else ""
         served = f"{self.operator} -> {self.backend}, {self.how}, on {self.device}"
-        return f"{served}{kernels}{path}; {self.chosen}"
+        return f"{served}{kernels}{path}; {self.chosen}{plan}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,9 @@ def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
         _, weight, bias, _, _, *geometry, _ = args
         why = ": ".join(forward.form(weighted_problem(args[0].shape, weight, bias, *geometry), device))
     how = selection.status_of(name, device).how
-    return Step(operator, str(device), name, how, _reason(asked, name, device, left), kernels, why)
+    used = plan.active() if kernels else None
+    named = "" if used is None else str(used)
+    return Step(operator, str(device), name, how, _reason(asked, name, device, left), kernels, why, named)
 
 
 def _served(

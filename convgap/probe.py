@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from reference.problem import Chain
-from runtime import call, private
+from runtime import call, plan, private
 from runtime.names import importable
 from runtime.prepared import Unlaunchable, accumulator
 from torch_impl import forward
@@ -55,6 +55,7 @@ def _load(name: str, device: torch.device) -> ModuleType:
         raise RuntimeError(f"it runs on CUDA devices, not on {device.type}")
     if device.type == "cuda":
         _check_device(device)
+    plan.require_card(device)
     if name == "cupy" and device.type == "cpu":
         reason = import_module(importable("cupy_impl.interpret")).unavailable()
         if reason:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import torch
 
 from convgap.probe import Check, WrongAnswer, kernel_set, probe
+from runtime.plan import PlanError
 from runtime.prepared import Unlaunchable
 from runtime.refused import sentence
 
@@ -67,7 +68,8 @@ def status_of(name: str, device: torch.device, check: Check | None = None) -> St
     """Backend `name` on `device`, probed once per process, by `check` if it is given; "cpu:0" is the CPU.
 
     Raises RuntimeError while a CUDA graph is captured, where nothing new can be probed, and
-    torch.OutOfMemoryError, which says nothing about the backend: the next call probes again.
+    torch.OutOfMemoryError, which says nothing about the backend: the next call probes again. Raises PlanError, a
+    ValueError, for a plan that is of another card or no plan: what was asked for is wrong, and not the backend.
     """
     if device.type == "cpu":
         device = torch.device("cpu")
@@ -88,7 +90,7 @@ def _probed(name: str, device: torch.device, check: Check | None) -> Status:
         )
     try:
         probe(name, device, check)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, PlanError):
         raise
     except Exception as error:  # any other failure makes the backend unusable, and is reported
         reason = error.__cause__ if isinstance(error, Unlaunchable) and error.__cause__ else error

@@ -11,6 +11,7 @@ from importlib import import_module
 from harness.commands import COMMANDS
 from harness.errors import UsageError, one_line
 from runtime.names import INSTALLED, importable
+from runtime.plan import VARIABLE, PlanError
 
 PROGRAM = "convgap" if INSTALLED else "bench.py"
 DEFAULT = "compare"
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in OWN_OPTIONS):
         arguments.insert(0, DEFAULT)
     _interpret_without_gpu()
+    if os.environ.get(VARIABLE):
+        # Commands start processes in other folders.
+        os.environ[VARIABLE] = os.path.abspath(os.environ[VARIABLE])
     command = arguments[0]
     try:
         args = _parser().parse_args(arguments)
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
-    except UsageError as error:
+    except (UsageError, PlanError) as error:
         message = str(error)
     except (ImportError, OSError, MemoryError) as error:
         message = one_line(error)

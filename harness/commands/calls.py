@@ -16,6 +16,7 @@ from harness.options import DTYPES, words
 from harness.records.as_json import to_json
 from harness.records.environment import environment
 from harness.records.record import Run
+from harness.runs.run import plan_setting
 from harness.show.calls import call_text
 from harness.show.page import record_page
 from harness.timing.calls import CALLS, ENTRIES, measure
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kinds, names = args.calls or list(CALLS), args.backends or list(ENTRIES)
     telemetry = Telemetry(device) if device.type == "cuda" else None
-    found = Run(environment(device, telemetry), {"budget_seconds": str(args.budget_seconds)}, finished=False)
+    asked = {"budget_seconds": str(args.budget_seconds)} | plan_setting()
+    found = Run(environment(device, telemetry), asked, finished=False)
     stop = Stop(width=0.02, min_rounds=20, max_rounds=100, budget_s=args.budget_seconds)
     with progress(console(), len(cases) * len(kinds)) as advance:
         for case in cases:

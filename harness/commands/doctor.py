@@ -16,6 +16,7 @@ from harness.console import console
 from harness.records.environment import environment as environment_of
 from harness.show.text import print_lines
 from harness.timing.telemetry import Telemetry
+from runtime import plan
 
 SUMMARY = "environment, versions, and each backend usable or why not"
 FAST = ("triton", "cupy")
@@ -24,6 +25,7 @@ VARIABLES = (
     "CONVGAP_BACKEND",
     "CONVGAP_NATIVE",
     "CONVGAP_CACHE_DIR",
+    "CONVGAP_PLAN",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME",
     "CUDA_PATH",
@@ -43,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     calls = fast.wait() if device.type == "cuda" else "no CUDA device"
     telemetry = Telemetry(device) if device.type == "cuda" else None
     environment = environment_of(device, telemetry)
+    used = plan.active()
     backends = {status.name: status for status in convgap.status(device)}
     tools = {name: shutil.which(name) for name in ("c++", "g++", "clang++", "nvcc", "ncu")}
     variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             "nvml": "no GPU" if telemetry is None else telemetry.reason or "works",
             "tools": tools,
             "variables": variables,
+            "plan": None if used is None else str(used),
             "backends": {
                 name: {"usable": status.usable, "how": status.how, "reason": status.reason}
                 for name, status in backends.items()
@@ -70,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         f"platform   {environment.platform}, Python {environment.python}",
         f"versions   {', '.join(f'{name} {version}' for name, version in environment.versions.items())}",
         f"tools      {', '.join(name for name, path in tools.items() if path) or 'none'}",
+        f"plan       {used or 'none: launch constants as shipped'}",
         f"variables  {', '.join(f'{name}={value}' for name, value in variables.items()) or 'none set'}",
         "",
     ]

@@ -12,7 +12,9 @@ import torch
 
 from harness.candidates import export, forms, judging, page
 from harness.candidates.verdict import exit_code
+from harness.errors import UsageError
 from harness.files import require_writable, write_whole
+from runtime import plan
 
 SUMMARY = "write a single file with a ModelNew (KernelBench's form), or check one"
 
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     """Write, or check; the exit code of a check is that of `bench.py judge`."""
     if args.check:
         return _check(args.check, run_it=not args.form_only)
+    if plan.active():
+        raise UsageError(f"the file gets the launch constants as shipped: unset {plan.VARIABLE}")
     require_writable([args.output] if args.output else [])
     text = export.source(args.strategy)
     if args.output:

@@ -20,6 +20,7 @@ from harness.records.as_json import load, to_json
 from harness.records.record import CaseRecord, Environment, Result, Run
 from harness.runs.check import Lost, check_case, described, device_lost
 from harness.runs.timer import Timer
+from runtime import plan
 
 RESUME = "--resume"
 
@@ -102,7 +103,7 @@ def begun(path: Path | None, environment: Environment, settings: dict[str, str])
     UsageError if that one had a GPU and this process has none.
     """
     if path is None:
-        return Run(environment, settings)
+        return Run(environment, settings | plan_setting())
     run = load(path)
     path.unlink()
     if run.environment.gpu != environment.gpu:
@@ -110,6 +111,12 @@ def begun(path: Path | None, environment: Environment, settings: dict[str, str])
             f"the GPU is lost for new processes too: {run.environment.gpu} is not there any more"
         )
     return run
+
+
+def plan_setting() -> dict[str, str]:
+    """What a record says of the plan whose launch constants it was made with; nothing where there is none."""
+    used = plan.active()
+    return {} if used is None else {"plan": str(used)}
 
 
 def _free() -> None:

@@ -163,6 +163,8 @@ def environment_lines(run: Run) -> list[str]:
             for c in run.ceilings
         ]
         lines.append(f"measured, {MODES[run.ceilings[0].mode]}, 512 MiB moved: {', '.join(rates)}")
+    if "plan" in run.settings:
+        lines.append(f"launch constants by the plan {run.settings['plan']}")
     if "missing" in run.settings:
         lines.append(f"missing: {run.settings['missing']}")
     return lines
