@@ -10,10 +10,11 @@
     band_fill            dx[n, ci, h, w]  = sum of d[n, ci] over the bands that hold (h, w)
     weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T
 
-Sizes and strides are run-time arguments. Compiled code depends on the dtype, on how many elements an access
-has and along which axis, on the tile, and on the bands: row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]),
-and is what the kernel rows [TAPS_H[rb], TAPS_H[rb + 1]) see; columns likewise. Taps of one band are added
-before they meet T (FOLD), or where that takes longer, each meets T by itself.
+Sizes and strides are run-time arguments, or constants where a launch is fixed (fixed.py). Compiled code
+depends on the dtype, on how many elements an access has and along which axis, on the tile, and on the bands:
+row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]), and is what the kernel rows [TAPS_H[rb], TAPS_H[rb + 1])
+see; columns likewise. Taps of one band are added before they meet T (FOLD), or where that takes longer, each
+meets T by itself.
 
 A program that reads planes has BP of them and walks down their rows in steps of R lines of L positions. A
 line holds `lines` whole rows of `cols` columns, one behind the other, and what is left of it is idle; so a
@@ -35,10 +36,10 @@ def quotient(i, by):
 
 
 @triton.jit
-def rolled(COUNT: tl.constexpr):
-    """COUNT, which the compiler does not know: it would write the loop out, and code that is long comes late
-    from memory."""
-    return COUNT * tl.num_programs(1)
+def rolled(count):
+    """The end of a loop, `count`, as the compiler does not know it: it would write the loop out, and code that is
+    long comes late from memory."""
+    return count * tl.num_programs(1)
 
 
 @triton.jit
@@ -149,6 +150,7 @@ def stream(ptrs, position, live, lo, hi, cols, step, stride_h, FULL: tl.constexp
     each time.
     """
     acc = tl.zeros(ptrs.shape, ACC)
+    hi = rolled(hi)
     advance = step * stride_h
     ptrs += lo * stride_h
     if UNROLL > 1:
@@ -836,7 +838,7 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
     # 2 addresses
     weight += g * CI * CO * (KH * KW)
     acc = tl.zeros((BN, BCI), ACC)
-    for co0 in range(0, CO, BCO):
+    for co0 in range(0, rolled(CO), BCO):
         # 3 masked load
         co = co0 + tl.arange(0, BCO)
         v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
@@ -856,7 +858,7 @@ def expand(grad, weight, d, grad_n, grad_c, scale,
     if any_wild(acc):
         # Tap by tap, as in `wild_products`.
         by_tap = tl.zeros((BN, BCI), ACC)
-        for co0 in range(0, CO, BCO):
+        for co0 in range(0, rolled(CO), BCO):
             co = co0 + tl.arange(0, BCO)
             v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
                         mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
@@ -960,7 +962,7 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
     live = (ci < CI) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
     sums += g * CI * (RB * CB)
     acc = tl.zeros((BCO, BK), ACC)
-    for n0 in range(0, N, BN):
+    for n0 in range(0, rolled(N), BN):
         # 3 masked load
         n = (n0 + tl.arange(0, BN)).to(tl.int64)
         v_at = follow((n * grad_n)[:, None], ((g * CO + co) * grad_c)[None, :])

@@ -7,7 +7,7 @@ again on each call.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -22,6 +22,7 @@ from runtime import private
 from runtime.prepared import Unlaunchable, check_grid
 from runtime.slots import Slots
 from triton_impl import driver, kernels
+from triton_impl.fixed import FixedSource
 from triton_impl.machine_code import machine_code
 
 INTERPRETED = isinstance(kernels.multiply_gap, InterpretedFunction)
@@ -45,6 +46,8 @@ class Specialization:
     warps: int
     registers: int | None = None
     """Most registers per thread, or None: what the compiler thinks best."""
+    sizes: tuple[int, ...] | None = None
+    """The sizes, where the code is for just these; None where it is for any."""
 
     def __hash__(self) -> int:
         # Looked up on every call: worked out once.
@@ -52,14 +55,24 @@ class Specialization:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.kernel, self.types, self.constants, self.divisible, self.warps, self.registers))
+        fields = (
+            self.kernel,
+            self.types,
+            self.constants,
+            self.divisible,
+            self.warps,
+            self.registers,
+            self.sizes,
+        )
+        return hash(fields)
 
     def source(self) -> ASTSource:
         names = self.kernel.arg_names
         constants = dict(self.constants)
         types = dict(self.types) | dict.fromkeys(constants, "constexpr")
         attrs = {(names.index(name),): [["tt.divisibility", by]] for name, by in self.divisible}
-        return ASTSource(self.kernel, {name: types[name] for name in names}, constants, attrs)
+        parts = self.kernel, {name: types[name] for name in names}, constants, attrs
+        return ASTSource(*parts) if self.sizes is None else FixedSource(*parts, self.sizes)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -87,7 +100,7 @@ class Launch:
 
     def __init__(self, special: Specialization, grid: tuple[int, int], sizes: tuple[int, ...]) -> None:
         check_grid(grid)
-        self.special = self.kind = special
+        self.special = special
         self.grid = grid
         self.sizes = sizes
         self._slots = Slots(driver.parameters)
@@ -96,6 +109,24 @@ class Launch:
     @property
     def kernel(self) -> str:
         return self.special.kernel.__name__
+
+    @property
+    def kind(self) -> Specialization:
+        return self.special
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the code is for just these sizes."""
+        return self.special.sizes is not None
+
+    def fix(self, device: torch.device) -> None:
+        """Compile the code for just these sizes and launch that from now on: the same bits, fewer instructions."""
+        special = replace(self.special, sizes=self.sizes)
+        if not INTERPRETED:
+            with torch.cuda.device(device):
+                loaded = {device.index: _compiled(special, device.index)}
+            self._loaded = loaded
+        self.special = special
 
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         if INTERPRETED:
