@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from harness.candidates import cheating, questions, rules
 from harness.candidates.checks import Examination, Rules
 from harness.candidates.forms import Candidate
+from harness.candidates.isolation import strongest
 from harness.candidates.trials import Trial, trials
 from harness.candidates.verdict import UNJUDGED, Check, Found, Verdict
-from harness.candidates.worker import Ended, Limits, Worker, isolation
+from harness.candidates.worker import Ended, Limits, Worker
 
 PATIENCE_S = 20.0
 
@@ -92,7 +93,11 @@ def _examine(examination: Examination, chosen: list[Trial], verdict: Verdict) ->
 
 def _described(candidate: Candidate, settings: Settings) -> dict[str, object]:
     depth = settings.chain or "of a plain left-to-right sum"
-    found: dict[str, object] = {"seed": settings.seed, "depth": depth, "isolation": isolation()}
+    found: dict[str, object] = {
+        "seed": settings.seed,
+        "depth": depth,
+        "isolation": str(strongest(settings.gpu)),
+    }
     found["device"] = "GPU" if settings.gpu else "CPU: kernels interpreted, nothing timed"
     found["dtypes"], found["layouts"] = list(candidate.dtypes), list(candidate.layouts)
     if settings.frozen:

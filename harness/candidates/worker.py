@@ -1,7 +1,7 @@
 """The process that a candidate runs in, seen from outside: started, limited, asked, ended.
 
-It is spawned with an environment, a home, caches and a temporary folder of its own, and inherits one socket. Where the
-system has `unshare` it gets no network and sees no other process; inside.sandbox adds what a process can do to itself
+It is spawned with an environment, a home, caches and a temporary folder of its own, and inherits one socket. How
+far it is cut off from the system is found out in isolation.py; inside.sandbox is what a process can do to itself
 (file sizes, no writing outside its folder). Memory, disk and time are watched from here, where nothing of the
 candidate runs.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,15 +18,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from harness.candidates import inside
+from harness.candidates.isolation import ROOT, strongest
 from harness.candidates.wire import WireError, receive, send
 
-ALONE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 KEPT = (
     "PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES", "CC", "CXX", "LANG", "LC_ALL",
     "TRITON_PTXAS_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
@@ -63,13 +61,14 @@ class Worker:
         self._channel, theirs = socket.socketpair()
         self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         (self.folder / "home").mkdir()
-        root = Path(inside.__file__).parents[inside.__name__.count(".") + 1]
+        apart = strongest(not interpret)
+        arguments = theirs.fileno(), limits.disk, apart.writable, not interpret
         start = (
-            f"import sys; sys.path.insert(0, {str(root)!r}); "
-            f"from {inside.__name__}.main import main; main({theirs.fileno()}, {limits.disk})"
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            f"from {inside.__name__}.main import main; main(*{arguments!r})"
         )
         self.process = subprocess.Popen(
-            [*_alone(), sys.executable, "-I", "-c", start],
+            [*apart.prefix, sys.executable, "-I", "-c", start],
             cwd=self.folder,
             env=_environment(self.folder, interpret=interpret),
             stdin=subprocess.DEVNULL,
@@ -182,25 +181,6 @@ class Worker:
             if self._ended:
                 self._kill()
                 return
-
-
-@cache
-def _alone() -> tuple[str, ...]:
-    """Command that starts another with no network and no sight of other processes; empty where there is none."""
-    if shutil.which(ALONE[0]):
-        users = ("--user", "--map-current-user") if os.geteuid() else ()
-        command = (ALONE[0], *users, *ALONE[1:])
-        done = subprocess.run([*command, "true"], check=False, capture_output=True)
-        if done.returncode == 0:
-            return command
-    return ()
-
-
-def isolation() -> str:
-    """What the candidate's process cannot reach here, in words for the verdict."""
-    if _alone():
-        return "a process of its own, without network or sight of other processes"
-    return "a process of its own; this system does not let it be cut off from network and other processes"
 
 
 def _environment(folder: Path, *, interpret: bool) -> dict[str, str]:

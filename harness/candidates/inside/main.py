@@ -24,8 +24,9 @@ class Unsupported(RuntimeError):
 class Process:
     """State of one candidate's process."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, gpu: bool) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.lacks_gpu = gpu and self.device.type == "cpu"
         self.launches = Launches()
         self.launches.listen()
         self.unsupported: tuple[type[BaseException], ...] = (Unsupported,)
@@ -54,6 +55,8 @@ class Process:
         """Read the candidate's file."""
         if request["wants_gpu"] and self.device.type == "cpu":
             raise Unsupported(request["wants_gpu"])
+        if self.lacks_gpu:
+            raise Unsupported("the judge has a GPU, but CUDA does not start in the candidate's process")
         self.watch.hear_threads()
         self.watch.start(watch.owners() | OWN)
         self.subject = subjects.load(request["form"], Path.cwd(), request["details"])
@@ -145,14 +148,14 @@ def _hide(root: str) -> None:
             del sys.modules[name]
 
 
-def main(descriptor: int, largest_file: int) -> None:
-    """Serve the judge on a socket that was inherited."""
+def main(descriptor: int, largest_file: int, writable: tuple[str, ...] | None, gpu: bool) -> None:
+    """Serve the judge on a socket that was inherited. gpu: whether the judge has one, and this process is to use it."""
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)
     root = sys.path[0]
     vars(sys.modules["__main__"]).pop("main", None)
-    sandbox.restrict(Path.cwd(), largest_file)
-    process = Process(root)
+    sandbox.restrict(Path.cwd(), largest_file, writable)
+    process = Process(root, gpu=gpu)
     commands = {name: getattr(process, name) for name in COMMANDS}
     hidden = False
     while True:

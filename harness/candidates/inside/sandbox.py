@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 # Numbers of the Landlock system calls, the same on every architecture of Linux.
@@ -20,25 +21,29 @@ VERSION = 1  # the flag that asks which version there is
 NO_NEW_PRIVILEGES = 38
 
 
-def restrict(folder: Path, largest_file: int) -> None:
-    """No file of more than `largest_file` bytes, no core dump; with Landlock no writing but to `folder` and devices."""
+def restrict(folder: Path, largest_file: int, writable: Sequence[str] | None) -> bool:
+    """No file above `largest_file` bytes, no core dump, and no writing but to `folder`, devices and the files beneath
+    `writable`, unless that is None. Returns whether the system (Landlock) keeps to the latter."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if writable is None:
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION)
     rights = WRITING | sum(bits for since, bits in LATER.items() if version >= since)
     attributes = struct.pack("Q", rights)
     ruleset = libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
     if ruleset < 0:
-        return
+        return False
     # Devices are written to; a file made there would be memory that nobody counts, but CUDA may want one.
     devices = rights if os.path.exists("/dev/nvidiactl") else WRITE_FILE
-    # CUDA names its threads by writing to /proc/self/task/*/comm, and does not start where it may not.
-    for place, allowed in ((str(folder), rights), ("/dev", devices), ("/proc/self", WRITE_FILE)):
+    places = {str(folder): rights, "/dev": devices, **dict.fromkeys(writable, WRITE_FILE)}
+    for place, allowed in places.items():
         parent = os.open(place, os.O_PATH | os.O_CLOEXEC)
         rule = struct.pack("=Qi", allowed, parent)
         libc.syscall(ADD_RULE, ruleset, BENEATH, rule, 0)
         os.close(parent)
     libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    libc.syscall(RESTRICT_SELF, ruleset, 0)
+    failed = libc.syscall(RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
+    return not failed
