@@ -42,6 +42,9 @@ def test_same_bits_whatever_else_is_in_the_batch(backend: str, case: Case, devic
     inputs = make_inputs(case, device)
     together = inputs.call(convgap, backend=backend)
     for n in range(case.problem.n):
+        # Interpreted Triton is slow: of many samples the first and the last of each block of 16.
+        if not GPU and backend == "triton" and case.problem.n > 16 and n % 16 not in (0, 15):
+            continue
         alone = replace(inputs, x=inputs.x[n : n + 1]).call(convgap, backend=backend)
         assert torch.equal(alone[0], together[n])
 
