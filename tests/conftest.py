@@ -59,14 +59,10 @@ def poisoned() -> Iterator[None]:
 
 
 STACK = "Triton: ptxas moves the stack pointer by 8 bytes in some kernels, and no instruction touches them"
-CROPS = "the mutant stands where plain torch no longer looks for its bands, so it changes nothing"
 DEPTH = "the chain is not what makes Triton's error there"
-SIDES = ("top", "bottom", "left", "right", "all")
 KNOWN = {
     "test_compile_sm89.py::test_triton[float32, float32 cropped]": STACK,
     "test_inspect.py::test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills": STACK,
-    **{f"test_score.py::test_is_killed[torch-crop-{side}]": CROPS for side in SIDES},
-    "test_score.py::test_the_usual_tolerances_miss_what_the_budget_catches": CROPS,
     "test_witnesses.py::test_depth_counts_the_longest_chain[triton]": DEPTH,
 }
 """Faults that are known and not mended, each with what it is. A test that passes again is an error: take it out."""

@@ -9,18 +9,12 @@ from typing import Any
 import torch
 
 from harness.mutants.interpose import Run, changed, parameters, with_arguments
-from reference.problem import Band, Chain
+from reference.problem import Chain
 
 
 def crop_forgotten(axis: int, side: int) -> Mapping[str, Any]:
     """One side's bands reach to the edge of the plane. side 0: top or left, 1: bottom or right."""
-
-    def bands(problem: Chain, a: int, found: tuple[Band, ...]) -> tuple[Band, ...]:
-        if a != axis:
-            return found
-        return tuple((0, hi) if side == 0 else (lo, (problem.h, problem.w)[axis]) for lo, hi in found)
-
-    return {"bands": bands, "problem": lambda right: _uncropped(right, axis, side)}
+    return {"problem": lambda right: _uncropped(right, axis, side)}
 
 
 def _uncropped(right: Chain, axis: int, side: int) -> Chain:
@@ -42,10 +36,7 @@ def no_crop() -> Mapping[str, Any]:
                 right = _uncropped(right, axis, side)
         return right
 
-    return {
-        "bands": lambda p, axis, found: ((0, (p.h, p.w)[axis]),) * len(found),
-        "problem": problem,
-    }
+    return {"problem": problem}
 
 
 def argument(name: str, change: Callable[[dict[str, Any]], Any], *kernels: str) -> Run:

@@ -1,8 +1,8 @@
 """A known-wrong implementation: the real one with one thing changed, in one of three places.
 
 * around it: other arguments, or another answer (harness/mutants/around.py; every backend);
-* between its plan and its launches: other arguments of a kernel, another grid, other bands
-  (harness/mutants/launches.py; the kernel sets, and `bands` for plain torch);
+* between its plan and its launches: other arguments of a kernel, another grid (the kernel sets), bands of another
+  problem (plain torch too; harness/mutants/launches.py);
 * in the text of the kernels (harness/mutants/source.py).
 """
 
@@ -22,10 +22,10 @@ from harness.cases.inputs import Inputs
 from harness.mutants.interpose import Run, interposed
 from harness.mutants.source import Source, run_of
 from harness.numerics.examine import Call
-from reference.problem import Band, Chain
+from reference.problem import Chain
+from torch_impl import forward
 
 Outside = Callable[[Call, Inputs], Tensor]
-Bands = Callable[[Chain, int, tuple[Band, ...]], tuple[Band, ...]]
 
 
 class NotApplicable(Exception):
@@ -41,7 +41,6 @@ class Mutant:
     outside: Outside | None = None
     launch: Run | None = None
     problem: Callable[[Chain], Chain] | None = None
-    bands: Bands | None = None
     source: Mapping[str, Source] = field(default_factory=dict)
     only: tuple[str, ...] = convgap.BACKENDS
     """The backends that promise what an `outside` mutant breaks."""
@@ -51,7 +50,7 @@ class Mutant:
         if self.outside:
             return self.only
         inside = ("triton", "cupy") if self.launch or self.problem else tuple(self.source)
-        return (*inside, "torch") if self.bands else inside
+        return (*inside, "torch") if self.problem else inside
 
     def call(self, backend: str) -> Call:
         """The mutant as an implementation. It raises NotApplicable where there is nothing to change."""
@@ -75,9 +74,8 @@ class Mutant:
     @contextmanager
     def _inside(self, backend: str) -> Iterator[None]:
         if backend == "torch":
-            bands, wrong = Chain.bands, self.bands
-            assert wrong
-            with mock.patch.object(Chain, "bands", lambda p, axis: wrong(p, axis, bands(p, axis))):
+            assert self.problem
+            with _another_problem(self.problem):
                 yield
             return
         run = run_of(backend, self.source[backend]) if backend in self.source else self.launch
@@ -87,6 +85,25 @@ class Mutant:
 
 _called: set[tuple[str, str, bool]] = set()
 """Backend, device, and whether it is the tail, of what has been called unchanged."""
+
+
+@contextmanager
+def _another_problem(problem: Callable[[Chain], Chain]) -> Iterator[None]:
+    """Plain torch takes its bands from `problem` of the problem, and divides by the right area."""
+    chain, form = forward.chain, forward.form
+
+    def wrong_chain(right: Chain, *arguments: Any) -> Tensor:
+        wrong = problem(right)
+        vars(wrong)["out_area"] = right.out_area
+        return chain(wrong, *arguments)
+
+    def by_bands(wrong: Chain, device: torch.device) -> tuple[str, str]:
+        # The literal operator has no bands.
+        found = form(wrong, device)
+        return ("folded", found[1]) if found[0] == "literal" else found
+
+    with mock.patch.object(forward, "chain", wrong_chain), mock.patch.object(forward, "form", by_bands):
+        yield
 
 
 def _as_it_is(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
