@@ -11,7 +11,7 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
-from triton._C.libtriton import ir
+from triton._C.libtriton import ir, passes
 from triton.compiler import ASTSource
 
 
@@ -38,6 +38,7 @@ class FixedSource(ASTSource):
         # Names that Triton does not promise to keep. Without them the sizes are read: more instructions, the same bits.
         with suppress(AttributeError):
             _put(module, self._constants())
+            _settle(module)
         return module
 
     def _constants(self) -> list[int | None]:
@@ -66,3 +67,15 @@ def _put(module: Any, sizes: list[int | None]) -> None:
         builder.set_loc(parameter.get_loc())
         wide = parameter.get_type().is_integer(64)
         parameter.replace_all_uses_with(builder.get_int64(size) if wide else builder.get_int32(size))
+
+
+def _settle(module: Any) -> None:
+    """Work out what follows from the constants. Triton's own order of passes may leave a branch that is never taken,
+    and the pass that chooses layouts stops at a load in one."""
+    steps = ir.pass_manager(module.context)
+    passes.common.add_inliner(steps)
+    for _ in range(2):
+        passes.common.add_canonicalizer(steps)
+        passes.common.add_cse(steps)
+        passes.common.add_sccp(steps)
+    steps.run(module, "settle")
