@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
+from pathlib import Path
+from typing import Any
 
-from harness.cases import spelling
+from harness.cases import operators, spelling
 from harness.cases.case import LAYOUTS, VALUES, Case
 from harness.cases.catalogue import SETS, select
 from harness.entries.entry import Entry, choose
 from harness.errors import UsageError
-from reference.problem import Chain
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
@@ -44,8 +45,25 @@ def _whole(text: str, least: int, most: int) -> int:
     return int(text)
 
 
+def add_operator(parser: Any) -> None:
+    """The option that puts an operator of one's own in the place of chain and tail."""
+    parser.add_argument(
+        "--operator",
+        type=Path,
+        metavar="FILE",
+        help="an operator of your own, which FILE describes as OPERATOR (docs/design.md), in place of "
+        f"{' and '.join(operators.BUILT_IN)}",
+    )
+
+
+def chosen_operator(args: argparse.Namespace) -> Any:
+    """The operator of the command line, loaded; None for the project's own. UsageError if it cannot be loaded."""
+    return operators.load(args.operator) if args.operator else None
+
+
 def add_case_options(parser: argparse.ArgumentParser) -> None:
     """Options that choose cases and entries."""
+    add_operator(parser)
     group = parser.add_argument_group("cases and entries (lists are separated by commas)")
     group.add_argument(
         "--cases",
@@ -58,9 +76,9 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SHAPE",
-        help=f"a case of your own: {spelling.USAGE['chain']}, or {spelling.USAGE['tail']}; may be repeated",
+        help=f"a case of your own: {spelling.usage()}; may be repeated",
     )
-    group.add_argument("--op", choices=("chain", "tail"), help="only this operator")
+    group.add_argument("--op", choices=operators.BUILT_IN, help="only this operator")
     group.add_argument(
         "--dtype", type=words, metavar="LIST", help=f"run the cases in these dtypes: {', '.join(DTYPES)}"
     )
@@ -81,23 +99,40 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen_entries(args: argparse.Namespace, *, gpu: bool) -> list[Entry]:
     """Entries of the command line; without any, all that make sense here. UsageError for what does not exist."""
+    own = chosen_operator(args)
     try:
-        return choose(args.backends, gpu=gpu)
+        return choose(args.backends, gpu=gpu, table=own and own.entries())
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
 def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool) -> list[Case]:
-    """Cases of the command line, at the size that fits the machine. UsageError for what does not exist."""
-    for name, values, known in (("dtype", args.dtype, DTYPES), ("layout", args.layout, LAYOUTS)):
+    """Cases of the command line, at the size that fits the machine. UsageError for what does not exist.
+
+    default: the sets without any; of an operator of one's own those of them that it has, or all it has.
+    """
+    operator = chosen_operator(args)
+    sets = operator.cases if operator else SETS
+    dtypes, layouts = (operator.dtypes, operator.layouts) if operator else (DTYPES, LAYOUTS)
+    if operator:
+        default = [name for name in default if name in sets] or list(sets)
+    for name, values, known in (("dtype", args.dtype, dtypes), ("layout", args.layout, layouts)):
         if unknown := [value for value in values or [] if value not in known]:
             raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
     try:
         own = [spelling.own_case(spelling.parse(text), "given on the command line") for text in args.shape]
-        named = list(select(args.cases or default, op=args.op, gpu=gpu)) if args.cases or not own else []
+        named = (
+            list(select(args.cases or default, op=args.op, gpu=gpu, sets=sets))
+            if args.cases or not own
+            else []
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
     for case in own:
+        if operator and case.op != operator.name:
+            raise UsageError(
+                f"--shape: expected {operator.usage} with --operator, got {spelling.spell(case.problem)}"
+            )
         _require_memory(case)
     cases = [*named, *(case for case in own if args.op in (None, case.op))]
     if not gpu:
@@ -111,24 +146,21 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
         raise UsageError(f"no case is left: --op {args.op} excludes all that were chosen")
     cases = [replace(case, seed=case.seed + args.seed) for case in cases]
     if args.values is not None:
-        if args.values not in VALUES:
-            raise UsageError(f"--values: expected one of {', '.join(VALUES)}, got {args.values!r}")
+        kinds = operator.values if operator else VALUES
+        if args.values not in kinds:
+            raise UsageError(f"--values: expected one of {', '.join(kinds)}, got {args.values!r}")
         cases = [replace(case, values=args.values) for case in cases]
     if args.multiplier is not None:
+        if operator and not operator.multiplied:
+            raise UsageError(f"--multiplier: {operator.name} has none")
         cases = [replace(case, multiplier=_multiplier(args.multiplier)) for case in cases]
     return cases
 
 
 def _require_memory(case: Case) -> None:
     """UsageError if the float64 truth of a case of one's own cannot fit this machine."""
-    problem = case.problem
-    sizes = [
-        problem.in_shape,
-        problem.out_shape,
-        *([problem.weight_shape] if isinstance(problem, Chain) else []),
-    ]
     # Each tensor, and the same in float64.
-    needed = 12 * sum(prod(size) for size in sizes)
+    needed = 12 * sum(prod(size) for size in operators.of(case.problem).shapes(case.problem))
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UsageError(

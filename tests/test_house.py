@@ -26,6 +26,7 @@ ROOMS = (
     ("cli",),
     ("commands",),
     ("candidates",),
+    ("operators",),
     ("machine", "show", "runs"),
     ("records",),
     ("timing",),

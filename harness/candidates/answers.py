@@ -10,31 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.cases import operators
 from harness.cases.inputs import Inputs
 from harness.entries.entry import TF32_OPERAND
 from harness.numerics.budget import Comparison, compare
 from harness.numerics.truth import Truth, truth
-from reference import eager
-from reference.problem import Chain, Problem, Tail
+from reference.problem import Chain
 
 SIDES = ("top", "bottom", "left", "right")
 LARGE = 20_000_000  # products of the literal convolution from which on the truth is taken from sums of bands
 
 
-def depth(problem: Problem) -> int:
-    """Additions of a plain left-to-right sum, one after the other: the longest chain that any sane order has.
-
-    Of the plane and of the products that meet in one of its elements, or, bands first, of the input's plane and of the
-    products of its sums with the weights.
-    """
-    if isinstance(problem, Tail):
-        return problem.h * problem.w
-    channels = problem.c_in // problem.groups
-    literal = problem.out_area + channels * eager.taps(problem)
-    return max(literal, problem.h * problem.w + channels * problem.kernel[0] * problem.kernel[1])
-
-
-def right(problem: Problem, inputs: Inputs) -> Truth:
+def right(problem: Any, inputs: Inputs) -> Truth:
     """The float64 truth; for large finite problems by sums of bands, which take no convolution output."""
     large = isinstance(problem, Chain) and problem.n * problem.c_in * problem.c_out * problem.out_area > LARGE
     if not isinstance(problem, Chain) or not large or not bool(torch.isfinite(inputs.x).all()):
@@ -44,7 +31,7 @@ def right(problem: Problem, inputs: Inputs) -> Truth:
 
 
 def judge(
-    out: Tensor, problem: Problem, inputs: Inputs, expected: Truth, *, tf32: bool, chain: int | None = None
+    out: Tensor, problem: Any, inputs: Inputs, expected: Truth, *, tf32: bool, chain: int | None = None
 ) -> Comparison:
     """An answer beside the truth, in the budget of the operator as written: the file may be anyone's.
 
@@ -53,7 +40,10 @@ def judge(
     """
     dtype = str(inputs.x.dtype).removeprefix("torch.")
     error = TF32_OPERAND if tf32 and dtype == "float32" and isinstance(problem, Chain) else 0.0
-    plan = expected.plan(chain or depth(problem), stores=eager.stores(problem), operand_error=error)
+    operator = operators.of(problem)
+    plan = expected.plan(
+        chain or operator.depth(problem), stores=operator.stores(problem), operand_error=error
+    )
     return compare(out, expected.expected, expected.magnitude, dtype, **plan)
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from harness.candidates import answers
+from harness.cases import operators
 from harness.cases.inputs import Inputs
 from harness.mutants import catalogue
 from harness.mutants.mutant import NotApplicable
 from harness.numerics.budget import Comparison, compare
 from harness.numerics.truth import Truth
-from reference import eager
 from reference.problem import Chain, Problem
 
 CROP = "as if the border crop were forgotten"
@@ -79,7 +79,8 @@ def _like(out: Tensor, other: Truth | np.ndarray, expected: Truth, inputs: Input
     """Budgets between an answer and another, if less than LIKE and the other is no right one; or 0."""
     values = other.expected if isinstance(other, Truth) else other
     dtype = str(inputs.x.dtype).removeprefix("torch.")
-    plan = expected.plan(answers.depth(problem), stores=eager.stores(problem))
+    operator = operators.of(problem)
+    plan = expected.plan(operator.depth(problem), stores=operator.stores(problem))
     if values.shape != expected.expected.shape:
         return 0.0
     magnitude = np.maximum(expected.magnitude, np.nan_to_num(np.abs(values)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import isqrt
 from random import Random
+from typing import Any
 
+from harness.cases import operators
 from reference.problem import Chain, Problem, Tail
 
 LAYOUTS = (
@@ -37,26 +39,28 @@ SMALL_ELEMENTS = 20_000
 class Case:
     """One call to check and to time.
 
-    `layout` and `values` are described in harness/cases/inputs.py; `multiplier` None is a tensor with one
-    value per output channel. `backward` asks for the gradients in place of the output. `twin` is the
-    same structure small enough for the interpreters; without a twin the case is small itself, or `gpu_only`.
+    `problem` is the sizes, of its operator's own class. `layout` and `values` are described in
+    harness/cases/inputs.py; `multiplier` None is a tensor with one value per output channel. `backward` asks for the
+    gradients in place of the output. `twin` is the same structure small enough for the interpreters; without a twin
+    the case is small itself, or `gpu_only`.
     """
 
     name: str
-    problem: Problem
+    problem: Any
     reason: str
     dtype: str = "float32"
     layout: str = "contiguous"
     multiplier: float | None = 0.5
     values: str = "uniform"
     seed: int = 0
-    twin: Problem | None = None
+    twin: Any = None
     gpu_only: bool = False
     backward: bool = False
 
     @property
     def op(self) -> str:
-        return "tail" if isinstance(self.problem, Tail) else "chain"
+        """The name of its operator."""
+        return operators.of(self.problem).name
 
     def small(self) -> Case:
         """The case to run where there is no GPU."""

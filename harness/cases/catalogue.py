@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -279,18 +279,24 @@ TIMED = ("headline", "grid", "models")
 """The sets that are about speed."""
 
 
-def select(patterns: Iterable[str] = TIMED, *, op: str | None = None, gpu: bool = True) -> tuple[Case, ...]:
-    """Cases named by set (a key of SETS), by name, or by glob ("tail/*"), in house order.
+def select(
+    patterns: Iterable[str] = TIMED,
+    *,
+    op: str | None = None,
+    gpu: bool = True,
+    sets: Mapping[str, tuple[Case, ...]] = SETS,
+) -> tuple[Case, ...]:
+    """Cases named by set (a key of `sets`), by name, or by glob ("tail/*"), in house order.
 
-    `op` keeps "chain" or "tail" only; `gpu` False leaves out the cases that only a GPU can run.
-    Raises ValueError for a pattern that names nothing.
+    `op` keeps one operator's only; `gpu` False leaves out the cases that only a GPU can run; `sets` are those of chain
+    and tail unless another operator's are given. Raises ValueError for a pattern that names nothing.
     """
-    cases = [case for group in SETS.values() for case in group]
+    cases = [case for group in sets.values() for case in group]
     wanted: set[str] = set()
     for pattern in patterns:
-        group = SETS.get(pattern) or [case for case in cases if fnmatchcase(case.name, pattern)]
+        group = sets.get(pattern) or [case for case in cases if fnmatchcase(case.name, pattern)]
         if not group:
-            near = get_close_matches(pattern, [*SETS, *(case.name for case in cases)], n=3, cutoff=0.4)
+            near = get_close_matches(pattern, [*sets, *(case.name for case in cases)], n=3, cutoff=0.4)
             raise ValueError(
                 f"cases: no case or set is named {pattern!r}; near it: {', '.join(near) or 'nothing'}"
             )

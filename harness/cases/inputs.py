@@ -6,23 +6,38 @@ generator would give other values, and the truth is computed on the CPU anyway.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import prod, sqrt
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from harness.cases import operators
 from harness.cases.case import Case
-from reference.problem import Chain
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Arguments of one call: `x` is y for the tail, where weight and bias are None."""
+class Arguments:
+    """Arguments of one call, of any operator: those that are no tensor are its sizes and numbers."""
 
     x: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The arguments that are tensors, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    def tracked(self) -> tuple[Self, dict[str, Tensor]]:
+        """The same arguments, each tensor a leaf that gets a gradient, and these leaves by name."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self.tensors().items()}
+        return replace(self, **leaves), leaves
+
+
+@dataclass(frozen=True)
+class Inputs(Arguments):
+    """Arguments of a chain or a tail: `x` is y for the tail, where weight and bias are None."""
+
     weight: Tensor | None
     bias: Tensor | None
     multiplier: float | Tensor
@@ -30,55 +45,53 @@ class Inputs:
         str, Any
     ]  # stride, padding, output_padding, groups, dilation, as torch orders them; empty for the tail
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The arguments that are tensors, by name."""
-        named = {name: getattr(self, name) for name in ("x", "weight", "bias", "multiplier")}
-        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
-
-    def tracked(self) -> tuple[Inputs, dict[str, Tensor]]:
-        """The same arguments, each tensor a leaf that gets a gradient, and these leaves by name."""
-        leaves = {name: value.detach().requires_grad_() for name, value in self.tensors().items()}
-        return replace(self, **leaves), leaves
-
-    def call(self, operators: Any, **options: Any) -> Tensor:
+    def call(self, functions: Any, **options: Any) -> Tensor:
         """Apply the operator of a module (or object) that has the project's two public names."""
         if self.weight is None:
-            return operators.multiply_gap(self.x, self.multiplier, **options)
-        return operators.conv_transpose2d_multiply_gap(
+            return functions.multiply_gap(self.x, self.multiplier, **options)
+        return functions.conv_transpose2d_multiply_gap(
             self.x, self.weight, self.bias, multiplier=self.multiplier, **self.sizes, **options
         )
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Numbers for a case, on a device and in a dtype; each call of a method goes on in the generator's order."""
+
+    case: Case
+    device: torch.device | str
+    dtype: torch.dtype
+    layout: str
+    generator: torch.Generator
+
+    def uniform(self, *shape: int, bound: float) -> Tensor:
+        """Uniform in [-bound, bound)."""
+        values = torch.rand(shape, generator=self.generator, dtype=self._exact)
+        return ((2 * values - 1) * bound).to(self.device, self.dtype)
+
+    def x(self, shape: tuple[int, ...]) -> Tensor:
+        """The case's values in the case's layout."""
+        stored = _base_shape(shape, self.layout)
+        x = _values(self.case.values, stored, self._exact, self.dtype, self.generator)
+        return _laid_out(x.to(self.device, self.dtype), shape, self.layout)
+
+    @property
+    def _exact(self) -> torch.dtype:
+        # Drawn before the rounding to a narrow dtype.
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+
 def make_inputs(
     case: Case, device: torch.device | str, dtype: str | None = None, layout: str | None = None
-) -> Inputs:
-    """Tensors of a case on a device; dtype and layout default to the case's own.
+) -> Any:
+    """The arguments of a case on a device; dtype and layout default to the case's own.
 
-    x is uniform in [0, 1) as in KernelBench unless the case says otherwise; weight and bias are
-    drawn as nn.ConvTranspose2d initialises them. Raises ValueError for an unknown layout or values.
+    x is uniform in [0, 1) as in KernelBench unless the case says otherwise. Raises ValueError for an unknown layout or
+    values.
     """
-    dtype_ = getattr(torch, dtype or case.dtype)
-    layout = layout or case.layout
-    draw = torch.float64 if dtype_ == torch.float64 else torch.float32
     generator = torch.Generator().manual_seed(crc32(case.name.encode()) + case.seed)
-
-    def uniform(*shape: int, bound: float) -> Tensor:
-        values = torch.rand(shape, generator=generator, dtype=draw)
-        return ((2 * values - 1) * bound).to(device, dtype_)
-
-    problem = case.problem
-    weight = bias = None
-    sizes: dict[str, Any] = {}
-    channels = problem.out_shape[1]
-    if isinstance(problem, Chain):
-        fan_in = prod(problem.weight_shape[1:])
-        weight = uniform(*problem.weight_shape, bound=1 / sqrt(fan_in))
-        bias = uniform(channels, bound=1 / sqrt(fan_in)) if problem.bias else None
-        names = ("stride", "padding", "output_padding", "groups", "dilation")
-        sizes = {name: getattr(problem, name) for name in names}
-    multiplier = uniform(channels, 1, 1, bound=2) if case.multiplier is None else case.multiplier
-    x = _values(case.values, _base_shape(problem.in_shape, layout), draw, dtype_, generator)
-    return Inputs(_laid_out(x.to(device, dtype_), problem.in_shape, layout), weight, bias, multiplier, sizes)
+    draw = Draw(case, device, getattr(torch, dtype or case.dtype), layout or case.layout, generator)
+    return operators.of(case.problem).inputs(case.problem, draw)
 
 
 def _values(
@@ -118,13 +131,13 @@ def _border(x: Tensor, values: list[float]) -> None:
         edge[...] = values[i % len(values)]
 
 
-def _base_shape(shape: tuple[int, int, int, int], layout: str) -> tuple[int, ...]:
+def _base_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Shape that is stored: 1 where the layout repeats an element with stride 0."""
-    n, c, h, w = shape
+    n, c, *_ = shape
     if layout == "expanded_rows":
-        return n, c, min(h, 1), w
+        return *shape[:-2], min(shape[-2], 1), shape[-1]
     if layout == "expanded":
-        return (1, c, h, w) if n > 1 else (n, min(c, 1), h, w)
+        return (1, *shape[1:]) if n > 1 else (n, min(c, 1), *shape[2:])
     return shape
 
 
@@ -134,7 +147,7 @@ def _laid_out(x: Tensor, shape: tuple[int, ...], layout: str) -> Tensor:
     def hole(*size: int) -> Tensor:
         return torch.full(size, torch.nan, dtype=x.dtype, device=x.device)
 
-    n, c, h, w = shape
+    *outer, h, w = shape
     match layout:
         case "contiguous":
             return x
@@ -143,11 +156,11 @@ def _laid_out(x: Tensor, shape: tuple[int, ...], layout: str) -> Tensor:
         case "expanded" | "expanded_rows":
             return x.expand(shape)
         case "sliced":  # every second column, from the second
-            return hole(n, c, h, 2 * w + 1)[..., 1::2].copy_(x)
+            return hole(*outer, h, 2 * w + 1)[..., 1::2].copy_(x)
         case "cropped":  # a window of a larger image: rows further apart than they are long
-            return hole(n, c, h + 2, w + 3)[..., 1:-1, 1:-2].copy_(x)
+            return hole(*outer, h + 2, w + 3)[..., 1:-1, 1:-2].copy_(x)
         case "offset":  # contiguous, one element past an aligned address
             return hole(x.numel() + 1)[1:].view(shape).copy_(x)
-        case "transposed":  # stored as [N, C, W, H]
+        case "transposed":  # the last two axes in each other's place: stored as [N, C, W, H]
             return x.transpose(-1, -2).contiguous().transpose(-1, -2)
     raise ValueError(f"layout: expected one of harness.cases.case.LAYOUTS, got {layout!r}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ from harness.cases.case import Case
 from harness.console import console, progress
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
-from harness.options import DTYPES, words
+from harness.options import DTYPES, add_operator, chosen_operator, words
 from harness.records.as_json import to_json
 from harness.records.environment import environment
 from harness.records.record import Run
@@ -32,6 +34,7 @@ SHAPES = ("tail:1,128,32,32", "chain:1,64,128,32,32,k3,s2,p1,op1", "chain:2,16,3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py calls`."""
+    add_operator(parser)
     parser.add_argument(
         "--shape",
         action="append",
@@ -59,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one table per kind of call; 0 if the product's entries that work here were timed, 1 if one was not."""
-    for name, values, known in (("calls", args.calls, CALLS), ("backends", args.backends, ENTRIES)):
+    operator = chosen_operator(args)
+    callers = operator.callers() if operator else ENTRIES
+    for name, values, known in (("calls", args.calls, CALLS), ("backends", args.backends, callers)):
         if unknown := [value for value in values or [] if value not in known]:
             raise UsageError(f"--{name}: expected some of {', '.join(known)}, got {unknown[0]!r}")
     if not args.budget_seconds > 0:
@@ -67,13 +72,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         cases = [
             Case(f"calls/{text}", spelling.parse(text), "given", dtype=args.dtype)
-            for text in args.shape or SHAPES
+            for text in args.shape or (_smallest(operator) if operator else SHAPES)
         ]
     except ValueError as error:
         raise UsageError(str(error)) from None
     require_writable(filter(None, (args.json, args.text, args.html)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kinds, names = args.calls or list(CALLS), args.backends or list(ENTRIES)
+    kinds, names = args.calls or list(CALLS), args.backends or list(callers)
     telemetry = Telemetry(device) if device.type == "cuda" else None
     asked = {"budget_seconds": str(args.budget_seconds)} | plan_setting()
     found = Run(environment(device, telemetry), asked, finished=False)
@@ -93,6 +98,14 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         write_whole(args.html, record_page(found))
     return int(any(_failed(why) for times in found.calls for why in times.missing.values()))
+
+
+def _smallest(operator: Any) -> list[str]:
+    """The shape of an operator's smallest case that is about speed."""
+    cases = [case for name in operator.timed for case in operator.cases.get(name, ())]
+    cases = cases or [case for group in operator.cases.values() for case in group]
+    problem = min((case.small().problem for case in cases), key=lambda problem: prod(problem.in_shape))
+    return [spelling.spell(problem)]
 
 
 def _failed(reason: str) -> bool:

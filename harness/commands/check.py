@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     if args.mutants:
+        if args.operator:
+            raise UsageError("--mutants: they are wrong chains and tails, not for --operator")
         return _mutants(args.backends, device)
     cases = chosen_cases(args, tuple(SETS), gpu=gpu)
     entries = chosen_entries(args, gpu=gpu)

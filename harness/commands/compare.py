@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from harness.cases import operators
 from harness.cases.case import Case
 from harness.cases.catalogue import TIMED
 from harness.commands.check import announce, finish
 from harness.console import Console, console, progress
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
-from harness.options import add_case_options, chosen_cases, chosen_entries, words
+from harness.options import add_case_options, chosen_cases, chosen_entries, chosen_operator, words
 from harness.records.as_csv import to_csv
 from harness.records.as_json import to_json
 from harness.records.environment import environment
@@ -83,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     """Compare; 0 if every answer is inside its budget, 1 if not, 130 after Ctrl-C."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    cases = chosen_cases(args, TIMED, gpu=gpu)
+    operator = chosen_operator(args)
+    cases = chosen_cases(args, operator.timed if operator else TIMED, gpu=gpu)
     if args.backward:
         cases = _backward(cases)
     entries = chosen_entries(args, gpu=gpu)
@@ -132,10 +134,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _backward(cases: list[Case]) -> list[Case]:
     # The tail's gradient is one number a plane, expanded: nothing is computed.
-    chains = [case for case in cases if case.op == "chain"]
-    if not chains:
-        raise UsageError("--backward: only chains have gradients to compare, and none is chosen")
-    return [replace(case, name=f"backward/{case.name}", backward=True) for case in chains]
+    kept = [case for case in cases if operators.of(case.problem).gradient_entries]
+    if not kept:
+        names = ", ".join(f"{operator.name}s" for operator in operators.known() if operator.gradient_entries)
+        raise UsageError(f"--backward: only {names} have gradients to compare, and none is chosen")
+    return [replace(case, name=f"backward/{case.name}", backward=True) for case in kept]
 
 
 def _settings(args: argparse.Namespace) -> timing.Settings:

@@ -10,13 +10,14 @@ import torch
 import convgap
 from harness.errors import UsageError
 from harness.numerics.campaign import search
-from harness.options import count, seed, words
+from harness.options import add_operator, chosen_operator, count, seed, words
 
 SUMMARY = "draw random calls and check what must hold for every call"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py fuzz`."""
+    add_operator(parser)
     parser.add_argument("--backends", type=words, metavar="LIST", help="default: all that run here")
     parser.add_argument("--examples", type=count, default=1000, help="per backend (default: 1000)")
     parser.add_argument("--seed", type=seed, default=0, help="of the templates and examples (default: 0)")
@@ -34,19 +35,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line a backend; 0 if examples were drawn and none missed, else 1."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    usable = {status.name: status for status in convgap.status(device)}
+    operator = chosen_operator(args)
+    usable = _reasons(operator, device)
     for name in args.backends or ():
         if name not in usable:
             raise UsageError(f"--backends: expected some of {', '.join(usable)}, got {name!r}")
-        if not usable[name].usable:
-            raise UsageError(f"backend {name!r} is not usable on {device}: {usable[name].reason}")
-    chosen = args.backends or [name for name, status in usable.items() if status.usable]
+        if usable[name]:
+            raise UsageError(f"backend {name!r} is not usable on {device}: {usable[name]}")
+    chosen = args.backends or [name for name, reason in usable.items() if not reason]
     if not args.budget_seconds > 0:
         raise UsageError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
     missed = False
     for name in chosen:
         options: dict[str, Any] = {"examples": args.examples, "seed": args.seed, "pool_size": args.templates}
-        found = search(name, device, **options, budget_seconds=args.budget_seconds)
+        found = search(name, device, **options, budget_seconds=args.budget_seconds, operator=operator)
         print(found.report(), flush=True)
         missed = missed or bool(found.miss) or not found.ran
-    return int(missed)
+    return int(missed or not chosen)
+
+
+def _reasons(operator: Any, device: str) -> dict[str, str]:
+    """Why each backend cannot run on the device, "" if it can: convgap's, or an operator's own."""
+    if operator:
+        ways = operator.implementations.items()
+        return {name: way.unusable(torch.device(device)) for name, way in ways if way.product}
+    return {status.name: "" if status.usable else status.reason for status in convgap.status(device)}

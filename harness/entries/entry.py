@@ -16,6 +16,7 @@ from torch import Tensor
 
 import convgap
 import convgap.selection
+from harness.cases import operators
 from harness.cases.case import Case
 from harness.cases.inputs import Inputs
 from harness.numerics.depth import depth as depth_of
@@ -276,26 +277,27 @@ ENTRIES: Mapping[str, Entry] = {
     )
 }
 
-# What speed-ups are over: the first of these that was timed. TF32 is what torch does unless told otherwise.
-REFERENCES = ("eager-tf32", "eager-ieee")
-
 
 def is_product(name: str) -> bool:
-    """Whether the entry of that name is one of the project's own backends; False for a name that is no entry."""
-    return name in ENTRIES and ENTRIES[name].product
+    """Whether an operator has its own backend under that name; False for a name that is no entry."""
+    return any(
+        name in table and table[name].product
+        for table in (operator.entries() for operator in operators.known())
+    )
 
 
-def choose(names: list[str] | None, *, gpu: bool) -> list[Entry]:
-    """Entries by name, in the table's order; without names all that make sense here.
+def choose(names: list[str] | None, *, gpu: bool, table: Mapping[str, Entry] | None = None) -> list[Entry]:
+    """Entries of a table by name, in its order; without names all that make sense here.
 
-    Raises ValueError for an unknown name.
+    table: that of chain and tail unless another operator's is given. Raises ValueError for an unknown name.
     """
+    table = ENTRIES if table is None else table
     if names is None:
-        return [entry for entry in ENTRIES.values() if gpu or entry.cpu]
-    unknown = [name for name in names if name not in ENTRIES]
+        return [entry for entry in table.values() if gpu or entry.cpu]
+    unknown = [name for name in names if name not in table]
     if unknown:
-        raise ValueError(f"backends: no entry is named {unknown[0]!r}; expected some of {', '.join(ENTRIES)}")
-    return [entry for entry in ENTRIES.values() if entry.name in names]
+        raise ValueError(f"backends: no entry is named {unknown[0]!r}; expected some of {', '.join(table)}")
+    return [entry for entry in table.values() if entry.name in names]
 
 
 def release() -> None:

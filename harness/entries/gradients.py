@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import convgap
+from harness.cases import operators
 from harness.cases.case import Case
 from harness.cases.inputs import Inputs
 from harness.entries.entry import (
@@ -104,7 +105,7 @@ def _eager(
     )
 
 
-_ENTRIES: Mapping[str, Callable[[Case, Inputs, Tensor], Built]] = {
+ENTRIES: Mapping[str, Callable[[Case, Inputs, Tensor], Built]] = {
     "triton": partial(_product, "triton"),
     "cupy": partial(_product, "cupy"),
     "torch": partial(_product, "torch"),
@@ -115,6 +116,7 @@ _ENTRIES: Mapping[str, Callable[[Case, Inputs, Tensor], Built]] = {
 
 def build(name: str, case: Case, inputs: Inputs) -> Built:
     """The entry for the gradients of a case. Raises Unavailable where it has nothing to do with them."""
-    if name not in _ENTRIES:
+    table = operators.of(case.problem).gradient_entries
+    if name not in table:
         raise Unavailable("the entry is for outputs, not for gradients")
-    return _ENTRIES[name](case, inputs, output_gradient(case.problem, inputs.x))
+    return table[name](case, inputs, output_gradient(case.problem, inputs.x))

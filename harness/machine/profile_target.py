@@ -12,9 +12,10 @@ import sys
 
 import torch
 
+from harness.cases import operators
 from harness.cases.inputs import make_inputs
 from harness.cases.spelling import case_of
-from harness.entries.entry import ENTRIES, Unavailable
+from harness.entries.entry import Unavailable
 
 REFUSED = "unavailable: "
 """What it prints, with the reason, where the entry has nothing to do with the case."""
@@ -24,8 +25,9 @@ def main() -> None:
     """Profile one call."""
     case, others = case_of(sys.argv[1:])
     parser = argparse.ArgumentParser()
-    parser.add_argument("--entry", required=True, choices=ENTRIES)
-    entry = ENTRIES[parser.parse_args(others).entry]
+    entries = operators.of(case.problem).entries()
+    parser.add_argument("--entry", required=True, choices=entries)
+    entry = entries[parser.parse_args(others).entry]
     try:
         built = entry.build(case, make_inputs(case, torch.device("cuda")))
     except Unavailable as reason:

@@ -1,4 +1,4 @@
-"""Random calls against the properties of harness/numerics/properties.py.
+"""Random calls against the properties of their operator.
 
 Kernels are compiled for a call's geometry, dtype and layout, so a run draws a bounded pool of templates
 that fix those, and then thousands of examples from the pool: batch, values, multiplier, seed.
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
+from typing import Any
 
-from harness.numerics.example import Example, Miss, Template, make_case, templates
-from harness.numerics.properties import PROPERTIES, check
+from harness.cases import operators
+from harness.numerics.example import Example, Miss, Skip, Template, make_case, templates, templates_of
 
 Pool = Sequence[Template]
 
@@ -24,8 +25,20 @@ BLOCK = 500
 
 def draw(backend: str, device: str, pool: Pool, prop: str, template: int, seed: int) -> Example:
     """The example that these numbers stand for."""
-    case = make_case(pool[template], Random(seed), PROPERTIES[prop].values)
+    values = operators.of(pool[template].problem).properties()[prop].values
+    case = make_case(pool[template], Random(seed), values)
     return Example(backend, device, prop, case, seed)
+
+
+def check(example: Example) -> bool:
+    """Check one example; False if its property says nothing about it. Raises Miss."""
+    try:
+        operators.of(example.case.problem).properties()[example.prop].check(example)
+    except Skip:
+        return False
+    except Exception as error:
+        raise Miss(f"{example}\n    {type(error).__name__}: {error}") from error
+    return True
 
 
 @dataclass
@@ -63,15 +76,20 @@ def search(
     seed: int,
     pool_size: int,
     budget_seconds: float = float("inf"),
+    operator: Any = None,
 ) -> Campaign:
-    """Check `examples` examples; a miss is shrunk to the smallest example that shows it, and ends the run."""
+    """Check `examples` examples; a miss is shrunk to the smallest example that shows it, and ends the run.
+
+    operator: whose calls are drawn; without one, chains and tails.
+    """
     # Only the fuzzer needs it: the other commands run without.
     import hypothesis
     from hypothesis import strategies as st
 
-    pool = templates(seed, pool_size)
+    pool = templates_of(operator, seed, pool_size) if operator else templates(seed, pool_size)
+    properties = operators.of(pool[0].problem).properties()
     campaign = Campaign(backend, device, seed, len(pool))
-    names = [name for name, p in PROPERTIES.items() for _ in range(p.weight)]
+    names = [name for name, p in properties.items() for _ in range(p.weight)]
     started = time.monotonic()
 
     def run(template: int, prop: str, number: int) -> None:

@@ -6,7 +6,8 @@ from importlib import import_module
 
 import torch
 
-from reference.problem import Problem, Tail
+from harness.cases import operators
+from reference.problem import Problem
 from runtime.names import importable
 from torch_impl import forward
 
@@ -28,6 +29,4 @@ def depth(
     _, c, h, w = problem.in_shape
     where = stride or (c * h * w, h * w, w, 1), dtype, address % 16
     depths = import_module(importable(f"{backend}_impl.depth"))
-    if isinstance(problem, Tail):
-        return depths.tail_depth(problem, *where)
-    return depths.chain_depth(problem, *where)
+    return getattr(depths, f"{operators.of(problem).name}_depth")(problem, *where)

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from harness.cases.inputs import Inputs
+from harness.cases.inputs import Arguments
 from harness.numerics.budget import compare
 from harness.numerics.guards import Guards, surrounded, zeros_like
 from harness.numerics.truth import Truth
 
-Call = Callable[[Inputs], Tensor]
+Call = Callable[[Any], Tensor]
+Given = TypeVar("Given", bound=Arguments)
 
 BATCH_INVARIANT = ("triton", "cupy")
 """Backends that promise 5. Plain torch does not: it splits its sums by how many there are."""
@@ -47,25 +48,32 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().view(integer), b.contiguous().view(integer))
 
 
-def guarded(inputs: Inputs) -> Inputs:
+def guarded(inputs: Given) -> Given:
     """The same arguments, each tensor surrounded by poison."""
     return replace(inputs, **{name: surrounded(value) for name, value in inputs.tensors().items()})
 
 
-def samples(inputs: Inputs, first: int, count: int) -> Inputs:
+def samples(inputs: Given, first: int, count: int) -> Given:
     """The call on some samples of the batch, strides and alignment unchanged."""
-    multiplier = inputs.multiplier
-    if isinstance(multiplier, Tensor) and multiplier.dim() == 4 and multiplier.shape[0] > 1:
-        multiplier = multiplier[first : first + count]
+    changes = {}
+    multiplier = inputs.tensors().get("multiplier")
+    if multiplier is not None and multiplier.dim() == 4 and multiplier.shape[0] > 1:
+        changes["multiplier"] = multiplier[first : first + count]
     x = inputs.x[first : first + count]
     if x.data_ptr() % 16 != inputs.x.data_ptr() % 16:
         # Copied to where the batch starts: how wide a load may be depends on the address.
         x = surrounded(x, inputs.x)
-    return replace(inputs, x=x, multiplier=multiplier)
+    return replace(inputs, x=x, **changes)
 
 
 def examine(
-    call: Call, inputs: Inputs, expected: Truth, dtype: str, plan: Mapping[str, Any], *, batch_invariant: bool
+    call: Call,
+    inputs: Arguments,
+    expected: Truth,
+    dtype: str,
+    plan: Mapping[str, Any],
+    *,
+    batch_invariant: bool,
 ) -> Verdict:
     """Put `call` to every question until it fails one. plan: depth and other details of the budget.
 

@@ -1,9 +1,12 @@
-"""What must hold for every valid call, as checks of one example, each of which raises Miss. campaign.py draws these."""
+"""What must hold for every valid chain and tail, as checks of one example, each of which raises Miss.
+
+campaign.py draws these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from unittest import mock
 
@@ -14,22 +17,11 @@ from harness.numerics import strange, symmetries
 from harness.numerics.asked import ask, depth_of_call, inputs_of, must
 from harness.numerics.budget import compare
 from harness.numerics.examine import BATCH_INVARIANT, examine
-from harness.numerics.example import FINITE_VALUES, TAME_VALUES, Example, Miss, Skip
+from harness.numerics.example import FINITE_VALUES, TAME_VALUES, Example, Miss, Property, Skip
 from harness.numerics.truth import truth_gradients
 from reference.problem import Tail
 from runtime import call as calls
 from torch_impl import forward
-
-
-def check(example: Example) -> bool:
-    """Check one example; False if its property says nothing about it. Raises Miss."""
-    try:
-        PROPERTIES[example.prop].check(example)
-    except Skip:
-        return False
-    except Exception as error:
-        raise Miss(f"{example}\n    {type(error).__name__}: {error}") from error
-    return True
 
 
 def _right(example: Example) -> None:
@@ -119,15 +111,6 @@ def _refused(example: Example) -> None:
         else:
             raise Miss(f"a wrong {name} is accepted")
     must(not launched, f"a wrong {name} is launched")
-
-
-@dataclass(frozen=True)
-class Property:
-    """A check, the values of x it is about, and how often it is drawn beside the others."""
-
-    check: Callable[[Example], None]
-    values: tuple[str, ...]
-    weight: int = 1
 
 
 PROPERTIES: Mapping[str, Property] = {

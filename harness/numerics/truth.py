@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.cases.inputs import Inputs
-from harness.numerics.budget import smallest_normal
-from reference import eager, oracle
-from reference.problem import Problem, Tail
+from harness.cases import operators
 
 
 @dataclass(frozen=True)
@@ -42,92 +38,37 @@ class Truth:
         return {"depth": depth, "stores": stores, "floor": floor, "reference_depth": self.depth}
 
 
-def truth(problem: Problem, inputs: Inputs) -> Truth:
-    """Evaluate the oracle on tensors of any device, dtype and layout. Takes seconds at GPU sizes."""
-    arrays = _arrays(inputs)
-    tail = isinstance(problem, Tail)
-    plane = (problem.h, problem.w) if tail else problem.conv_shape[2:]
-    terms = 0 if tail else problem.c_in // problem.groups * eager.taps(problem) + 1
-    return Truth(
-        arrays.call(oracle),
-        arrays.call(oracle, absolute=True),
-        _floor(problem, arrays, _dtype(inputs.x)),
-        oracle.depth(terms, plane[0] * plane[1]),
-    )
+def truth(problem: Any, inputs: Any) -> Truth:
+    """Evaluate the operator's oracle on tensors of any device, dtype and layout. Takes seconds at GPU sizes."""
+    return operators.of(problem).truth(problem, inputs)
 
 
-def truth_gradients(problem: Problem, inputs: Inputs, grad: Tensor) -> dict[str, Truth]:
-    """Gradients of sum(grad * out), grad [N, Cout, 1, 1], by the names of the fields of Inputs.
+def truth_gradients(problem: Any, inputs: Any, grad: Tensor) -> dict[str, Truth]:
+    """Gradients of sum(grad * out), by the names of the arguments that the call has.
 
-    weight and bias are there where the call has them. Takes about twice the time of `truth`.
+    Takes about twice the time of `truth`.
     """
-    arrays, grad_ = _arrays(inputs), _numpy(grad)
-    if isinstance(problem, Tail):
-        names = ("x", "multiplier")
-        values, magnitudes = (
-            oracle.multiply_gap_grad(arrays.x, arrays.multiplier, grad_, absolute=absolute)
-            for absolute in (False, True)
-        )
-        terms = problem.n * problem.c
-    else:
-        names = ("x", "weight", "bias", "multiplier")
-        values, magnitudes = (
-            oracle.conv_transpose2d_multiply_gap_grad(
-                arrays.x,
-                arrays.weight,
-                arrays.bias,
-                arrays.multiplier,
-                grad_,
-                absolute=absolute,
-                **inputs.sizes,
-            )
-            for absolute in (False, True)
-        )
-        terms = problem.c_out * problem.kernel[0] * problem.kernel[1] + problem.n * problem.c_in
-    terms += problem.h * problem.w
-    # An upper bound of what flushing costs: every term of the longest sum is lost, times the largest factors.
-    factors = [arrays.x, arrays.weight, arrays.bias, arrays.multiplier, grad_]
-    largest = [_largest(f) for f in factors if f is not None]
-    floor = np.asarray(2 * smallest_normal(_dtype(inputs.x)) * terms * prod(largest), dtype=np.float64)
-    return {
-        name: Truth(value, magnitude, floor, oracle.depth(terms, terms))
-        for name, value, magnitude in zip(names, values, magnitudes, strict=True)
-        if value is not None and magnitude is not None
-    }
+    return operators.of(problem).gradients(problem, inputs, grad)
 
 
-def _floor(problem: Problem, arrays: Any, dtype: str) -> NDArray[np.float64]:
-    """The absolute error of an output if every number below the smallest normal one becomes zero.
-
-    Each input and each partial sum may lose up to that number, hence the factor 2. The loss is then multiplied by the
-    weight and the multiplier, and added up over the taps; a factor below 1 counts as 1.
-    """
-    gain = np.full((1, problem.out_shape[1], 1, 1), _largest(arrays.x))
-    if not isinstance(problem, Tail):
-        # A tap meets an output element at most once, and an input element at most once.
-        pooled = problem.out_size(0) * problem.out_size(1)
-        share = min(problem.h * problem.w, pooled) / pooled
-        weight = (np.abs(arrays.weight.astype(np.float64)) + 1).sum(axis=(2, 3))
-        gain *= share * weight.reshape(problem.groups, -1, weight.shape[1]).sum(axis=1).reshape(gain.shape)
-    return 2 * smallest_normal(dtype) * (_largest(arrays.multiplier) + 1) * (gain + 1)
-
-
-def _largest(values: Any) -> float:
+def largest(values: Any) -> float:
     """Largest finite magnitude, at least 1."""
     values = np.asarray(values)
     return float(np.abs(values).max(initial=1, where=np.isfinite(values)))
 
 
-def _dtype(x: Tensor) -> str:
+def dtype_of(x: Tensor) -> str:
+    """The dtype's name without "torch."."""
     return str(x.dtype).removeprefix("torch.")
 
 
-def _arrays(inputs: Inputs) -> Any:
-    return replace(inputs, **{name: _numpy(value) for name, value in inputs.tensors().items()})
+def arrays(inputs: Any) -> Any:
+    """The arguments with an array in place of each tensor."""
+    return replace(inputs, **{name: numpy_of(value) for name, value in inputs.tensors().items()})
 
 
-def _numpy(value: Tensor | float | None) -> Any:
-    """NumPy view or copy; bfloat16, which NumPy lacks, as float32 (exact)."""
+def numpy_of(value: Any) -> Any:
+    """NumPy view or copy; bfloat16, which NumPy lacks, as float32 (exact). What is no tensor stays as it is."""
     if not isinstance(value, Tensor):
         return value
     value = value.detach().cpu()

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.cases import operators
 from harness.cases.case import Case
-from harness.cases.inputs import Inputs, make_inputs
+from harness.cases.inputs import Arguments, make_inputs
 from harness.cases.spelling import spell
 from harness.entries import gradients
 from harness.entries.entry import Built, Entry, Unavailable
@@ -63,7 +64,7 @@ def described(case: Case) -> CaseRecord:
         why=case.reason,
         compulsory_bytes=0,
         values=case.values,
-        multiplier="tensor" if case.multiplier is None else str(case.multiplier),
+        multiplier=_multiplier(case),
         seed=case.seed,
     )
 
@@ -79,7 +80,7 @@ def check_case(
     inputs = make_inputs(case, device)
     expected = (gradients.truth if case.backward else truth)(case.problem, inputs)
     record = described(case)
-    record.compulsory_bytes = _compulsory_bytes(case, inputs)
+    record.compulsory_bytes = operators.of(case.problem).compulsory_bytes(case, inputs)
     ready: list[Ready] = []
     answers: dict[str, Tensor] = {}
     for entry in entries:
@@ -126,15 +127,15 @@ def check_case(
     return record, ready, expected
 
 
-def _poison(case: Case, inputs: Inputs) -> None:
+def _poison(case: Case, inputs: Arguments) -> None:
     """Leave NaN in the memory that the next output is likely to get.
 
     Otherwise an entry that writes nothing could return what a right one has just left there.
     """
-    x, weight = inputs.x, inputs.weight
+    x = inputs.x
     shapes = [case.problem.out_shape] * 4
-    if case.backward and weight is not None:
-        shapes += [x.shape, weight.shape]
+    if case.backward:
+        shapes += [value.shape for value in inputs.tensors().values()]
     blocks = [torch.full(shape, torch.nan, dtype=x.dtype, device=x.device) for shape in shapes]
     del blocks
 
@@ -149,10 +150,7 @@ def judged(answer: Tensor, case: Case, built: Built, expected: Truth) -> Compari
     return compare(answer, expected.expected, expected.magnitude, case.dtype, **_plan(built, expected))
 
 
-def _compulsory_bytes(case: Case, inputs: Inputs) -> int:
-    """The problem's bytes; for an expanded input the bytes that exist. Backward, with the band sums at hand:
-    the gradient of x and, two times its size, the weight and its gradient."""
-    if case.backward and inputs.weight is not None:
-        return (inputs.x.numel() + 2 * inputs.weight.numel()) * inputs.x.element_size()
-    size = case.problem.compulsory_bytes(inputs.x.element_size())
-    return min(size, inputs.x.untyped_storage().nbytes()) if "expanded" in case.layout else size
+def _multiplier(case: Case) -> str | None:
+    if not operators.of(case.problem).multiplied:
+        return None
+    return "tensor" if case.multiplier is None else str(case.multiplier)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.cases import operators
 from harness.cases.case import Case
 from harness.entries import gradients
-from harness.entries.entry import REFERENCES, Built
+from harness.entries.entry import Built
 from harness.errors import one_line
 from harness.numerics.truth import Truth
 from harness.records.record import CaseRecord, Result, Run
@@ -83,7 +84,11 @@ class Timer:
             self._recheck(case, r, launches, outputs, expected)
             self._beside(case, r)
         record.reference = next(
-            (name for name in REFERENCES if (result := record.result(name)) and any(result.samples.values())),
+            (
+                name
+                for name in operators.of(case.problem).references
+                if (result := record.result(name)) and any(result.samples.values())
+            ),
             None,
         )
 

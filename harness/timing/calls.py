@@ -19,6 +19,7 @@ from torch import Tensor
 
 import convgap
 import convgap.selection
+from harness.cases import operators
 from harness.cases.case import Case
 from harness.cases.inputs import Inputs, make_inputs
 from harness.cases.spelling import spell
@@ -29,7 +30,6 @@ from harness.numerics.truth import truth
 from harness.timing import first_call
 from harness.timing.session import Stop, host_cost, interleave
 from reference import eager
-from reference.problem import Tail
 
 CALLS = {
     "host": "host time of an eager call",
@@ -74,11 +74,11 @@ def _product(backend: str) -> Caller:
 
 
 def _compiled(dynamic: bool | None) -> Caller:
-    operators = SimpleNamespace(
+    functions = SimpleNamespace(
         multiply_gap=torch.compile(eager.multiply_gap, dynamic=dynamic),
         conv_transpose2d_multiply_gap=torch.compile(eager.conv_transpose2d_multiply_gap, dynamic=dynamic),
     )
-    return lambda inputs: inputs.call(operators)
+    return lambda inputs: inputs.call(functions)
 
 
 ENTRIES: Mapping[str, Callable[[], Caller]] = {
@@ -99,7 +99,7 @@ def measure(
     ready: dict[str, Caller] = {}
     missing: dict[str, str] = {}
     for name in names:
-        if reason := _unfit(name, device):
+        if reason := operators.of(case.problem).unfit(name, device):
             missing[name] = reason
             continue
         try:
@@ -116,7 +116,7 @@ def measure(
         yield found
 
 
-def _unfit(name: str, device: torch.device) -> str:
+def unfit(name: str, device: torch.device) -> str:
     """Why the entry's times would mean nothing on the device; empty if they mean something."""
     if name not in convgap.BACKENDS:
         return ""
@@ -128,16 +128,17 @@ def _unfit(name: str, device: torch.device) -> str:
 
 def _checked(name: str, case: Case, device: torch.device) -> Caller:
     """The entry, called once; RuntimeError if its answer is outside the budget of any order of additions."""
-    caller, inputs = ENTRIES[name](), make_inputs(case, device)
+    operator = operators.of(case.problem)
+    caller, inputs = operator.callers()[name](), make_inputs(case, device)
     answer = caller(inputs)
     if name == "mean":
         return caller
-    expected, problem = truth(case.problem, inputs), case.problem
-    rows, columns = problem.in_shape[2:] if isinstance(problem, Tail) else problem.conv_shape[2:]
-    depth = rows * columns + (0 if isinstance(problem, Tail) else problem.c_in * eager.taps(problem))
-    torch_runs_it = name not in convgap.BACKENDS
+    expected = truth(case.problem, inputs)
+    torch_runs_it = operator.tf32 and name not in convgap.BACKENDS
     operand = TF32_OPERAND if torch_runs_it and inputs.x.is_cuda and case.dtype == "float32" else 0.0
-    plan = expected.plan(depth, stores=eager.stores(problem), operand_error=operand)
+    plan = expected.plan(
+        operator.depth(case.problem), stores=operator.stores(case.problem), operand_error=operand
+    )
     verdict = compare(answer, expected.expected, expected.magnitude, case.dtype, **plan)
     if not verdict.passed:
         raise RuntimeError(f"wrong: {verdict.message}")
@@ -212,7 +213,7 @@ def _new_sizes(
 
     def meter() -> float:
         number = next(numbers)
-        problem = replace(case.problem, h=case.problem.h + number, w=case.problem.w + 2 * number)
+        problem = operators.of(case.problem).resized(case.problem, number)
         inputs = make_inputs(replace(case, problem=problem), device)
         wait()
         start = time.perf_counter()

@@ -61,28 +61,29 @@ def main() -> None:
     """Print the seconds of one first call."""
     import torch
 
+    from harness.cases import operators
     from harness.cases.inputs import make_inputs
-    from harness.entries.entry import ENTRIES
-    from harness.timing import calls
 
     for name in (importable("triton_impl.launch"), "cupy"):
         with suppress(ImportError):
             import_module(name)
     case, others = case_of(sys.argv[1:])
     parser = argparse.ArgumentParser()
-    parser.add_argument("--entry", required=True, choices=[*ENTRIES, *calls.ENTRIES])
+    operator = operators.of(case.problem)
+    entries, callers = operator.entries(), operator.callers()
+    parser.add_argument("--entry", required=True, choices=[*entries, *callers])
     name = parser.parse_args(others).entry
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = make_inputs(case, device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
-    if name in ENTRIES:
-        built = ENTRIES[name].build(case, inputs)
+    if name in entries:
+        built = entries[name].build(case, inputs)
         with built.context():
             built.call()
     else:
-        calls.ENTRIES[name]()(inputs)
+        callers[name]()(inputs)
     wait()
     print(time.perf_counter() - start)
 

@@ -14,9 +14,9 @@ import torch
 import convgap
 from harness.cases.case import Case
 from harness.cases.spelling import parse
-from harness.numerics.campaign import Campaign, draw, search
+from harness.numerics.campaign import Campaign, check, draw, search
 from harness.numerics.example import Example, Miss, templates
-from harness.numerics.properties import PROPERTIES, check
+from harness.numerics.properties import PROPERTIES
 from harness.options import add_case_options, chosen_cases
 from reference.problem import Chain, Tail
 from tests.usable import require
