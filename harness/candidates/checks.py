@@ -16,7 +16,8 @@ from torch import Tensor
 from harness.candidates import answers
 from harness.candidates.diagnosis import Past, diagnose
 from harness.candidates.forms import Candidate
-from harness.candidates.trials import Trial, spec, storage
+from harness.candidates.packing import spec, storage
+from harness.candidates.trials import Trial
 from harness.candidates.verdict import Check, Found
 from harness.candidates.worker import Worker
 from harness.cases.inputs import Inputs

@@ -103,6 +103,20 @@ def trace(found: Any, problem: Problem, multiplier: float, solution: str, enviro
     names = ("y",) if tail else ("x", "weight", "bias")
     inputs: dict[str, Any] = {name: {"type": "random"} for name in names}
     inputs["multiplier"] = {"type": "scalar", "value": multiplier}
+    chain = isinstance(problem, Chain)
+    definition_name = "conv_transpose2d_multiply_gap_k3_s2_p1_op1" if chain else "multiply_gap"
+    return line(found, definition_name, axes, inputs, solution, environment)
+
+
+def line(
+    found: Any,
+    definition_name: str,
+    axes: dict[str, int],
+    inputs: dict[str, Any],
+    solution: str,
+    environment: dict[str, Any],
+) -> str:
+    """One line of a trace file for a verdict on any workload."""
     status = STATUS.get(found.verdict, "RUNTIME_ERROR")
     times = found.timing.get("rows", {})
     own, reference = times.get("candidate"), times.get(found.timing.get("reference"))
@@ -120,10 +134,9 @@ def trace(found: Any, problem: Problem, multiplier: float, solution: str, enviro
             "reference_latency_ms": reference["us"] / 1000 if reference else 0.0,
             "speedup_factor": reference["us"] / own["us"] if own and reference else 0.0,
         }
-    chain = isinstance(problem, Chain)
     return json.dumps(
         {
-            "definition": "conv_transpose2d_multiply_gap_k3_s2_p1_op1" if chain else "multiply_gap",
+            "definition": definition_name,
             "workload": {"axes": axes, "inputs": inputs, "uuid": str(uuid.uuid4())},
             "solution": solution,
             "evaluation": {

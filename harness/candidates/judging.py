@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from harness.candidates import cheating, questions, rules
 from harness.candidates.checks import Examination, Rules
 from harness.candidates.forms import Candidate
 from harness.candidates.isolation import strongest
-from harness.candidates.trials import Trial, trials
+from harness.candidates.problems import calls as general
+from harness.candidates.problems import questions as general_questions
+from harness.candidates.problems.file import ProblemFile
+from harness.candidates.trials import trials
 from harness.candidates.verdict import UNJUDGED, Check, Found, Verdict
 from harness.candidates.worker import Ended, Limits, Worker
+from harness.numerics.estimate import SAMPLES, WIDE_SAMPLES
 
 PATIENCE_S = 20.0
+ESTIMATED = f"estimated from {SAMPLES + WIDE_SAMPLES} runs with random rounding, not derived"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """seed: of the hidden shapes and all values. chain: longest chain of additions, if known. strict: rules of form."""
+    """seed: of the hidden shapes and all values. chain: longest chain of additions, if known. strict: rules of form.
+
+    problem: in place of this project's own operators. random: whether it draws random numbers itself.
+    """
 
     seed: int
     gpu: bool
@@ -28,6 +38,8 @@ class Settings:
     strict: bool = False
     full: bool = False
     run: bool = True
+    problem: ProblemFile | None = None
+    random: bool = False
 
 
 @dataclass
@@ -36,7 +48,7 @@ class Judged:
 
     candidate: Candidate
     verdict: Verdict
-    examination: Examination | None = None
+    examination: Examination | general.Examination | None = None
 
 
 def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
@@ -58,16 +70,22 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
         return judged
     if not settings.run:
         return judged
-    chosen = trials(candidate, settings.seed, gpu=settings.gpu, full=settings.full)
     with ExitStack() as own:
         worker = own.enter_context(Worker(settings.limits, interpret=not settings.gpu))
         patience = None if settings.gpu or settings.full else PATIENCE_S
         tf32 = settings.gpu and candidate.convolves
-        examination = Examination(
-            candidate, worker, Rules(tf32, settings.chain, settings.frozen, patience, settings.gpu)
-        )
+        asked = Rules(tf32, settings.chain, settings.frozen, patience, settings.gpu)
+        if settings.problem is None:
+            own_trials = trials(candidate, settings.seed, gpu=settings.gpu, full=settings.full)
+            examination = Examination(candidate, worker, asked)
+            _examine(examination, partial(questions.run, examination, own_trials), verdict)
+        else:
+            examination = general.Examination(settings.problem, candidate, worker, asked, settings.seed)
+            examination.random = settings.random
+            _examine(examination, partial(general_questions.run, examination), verdict)
+            if examination.apart == 1.0 and verdict.verdict == "accepted":
+                verdict.verdict, verdict.reasons = UNJUDGED, ["apart: no element of any output has a bound"]
         judged.examination = examination
-        _examine(examination, chosen, verdict)
         more = list(cheating.printed(worker.printed()))
         if more and verdict.verdict != UNJUDGED:
             verdict.reasons += more
@@ -77,10 +95,12 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
     return judged
 
 
-def _examine(examination: Examination, chosen: list[Trial], verdict: Verdict) -> None:
+def _examine(
+    examination: Examination | general.Examination, ask: Callable[[], None], verdict: Verdict
+) -> None:
     try:
         examination.load()
-        questions.run(examination, chosen)
+        ask()
     except Found as found:
         verdict.verdict, verdict.reasons = found.verdict, [found.reason]
     except Ended as ended:
@@ -92,14 +112,17 @@ def _examine(examination: Examination, chosen: list[Trial], verdict: Verdict) ->
 
 
 def _described(candidate: Candidate, settings: Settings) -> dict[str, object]:
-    depth = settings.chain or "of a plain left-to-right sum"
-    found: dict[str, object] = {
-        "seed": settings.seed,
-        "depth": depth,
-        "isolation": str(strongest(settings.gpu)),
-    }
+    found: dict[str, object] = {"seed": settings.seed}
+    if settings.problem is None:
+        found["depth"] = settings.chain or "of a plain left-to-right sum"
+    else:
+        found |= {"problem": str(settings.problem.path), "budget": ESTIMATED}
+    found["isolation"] = str(strongest(settings.gpu))
     found["device"] = "GPU" if settings.gpu else "CPU: kernels interpreted, nothing timed"
-    found["dtypes"], found["layouts"] = list(candidate.dtypes), list(candidate.layouts)
+    if settings.problem is None:
+        found["dtypes"], found["layouts"] = list(candidate.dtypes), list(candidate.layouts)
+    else:
+        found["dtypes"] = [settings.problem.dtype]
     if settings.frozen:
         found["weights"] = "taken once, at construction (--frozen-weights): not asked to follow later changes"
     return found

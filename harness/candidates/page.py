@@ -41,7 +41,8 @@ def lines(verdict: Verdict) -> Iterator[str]:
     yield ""
     passed = sum(check.passed for check in verdict.checks)
     if verdict.checks:
-        worst = f"; largest error {verdict.worst:.3g} of the budget" if verdict.worst is not None else ""
+        budget = "estimated budget" if "problem" in verdict.settings else "budget"
+        worst = f"; largest error {verdict.worst:.3g} of the {budget}" if verdict.worst is not None else ""
         yield f"  {passed} of {len(verdict.checks)} checks passed{worst}"
     yield from (f"  failed: {check.name}: {check.message}" for check in verdict.checks if not check.passed)
     yield from (f"  {name}: {_word(value)}" for name, value in verdict.settings.items())
@@ -90,6 +91,8 @@ def _advice(verdict: Verdict) -> str:
     if len(kernels) > 2:
         return f"{len(kernels)} kernels run in a call: what one leaves for the next is written and read again"
     if share < 0.3:
+        if "problem" in verdict.settings:
+            return "most of the time goes to arithmetic, or to bytes that are stored only to be read again: fuse them"
         return "most of the time goes to bytes that need not be moved: do not store the convolution's output"
     return "more loads in flight: wider loads, more blocks, or several tiles a block; bench.py profile shows the stalls"
 

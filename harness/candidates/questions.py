@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from harness.candidates.checks import Examination
 from harness.candidates.trials import Trial, structured
@@ -80,21 +81,26 @@ def thorough(exam: Examination, trial: Trial) -> Asked:
     yield ask("one element changed", changed)
     order = torch.randperm(x.shape[0], generator=torch.Generator().manual_seed(trial.seed))
     yield ask("samples permuted", again[order])
-    yield "called twice", _twice(exam, again)
-    _cached(exam, trial)
-    _kernels(exam, trial)
+    yield "called twice", twice(exam, again)
+    cached(exam, trial)
+    kernels(exam, trial)
 
 
-def _twice(exam: Examination, x: Tensor) -> Comparison | None:
+def twice(exam: Any, x: Any) -> Comparison | None:
+    """Two calls with the same arguments; other bits are worth a note."""
     first, _ = exam.call(x, "called twice")
     second, verdict = exam.call(x, "called twice")
     assert first.out is not None and second.out is not None
-    if first.out.numpy().tobytes() != second.out.numpy().tobytes():
+    if _bytes(first.out) != _bytes(second.out):
         exam.notes.append("a second call with the same arguments gives other bits, as unordered sums do")
     return verdict
 
 
-def _cached(exam: Examination, trial: Trial) -> None:
+def _bytes(out: Any) -> list[bytes]:
+    return [tensor.contiguous().view(torch.uint8).numpy().tobytes() for tensor in tree_leaves(out)]
+
+
+def cached(exam: Any, trial: Any) -> None:
     """A call on what it has seen before must do as much as a call on what is new."""
     exam.call(trial.inputs(11).x, "counted", count=True)
     fresh, _ = exam.call(trial.inputs(12).x, "counted, new", count=True)
@@ -114,7 +120,7 @@ def _cached(exam: Examination, trial: Trial) -> None:
     exam.checks.append(Check(f"{trial.name}: as much work on known values", True))
 
 
-def _kernels(exam: Examination, trial: Trial) -> None:
+def kernels(exam: Any, trial: Any) -> None:
     """A kernel that does nothing must change the answer; one that fails must not go unnoticed."""
     seen, _ = exam.call(trial.inputs(20).x, "kernels counted")
     exam.interpreted = bool(seen.launches)

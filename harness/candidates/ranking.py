@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness.candidates import answers
-from harness.candidates.checks import Examination
+from harness.candidates.checks import Examination, Rules
 from harness.candidates.judging import Judged
-from harness.candidates.trials import Trial, spec, storage
+from harness.candidates.packing import spec, storage
+from harness.candidates.trials import Trial
 from harness.candidates.verdict import Check, Found
-from harness.candidates.worker import Ended
+from harness.candidates.worker import Ended, Worker
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs
 from harness.entries.entry import choose
+from harness.numerics.budget import Comparison
 from harness.runs.check import check_case
 from harness.runs.timer import Settings, Timer
 from harness.timing import session
@@ -40,20 +41,54 @@ DISAGREE = 1.5, 15.0
 
 
 @dataclass
-class Timed:
-    """A candidate on the card, ready to be sampled. inputs: the case's, on the CPU."""
+class Clocked:
+    """A candidate on the card, ready to be sampled."""
 
     judged: Judged
-    examination: Examination
-    inputs: Inputs
-    case: Case
+    worker: Worker
 
     def ask(self, what: str, blobs: Any = (), **more: Any) -> tuple[dict[str, Any], list[bytearray]]:
         """A question about time to the candidate's process; Found for what it was seen doing."""
-        answer, found = self.examination.worker.ask("time", blobs, what=what, **more)
+        answer, found = self.worker.ask("time", blobs, what=what, **more)
         if answer.get("findings"):
             raise Found("refused", str(answer["findings"][0]))
         return answer, found
+
+    def capture(self, blobs: Any, **arguments: Any) -> None:
+        """Have one call captured in a graph, where it can be."""
+        answer, _ = self.ask("prepare", blobs, **arguments)
+        self.judged.verdict.timing = {"how": answer["how"]}
+        if answer["why"]:
+            note = f"timed by events around plain calls, no graph: {answer['why']}"
+            self.judged.verdict.notes.append(note)
+
+    def unseen(self, seed: int) -> Comparison:
+        """The captured call once more, on data drawn from `seed`, which nobody has seen before."""
+        raise NotImplementedError
+
+
+@dataclass
+class Timed(Clocked):
+    """On one of this project's own operators. inputs: the case's, on the CPU."""
+
+    rules: Rules
+    inputs: Inputs
+    case: Case
+
+    def unseen(self, seed: int) -> Comparison:
+        """x overwritten in place, as in `Clocked`."""
+        secret = self.inputs.x.normal_(generator=torch.Generator().manual_seed(seed))
+        shape = self.case.problem.out_shape
+        most = 4 * torch.Size(shape).numel()
+        _, blobs = self.worker.ask("time", [storage(secret)], most=most, what="secret")
+        if len(blobs[0]) != most:
+            raise Found("refused", f"forged: {len(blobs[0])} bytes for an answer of shape {shape}")
+        out = torch.frombuffer(blobs[0], dtype=torch.float32).view(shape)
+        inputs = replace(self.inputs, x=secret)
+        expected = answers.right(self.case.problem, inputs)
+        return answers.judge(
+            out, self.case.problem, inputs, expected, tf32=self.rules.tf32, chain=self.rules.chain
+        )
 
 
 def rank(judged: Sequence[Judged], *, seed: int, seconds: float) -> None:
@@ -72,35 +107,49 @@ def rank(judged: Sequence[Judged], *, seed: int, seconds: float) -> None:
 
 
 def _rank(judged: list[Judged], case: Case, timer: Timer, stop: Stop) -> None:
-    device = timer.ceilings.device
-    _, ready, _ = check_case(case, choose(list(ROWS), gpu=True), device, {})
+    _, ready, _ = check_case(case, choose(list(ROWS), gpu=True), timer.ceilings.device, {})
     replays: dict[str, Callable[[], object]] = {}
     kept = []
     for row in ready:
         with row.built.context():
             replays[row.entry.name], out = session.capture(row.built.call)
         kept.append(out)
-    timed: dict[str, Timed] = {}
+    size = case.problem.compulsory_bytes(4)
+    compete(judged, lambda item: _prepare(item, case), replays, timer, stop, case.name, size)
+
+
+def compete(
+    judged: Sequence[Judged],
+    prepare: Callable[[Judged], Clocked],
+    replays: dict[str, Callable[[], object]],
+    timer: Timer,
+    stop: Stop,
+    name: str,
+    size: int,
+) -> None:
+    """Time candidates in the same rounds as `replays`; their verdicts get times, or a refusal.
+
+    name: of what is timed. size: bytes that no call can do without.
+    """
+    timed: dict[str, Clocked] = {}
     for index, item in enumerate(judged):
-        _guarded(
-            item, lambda item=item, index=index: timed.update({f"candidate {index}": _prepare(item, case)})
-        )
+        _guarded(item, lambda item=item, index=index: timed.update({f"candidate {index}": prepare(item)}))
     samples: dict[str, dict[str, list[float]]] = {}
     marks: list[str] = []
     for mode in MODES:
         meters: dict[str, Callable[[], float]] = {
-            name: session.stopwatch(replay, timer.prepares[mode]) for name, replay in replays.items()
+            row: session.stopwatch(replay, timer.prepares[mode]) for row, replay in replays.items()
         }
-        for name, item in list(timed.items()):
-            meters[name] = _meter(item, mode)
+        for row, item in timed.items():
+            meters[row] = _meter(item, mode)
         rounds = session.interleave(
             meters, replace(stop, budget_s=stop.budget_s / len(MODES)), mark=timer.telemetry.throttle
         )
         samples[mode] = rounds.samples
         marks += [reason for mark in rounds.marks for reason in mark]
-    for name, item in timed.items():
+    for row, item in timed.items():
         if item.judged.verdict.verdict == "accepted":
-            item.judged.verdict.timing = _summary(name, samples, timer, case, marks)
+            item.judged.verdict.timing = _summary(row, samples, timer, name, size, marks)
             _guarded(item.judged, lambda item=item: _witnesses(item, timer))
 
 
@@ -117,20 +166,17 @@ def _guarded(item: Judged, action: Callable[[], object]) -> None:
 def _prepare(item: Judged, case: Case) -> Timed:
     """Build the case's problem in the candidate's process, with the case's own weights, and capture one call."""
     examination = item.examination
-    assert examination is not None and isinstance(case.multiplier, float)
+    assert isinstance(examination, Examination) and isinstance(case.multiplier, float)
     trial = Trial(f"timed {case.op}", case.problem, case.multiplier, case.seed)
     examination.build(trial)
     examination.set_weights(1)
     inputs = replace(trial.inputs(1, "uniform"), **examination.current.weights)
-    found = Timed(item, examination, inputs, case)
-    answer, _ = found.ask("prepare", [storage(inputs.x)], x=spec(inputs.x, "timed"))
-    item.verdict.timing = {"how": answer["how"]}
-    if answer["why"]:
-        item.verdict.notes.append(f"timed by events around plain calls, no graph: {answer['why']}")
+    found = Timed(item, examination.worker, examination.rules, inputs, case)
+    found.capture([storage(inputs.x)], x=spec(inputs.x, "timed"))
     return found
 
 
-def _meter(item: Timed, mode: str) -> Callable[[], float]:
+def _meter(item: Clocked, mode: str) -> Callable[[], float]:
     def sample() -> float:
         if item.judged.verdict.verdict != "accepted":
             return 1.0
@@ -147,11 +193,15 @@ def _meter(item: Timed, mode: str) -> Callable[[], float]:
 
 
 def _summary(
-    name: str, samples: dict[str, dict[str, list[float]]], timer: Timer, case: Case, marks: list[str]
+    name: str,
+    samples: dict[str, dict[str, list[float]]],
+    timer: Timer,
+    case: str,
+    size: int,
+    marks: list[str],
 ) -> dict[str, Any]:
-    size = case.problem.compulsory_bytes(4)
     found: dict[str, Any] = {
-        "case": case.name,
+        "case": case,
         "gpu": timer.card.name,
         "how": "graph",
         "rows": {},
@@ -183,7 +233,7 @@ def _summary(
     return found
 
 
-def _witnesses(item: Timed, timer: Timer) -> None:
+def _witnesses(item: Clocked, timer: Timer) -> None:
     """Floor, wall clock, profiler, and the graph on data that it has not seen."""
     verdict, timing = item.judged.verdict, item.judged.verdict.timing
     us = timing["rows"]["candidate"]["us"]
@@ -207,12 +257,7 @@ def _witnesses(item: Timed, timer: Timer) -> None:
             raise Found(
                 "refused", f"timer: events say {us:.1f} us, the profiler {total:.1f} us in its kernels"
             )
-    secret = item.inputs.x.normal_(generator=torch.Generator().manual_seed(time.time_ns() % 2**31))
-    out = _after(item, secret)
-    inputs = replace(item.inputs, x=secret)
-    expected = answers.right(item.case.problem, inputs)
-    rules = item.examination.rules
-    found = answers.judge(out, item.case.problem, inputs, expected, tf32=rules.tf32, chain=rules.chain)
+    found = item.unseen(time.time_ns() % 2**31)
     verdict.checks.append(
         Check("after timing, on data not seen before", found.passed, found.message, found.worst)
     )
@@ -220,7 +265,7 @@ def _witnesses(item: Timed, timer: Timer) -> None:
         raise Found("refused", f"graph: after timing, on data that it had not seen: {found.message}")
 
 
-def _wall(item: Timed, count: int) -> float:
+def _wall(item: Clocked, count: int) -> float:
     """us a call by the judge's clock: many calls with flushes, less as many flushes alone."""
 
     def seconds(call: bool) -> float:
@@ -230,12 +275,3 @@ def _wall(item: Timed, count: int) -> float:
 
     seconds(True)
     return 1e6 * (min(seconds(True) for _ in range(3)) - min(seconds(False) for _ in range(3))) / count
-
-
-def _after(item: Timed, secret: Tensor) -> Tensor:
-    shape = item.case.problem.out_shape
-    most = 4 * torch.Size(shape).numel()
-    _, blobs = item.examination.worker.ask("time", [storage(secret)], most=most, what="secret")
-    if len(blobs[0]) != most:
-        raise Found("refused", f"forged: {len(blobs[0])} bytes for an answer of shape {shape}")
-    return torch.frombuffer(blobs[0], dtype=torch.float32).view(shape)

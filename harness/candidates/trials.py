@@ -11,7 +11,6 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness.candidates.forms import Candidate
 from harness.cases.case import Case, random_chain
@@ -118,20 +117,3 @@ def _hidden(form: str, rng: Random, *, fixed: bool) -> Chain:
         )
         if min(problem.out_size(0), problem.out_size(1)) > 0:
             return problem
-
-
-def storage(tensor: Tensor) -> memoryview:
-    """All bytes that a tensor's storage holds, those between its elements too."""
-    whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())  # pyright: ignore[reportArgumentType]
-    return memoryview(whole.numpy())  # pyright: ignore[reportArgumentType]
-
-
-def spec(tensor: Tensor, slot: str) -> dict[str, Any]:
-    """How to make the tensor again from its storage's bytes."""
-    return {
-        "slot": slot,
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "shape": list(tensor.shape),
-        "stride": list(tensor.stride()),
-        "offset": tensor.storage_offset(),
-    }

@@ -6,12 +6,15 @@ import argparse
 import json
 import secrets
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from harness.candidates import flashinfer, forms, judging, page
 from harness.candidates.judging import Judged
+from harness.candidates.problems import file, filters
+from harness.candidates.problems.floor import floor
 from harness.candidates.trials import OLD, TODAY
 from harness.candidates.verdict import exit_code
 from harness.candidates.web import judge_page
@@ -31,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--form", choices=forms.FORMS, help="what the files are (default: told by what is in them)"
+    )
+    parser.add_argument(
+        "--problem",
+        type=Path,
+        metavar="FILE",
+        help="of KernelBench's form: judge by its Model, with an estimated budget",
     )
     parser.add_argument("--rules", choices=("strict",), help="also ask for the strict form of a single file")
     parser.add_argument("--form-only", action="store_true", help="with --rules: do not run the files")
@@ -82,6 +91,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("expected at least one FILE to judge")
     require_writable(filter(None, (args.json, args.trace, args.html)))
     settings = _settings(args)
+    remarks: list[str] = []
+    needed = None
+    if settings.problem:
+        remarks = list(filters.remarks(settings.problem, settings.seed))
+        needed = floor(settings.problem, settings.seed)
+        remarks.append(f"floor: {needed.words()}")
+        settings = replace(settings, random=any(remark.startswith("random:") for remark in remarks))
     candidates = [_claimed(forms.read(path, args.form), args) for path in args.files]
     judged: list[Judged] = []
     with ExitStack() as stack:
@@ -89,20 +105,28 @@ def run(args: argparse.Namespace) -> int:
             judged.append(judging.judge(candidate, settings, stack))
         if settings.gpu and any(item.examination and item.verdict.verdict == "accepted" for item in judged):
             from harness.candidates import ranking
+            from harness.candidates.problems import timing
 
-            ranking.rank(judged, seed=settings.seed % 2**32, seconds=args.seconds)
+            if settings.problem and needed:
+                timing.rank(judged, settings.problem, needed, seed=settings.seed, seconds=args.seconds)
+            else:
+                ranking.rank(judged, seed=settings.seed % 2**32, seconds=args.seconds)
     found = [item.verdict for item in judged]
     for verdict in found:
+        verdict.notes = [f"problem: {remark}" for remark in remarks] + verdict.notes
         print("\n".join(page.lines(verdict)) + "\n")
     if len(found) > 1:
         print("\n".join(page.ranking(found)))
+    if settings.problem:
+        accepted = sum(verdict.verdict == "accepted" for verdict in found)
+        print(f"{accepted} of {len(found)} accepted, by a budget that is estimated, not derived")
     if args.json:
         documents = [verdict.document() for verdict in found]
         write_whole(args.json, json.dumps(documents if len(found) > 1 else documents[0], indent=1) + "\n")
     if args.html:
         write_whole(args.html, judge_page(found))
     if args.trace:
-        _append(args.trace, judged, gpu=settings.gpu)
+        _append(args.trace, judged, settings)
     return exit_code(found)
 
 
@@ -116,6 +140,12 @@ def _settings(args: argparse.Namespace) -> judging.Settings:
         raise UsageError(f"--seed: expected a number from 0 to {2**63 - 1}, got {args.seed}")
     if args.form_only and not args.rules:
         raise UsageError("--form-only: expected together with --rules strict")
+    problem = None
+    if args.problem:
+        for name in ("rules", "depth", "dtype", "layout", "full"):
+            if getattr(args, name):
+                raise UsageError(f"--{name}: is for this project's own operators, not for --problem")
+        problem = file.read(args.problem)
     return judging.Settings(
         secrets.randbits(31) if args.seed is None else args.seed,
         torch.cuda.is_available(),
@@ -125,6 +155,7 @@ def _settings(args: argparse.Namespace) -> judging.Settings:
         args.rules == "strict",
         args.full,
         not args.form_only,
+        problem,
     )
 
 
@@ -132,16 +163,25 @@ def _claimed(candidate: forms.Candidate, args: argparse.Namespace) -> forms.Cand
     for name, values, known in (("dtype", args.dtype, DTYPES), ("layout", args.layout, forms.LAYOUTS)):
         if unknown := [value for value in values or [] if value not in known]:
             raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
+    if args.problem and candidate.form != "kernelbench":
+        raise UsageError(
+            f"{candidate.path}: expected class ModelNew, as --problem asks, got form {candidate.form!r}"
+        )
     return candidate.claiming(args.dtype, args.layout)
 
 
-def _append(path: Path, judged: list[Judged], *, gpu: bool) -> None:
-    hardware = torch.cuda.get_device_name() if gpu else "CPU"
+def _append(path: Path, judged: list[Judged], settings: judging.Settings) -> None:
+    hardware = torch.cuda.get_device_name() if settings.gpu else "CPU"
     environment = {"hardware": hardware, "libs": {"torch": torch.__version__}}
     with path.open("a", encoding="utf-8") as file:
         for item in judged:
-            problem = TODAY if gpu else OLD
-            operator = item.candidate.operators[0]
-            shaped = Tail(*problem.conv_shape) if operator == "tail" else problem
             name = item.candidate.details.get("name", item.candidate.path.stem)
-            file.write(flashinfer.trace(item.verdict, shaped, 0.5, name, environment) + "\n")
+            if given := settings.problem:
+                inputs = {f"input_{i}": {"type": "random"} for i in range(len(given.inputs(settings.seed)))}
+                text = flashinfer.line(item.verdict, given.path.stem, {}, inputs, name, environment)
+            else:
+                problem = TODAY if settings.gpu else OLD
+                operator = item.candidate.operators[0]
+                shaped = Tail(*problem.conv_shape) if operator == "tail" else problem
+                text = flashinfer.trace(item.verdict, shaped, 0.5, name, environment)
+            file.write(text + "\n")

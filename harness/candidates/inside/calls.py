@@ -62,8 +62,9 @@ class Memory:
 
 
 def poison(shape: list[int], dtype: torch.dtype, device: torch.device) -> None:
-    """Leave NaN in the memory that the next output is likely to get."""
-    blocks = [_full(tuple(shape), torch.nan, dtype=dtype, device=device) for _ in range(8)]
+    """Leave NaN, or a number that nobody expects, in the memory that the next output is likely to get."""
+    unlikely = torch.nan if dtype.is_floating_point else True if dtype == torch.bool else 113
+    blocks = [_full(tuple(shape), unlikely, dtype=dtype, device=device) for _ in range(8)]
     del blocks
 
 
@@ -92,7 +93,7 @@ def complaint(out: Any, device: torch.device, shape: list[int]) -> str:
     return ""
 
 
-def call(subject: Any, x: Tensor, watch: Any, launches: Any, *, count: bool) -> tuple[Any, dict[str, Any]]:
+def call(subject: Any, x: Any, watch: Any, launches: Any, *, count: bool) -> tuple[Any, dict[str, Any]]:
     """One call: its answer, and what was seen meanwhile."""
     operations = Operations() if count else None
     before = _rng()

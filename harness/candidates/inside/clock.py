@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves as _leaves
 
 from harness.candidates.inside import calls
 from harness.timing import session
@@ -42,9 +43,9 @@ def reset_l2() -> None:
 
 
 class Timed:
-    """One call of the candidate on one input, captured in a graph where it can be."""
+    """One call of the candidate, captured in a graph where it can be. x: its input, or a list of its arguments."""
 
-    def __init__(self, call: Callable[[], Any], x: torch.Tensor, device: torch.device) -> None:
+    def __init__(self, call: Callable[[], Any], x: Any, device: torch.device) -> None:
         self.x, self.device, self.why = x, device, ""
 
         def quiet() -> Any:
@@ -85,19 +86,20 @@ class Timed:
             return {}, []
         if what == "kernels":
             return {"kernels": self._kernels()}, []
-        return {}, [self._secret(blobs[0])]
+        return {}, self._secret(blobs)
 
-    def _secret(self, data: bytearray) -> bytes:
-        """Other data in x, in place; nothing left of the last answer; one more replay: its bytes."""
-        fresh = (
-            torch.frombuffer(data, dtype=torch.uint8).view(self.x.dtype).to(self.device).view(self.x.shape)
-        )
-        self.x.copy_(fresh)
-        if self.out is not None:
-            self.out.fill_(torch.nan)
-            self.launch()
-            return calls.raw(self.out)
-        return calls.raw(self.launch())  # pyright: ignore[reportArgumentType]
+    def _secret(self, blobs: list[bytearray]) -> list[bytes]:
+        """Other data in every input, in place; nothing left of the last answer; one more replay: its bytes."""
+        tensors = [leaf for leaf in _leaves(self.x) if isinstance(leaf, torch.Tensor)]
+        for tensor, data in zip(tensors, blobs, strict=True):
+            fresh = torch.frombuffer(data, dtype=torch.uint8).view(tensor.dtype).to(self.device)
+            tensor.copy_(fresh.view(tensor.shape))
+        if self.out is None:
+            return [calls.raw(out) for out in _leaves(self.launch())]
+        for out in _leaves(self.out):
+            out.fill_(torch.nan if out.is_floating_point() else 1)
+        self.launch()
+        return [calls.raw(out) for out in _leaves(self.out)]
 
     def _kernels(self) -> list[dict[str, Any]]:
         """Kernels that ran, by the profiler, without those that flush: launches and us a call, registers, grid."""

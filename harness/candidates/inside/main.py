@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from harness.candidates import wire
-from harness.candidates.inside import calls, clock, sandbox, subjects, watch
+from harness.candidates.inside import calls, clock, general, sandbox, subjects, watch
 from harness.candidates.inside.launches import Launches
 
 LARGEST = 1 << 36  # the judge is trusted: only nonsense is refused
@@ -57,13 +57,21 @@ class Process:
             raise Unsupported(request["wants_gpu"])
         if self.lacks_gpu:
             raise Unsupported("the judge has a GPU, but CUDA does not start in the candidate's process")
+        problem = request["form"] == "problem"
+        if problem:
+            general.exact()
         self.watch.hear_threads()
         self.watch.start(watch.owners() | OWN)
+        if problem:
+            self.subject = general.General(Path.cwd(), request["details"]["file"], self.memory)
+            return {}, []
         self.subject = subjects.load(request["form"], Path.cwd(), request["details"])
         return {}, []
 
-    def build(self, request: dict[str, Any], _: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
+    def build(self, request: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
         """A new model, its constructor's random numbers from the given seed."""
+        if isinstance(self.subject, general.General):
+            return self.subject.build(request, blobs)
         self.last = None
         torch.manual_seed(request["seed"])
         dtype = getattr(torch, request["dtype"])
@@ -71,7 +79,9 @@ class Process:
         return {"weights": list(self.subject.tensors())}, []
 
     def weights(self, request: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
-        """Set weight and bias: in place, or as a checkpoint does."""
+        """Set weight and bias, or any state: in place, or as a checkpoint does."""
+        if isinstance(self.subject, general.General):
+            return self.subject.weights(request, blobs)
         specs = request["tensors"]
         values = {name: self.memory.put(specs[name], blob) for name, blob in zip(specs, blobs, strict=True)}
         if request["how"] == "load":
@@ -85,6 +95,8 @@ class Process:
 
     def call(self, request: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
         """One call; bytes of the answer at once and later, of x, of the weights, and of the answer before."""
+        if isinstance(self.subject, general.General):
+            return self._general(self.subject, request, blobs)
         spec = request["x"]
         dtype = getattr(torch, spec["dtype"])
         calls.poison(request["out"], dtype, self.device)
@@ -94,15 +106,9 @@ class Process:
             else self.memory.put(spec, blobs[0], late=request["late"])
         )
         self.x = x
-        self.launches.reset(request["skip"], request["fail"])
-        try:
-            out, seen = calls.call(self.subject, x, self.watch, self.launches, count=request["count"])
-        except self.unsupported:
-            raise
-        except BaseException as error:  # SystemExit is an answer, too
-            return {"error": _words(error), "launches": dict(self.launches.counts)}, []
-        finally:
-            self.launches.reset()
+        out, seen = self._called(x, request)
+        if "error" in seen:
+            return seen, []
         if reason := calls.complaint(out, self.device, request["out"]):
             return {"complaint": reason}, []
         first, later = calls.result(out, wait=request["late"])
@@ -120,10 +126,31 @@ class Process:
         return seen | {"shape": list(out.shape), "dtype": str(out.dtype).removeprefix("torch."),
                        "weights": sorted(held), "before": before is not None}, found  # fmt: skip
 
+    def _general(
+        self, subject: general.General, request: dict[str, Any], blobs: list[bytearray]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        for shape, dtype in request["outs"]:
+            calls.poison(shape, getattr(torch, dtype), self.device)
+        out, seen = self._called(subject.take(request, blobs), request)
+        return (seen, []) if "error" in seen else subject.answered(out, seen, request)
+
+    def _called(self, arguments: Any, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """One call with kernels left out or made to fail as the request says: the answer, and what was seen."""
+        self.launches.reset(request["skip"], request["fail"])
+        try:
+            return calls.call(self.subject, arguments, self.watch, self.launches, count=request["count"])
+        except self.unsupported:
+            raise
+        except BaseException as error:  # SystemExit is an answer, too
+            return None, {"error": _words(error), "launches": dict(self.launches.counts)}
+        finally:
+            self.launches.reset()
+
     def time(self, request: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[bytes]]:
         """Everything that has to do with clocks: inside/clock.py."""
         if request["what"] == "prepare":
-            x = self.memory.put(request["x"], blobs[0])
+            general_ = isinstance(self.subject, general.General)
+            x = self.subject.take(request, blobs) if general_ else self.memory.put(request["x"], blobs[0])
             self.timed = clock.Timed(lambda: self.subject.call(x), x, self.device)
             return self.timed.describe(), []
         assert self.timed is not None
@@ -131,7 +158,7 @@ class Process:
 
 
 COMMANDS = ("load", "build", "weights", "call", "time")
-OWN = {module.__name__: module for module in (calls, clock, subjects, wire, sys.modules[__name__])}
+OWN = {module.__name__: module for module in (calls, clock, general, subjects, wire, sys.modules[__name__])}
 
 
 def _words(error: BaseException) -> str:

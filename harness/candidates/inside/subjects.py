@@ -32,7 +32,7 @@ def load(form: str, folder: Path, details: dict[str, Any]) -> Subject:
     """The subject of a form ("kernelbench", "functions", "cuda", "solution") whose sources lie in `folder`."""
     if form == "cuda":
         return Cuda((folder / details["file"]).read_text(encoding="utf-8"), details)
-    module = _imported(folder / details["file"])
+    module = imported(folder / details["file"])
     if form == "kernelbench":
         return Model(module.ModelNew)
     if form == "functions":
@@ -40,7 +40,7 @@ def load(form: str, folder: Path, details: dict[str, Any]) -> Subject:
     return Solution(getattr(module, details["function"]), details)
 
 
-def _imported(path: Path) -> ModuleType:
+def imported(path: Path) -> ModuleType:
     """The file as a module that is found under its name: Triton and dataclasses ask sys.modules."""
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -49,7 +49,6 @@ class Worker:
 def timed(worker: Worker, us: float) -> tuple[ranking.Timed, Any]:
     worker.inputs = Trial("timed", SMALL, 0.5, 1).inputs(1)
     verdict = Verdict("file.py", "kernelbench")
-    examination: Any = SimpleNamespace(worker=worker, rules=Rules())
     judged: Any = SimpleNamespace(verdict=verdict)
     timer: Any = SimpleNamespace(
         ceilings=SimpleNamespace(read_us=lambda size, mode: 8.0), card=Card("a card", 1.0, 1 << 20, 100)
@@ -60,8 +59,11 @@ def timed(worker: Worker, us: float) -> tuple[ranking.Timed, Any]:
                {"candidate 0": us, "triton": 20.0, "eager-tf32": 90.0}.items()}
         for mode in ranking.MODES
     }  # fmt: skip
-    verdict.timing = ranking._summary("candidate 0", samples, timer, CASE, [])
-    return ranking.Timed(judged, examination, worker.inputs, CASE), timer
+    verdict.timing = ranking._summary(
+        "candidate 0", samples, timer, CASE.name, CASE.problem.compulsory_bytes(4), []
+    )
+    channel: Any = worker
+    return ranking.Timed(judged, channel, Rules(), worker.inputs, CASE), timer
 
 
 def test_honest_times_and_their_page() -> None:
