@@ -25,7 +25,7 @@ FLOORS = (
 ROOMS = (
     ("cli",),
     ("commands",),
-    ("candidates",),
+    ("candidates", "tuning"),
     ("operators",),
     ("machine", "show", "runs"),
     ("records",),

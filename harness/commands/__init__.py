@@ -11,6 +11,7 @@ COMMANDS = {
     "inspect": "harness.commands.inspect_kernels",
     "profile": "harness.commands.profile_entries",
     "project": "harness.commands.project",
+    "tune": "harness.commands.tune",
     "list": "harness.commands.list_all",
     "show": "harness.commands.show_record",
     "judge": "harness.commands.judge",

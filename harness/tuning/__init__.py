@@ -1,0 +1,1 @@
+"""Launch constants tried on the card at hand."""
