@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from convgap import fast
-from convgap.explanation import Explanation, explain, warmup
+from convgap.explanation import Explanation, explain, specialize, warmup
 from convgap.functions import conv_transpose2d_multiply_gap, multiply_gap
 from convgap.fusion import Fusion, fuse
 from convgap.module import ConvTranspose2dMultiplyGAP
@@ -25,6 +25,7 @@ __all__ = [
     "explain",
     "fuse",
     "multiply_gap",
+    "specialize",
     "status",
     "warmup",
 ]

@@ -13,7 +13,7 @@ from convgap import fast, selection
 from convgap.torch_op.kernels import planes_problem, problem_of, weighted_problem
 from convgap.torch_op.schemas import ONE_BAND
 from runtime import call, plan, private, refused
-from runtime.prepared import Prepared, Unlaunchable
+from runtime.prepared import Launch, Prepared, Unlaunchable
 from torch_impl import forward
 
 
@@ -36,10 +36,16 @@ class Step:
     """Why these kernels, or in plain torch why this form; empty where there is no choice."""
     plan: str = ""
     """The plan whose launch constants the kernels have; empty where they have their own."""
+    fixed: tuple[str, ...] = ()
+    """Those of the kernels whose code is for just these sizes (`specialize`). The others' is for any sizes."""
 
     def __str__(self) -> str:
         kernels = f": {' + '.join(self.kernels)}" if self.kernels else ""
         path = f" ({self.path})" if self.path else ""
+        if self.kernels:
+            path += f", code for {'just these' if self.fixed == self.kernels else 'any'} sizes"
+            if self.fixed and self.fixed != self.kernels:
+                path += f" but of {' + '.join(self.fixed)}, which is for just these"
         plan = f"; plan {self.plan}" if self.plan else ""
         served = f"{self.operator} -> {self.backend}, {self.how}, on {self.device}"
         return f"{served}{kernels}{path}; {self.chosen}{plan}"
@@ -73,6 +79,30 @@ def warmup(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explan
     Probes the backends, and compiles and loads every kernel that a call of this kind needs. Call it before capturing a
     CUDA graph. Leaves every .grad as it is. Waits for the device. Raises whatever the call raises.
     """
+    return Explanation(tuple(_warmed(function, args, kwargs).steps))
+
+
+def specialize(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
+    """As `warmup`, and every kernel of the call is compiled once more for just its sizes, which later calls of the same
+    sizes, strides and dtypes launch.
+
+    The same bits in fewer instructions: worth it for small tensors in a CUDA graph that is captured afterwards
+    (docs/kernels.md has the times of both). Each new combination of sizes takes a compiler's second and memory for its
+    code; calls of other sizes stay as they are. Raises whatever the call raises.
+    """
+    for launch, device in launches(function, *args, **kwargs):
+        launch.fix(device)
+    fast.forget()
+    return Explanation(tuple(_warmed(function, args, kwargs).steps))
+
+
+def launches(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[tuple[Launch, torch.device]]:
+    """Make the call, and its backward if any. Returns the launches it made, in order, each with its device."""
+    return _warmed(function, args, kwargs).launches
+
+
+def _warmed(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Recorder:
+    """What a call, and its backward if any, did while nothing of it was left to be compiled."""
     fast.wait()
     recorder = _Recorder()
     with recorder:
@@ -83,7 +113,7 @@ def warmup(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explan
             torch.autograd.grad(ends, leaves, [torch.zeros_like(end) for end in ends], allow_unused=True)
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return Explanation(tuple(recorder.steps))
+    return recorder
 
 
 def _leaves(ends: list[Tensor]) -> list[Tensor]:
@@ -107,21 +137,26 @@ class _Recorder(private.DispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[Step] = []
+        self.launches: list[tuple[Launch, torch.device]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if getattr(func, "namespace", "") == "convgap":
-            self.steps.append(_step(func._schema.name.partition("::")[2], args, out))
+            step, made = _step(func._schema.name.partition("::")[2], args, out)
+            self.steps.append(step)
+            self.launches += [(prepared.launch, out.device) for prepared in made]
         return out
 
 
-def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
+def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> tuple[Step, list[Prepared]]:
+    """What an operator did, and its launches."""
     asked, device = args[-1], args[0].device
     if args[0].is_meta or isinstance(args[0], private.FakeTensor):
         why = "its tensors have no data, so only the result's shape was worked out"
-        return Step(operator, str(device), "none", "shapes only", why, (), "")
+        return Step(operator, str(device), "none", "shapes only", why, (), ""), []
     name, left, made = _served(asked, device, operator, args, out)
     kernels = tuple(prepared.launch.kernel for prepared in made)
+    fixed = tuple(prepared.launch.kernel for prepared in made if prepared.launch.fixed)
     why = "; ".join(dict.fromkeys(prepared.why for prepared in made))
     if name == "torch" and operator == "chain" and out.numel():
         _, weight, bias, _, _, *geometry, _ = args
@@ -129,7 +164,8 @@ def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> Step:
     how = selection.status_of(name, device).how
     used = plan.active() if kernels else None
     named = "" if used is None else str(used)
-    return Step(operator, str(device), name, how, _reason(asked, name, device, left), kernels, why, named)
+    reason = _reason(asked, name, device, left)
+    return Step(operator, str(device), name, how, reason, kernels, why, named, fixed), made
 
 
 def _served(

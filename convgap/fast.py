@@ -74,6 +74,13 @@ tail: Callable[..., Tensor | None] = _tail
 chain: Callable[..., Tensor | None] = _tail
 
 
+def forget() -> None:
+    """Plan every call anew: the code of some launch has changed."""
+    _plan.cache_clear()
+    if _module is not None:
+        _module.clear()
+
+
 @contextmanager
 def off() -> Iterator[None]:
     """All calls go through Python while this is entered: for whoever watches launches or memory there. Not for several

@@ -21,6 +21,11 @@
 
 typedef long long index_t;
 
+// Threads of this block: a constant where sizes are.
+#ifndef BLOCK
+#define BLOCK (int)blockDim.x
+#endif
+
 __device__ __forceinline__ bool finite(ACC value) { return value - value == 0; }
 
 // i / d for 0 <= i < 2^31, of `by`, which prepare.divisor makes of d: three instructions, where a division takes 30.
@@ -320,7 +325,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
                     for (int e = 0; e < OWN; e++)
                         sums[i][e] += __shfl_xor_sync(0xffffffffu, sums[i][e], AXIS == 1 ? l * TURN : l);
             // red[group of lanes][plane][sum]; a group is `near` lanes of a plane, and they are `groups` of a plane.
-            int warp = threadIdx.x / 32, groups = AXIS == 1 ? blockDim.x / 32 : (lanes + 31) / 32;
+            int warp = threadIdx.x / 32, groups = AXIS == 1 ? BLOCK / 32 : (lanes + 31) / 32;
             int group = AXIS == 1 ? warp * PLANES + at.p : lanes < 32 ? at.p : warp;
             if (AXIS == 1 ? threadIdx.x % 32 < TURN : (at.lane & near - 1) == 0)
                 #pragma unroll
@@ -328,7 +333,7 @@ template <class Sink> __device__ __forceinline__ void sum_bands(
                     for (int e = 0; e < OWN; e++) red[(group + e) * CHUNK + i] = sums[i][e];
             __syncthreads();
             #pragma unroll 1
-            for (int i = threadIdx.x; i < planes * CHUNK; i += blockDim.x) {
+            for (int i = threadIdx.x; i < planes * CHUNK; i += BLOCK) {
                 int p = i / CHUNK, sum = i % CHUNK, rb = rb0 + sum / CBC, cb = cb0 + sum % CBC;
                 const ACC* from = red + (AXIS == 1 ? i : p * groups * CHUNK + sum);
                 ACC total = 0;
@@ -564,7 +569,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     alignas(16) __shared__ ACC totals[SUMS];
     DYNAMIC_SHARED(staged);
     // 1 who am I: a part of one plane, or the same part of `turns` planes, one after the other
-    int lanes = blockDim.x;
+    int lanes = BLOCK;
     Place at = locate(blocks_by, parts_by, cuts_by, blocks, parts, cuts, rows, cols, 1, 31);
     Part down(at.r0, H, rows), across(at.c0, W, cols);
     int sample = quotient(at.n, G_by), g = at.n - sample * G, row = at.first * parts + at.part, all = blocks * parts;
@@ -593,7 +598,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums_contract
     // One row of partial outputs; the last block of a sample adds all of them.
     partials += pair * all * CO;
     #pragma unroll 1
-    for (int i = threadIdx.x; i < CO; i += blockDim.x) {
+    for (int i = threadIdx.x; i < CO; i += BLOCK) {
         ACC total = red[i];
         #pragma unroll 1
         for (int s = 1; s < count; s++) total += red[s * width + i];
@@ -1112,7 +1117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
     // 3 masked load
     if (planes * SUMS <= KEPT) {
         #pragma unroll 1
-        for (int i = threadIdx.x; i < mine * SUMS; i += blockDim.x) kept[i] = d[i];
+        for (int i = threadIdx.x; i < mine * SUMS; i += BLOCK) kept[i] = d[i];
         d = kept;
     }
     __syncthreads();

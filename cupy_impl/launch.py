@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cupy_impl import constants
+from cupy_impl.signatures import with_constants
 from runtime import private
 from runtime.names import importable
 from runtime.prepared import CPU, Unlaunchable
@@ -37,10 +38,14 @@ def _device_header() -> str:
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """One kernel with all that fixes its code: names and values of the macros that it is compiled with."""
+    """One kernel with all that fixes its code: names and values of the macros that it is compiled with.
+
+    sizes: what its last parameters are, where the code is made for just these; empty where it takes any.
+    """
 
     kernel: str
     constants: tuple[tuple[str, str], ...]
+    sizes: tuple[int, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Code) and self._key == other._key
@@ -49,8 +54,8 @@ class Code:
         return self._hash
 
     @cached_property
-    def _key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        return self.kernel, self.constants
+    def _key(self) -> tuple[str, tuple[tuple[str, str], ...], tuple[int, ...]]:
+        return self.kernel, self.constants, self.sizes
 
     @cached_property
     def _hash(self) -> int:
@@ -62,12 +67,17 @@ class Code:
         """Names and values of the macros."""
         return {f"KERNEL_{self.kernel}": "1", **dict(self.constants)}
 
+    def text(self, kernels: str | None = None) -> str:
+        """What is compiled, without the device header; `kernels` takes the place of kernels.cu."""
+        text = kernels or kernel_source()
+        return with_constants(text, self.kernel, self.sizes) if self.sizes else text
+
 
 def device_source(code: Code, kernels: str | None = None) -> str:
     """The translation unit for NVRTC; `kernels` takes the place of kernels.cu."""
     # Macros are in the text because CuPy runs NVRTC once per set of options, only to see its version.
     macros = "".join(f"#define {name} {value}\n" for name, value in code.macros.items())
-    return f"{macros}#line 1\n{_device_header()}{kernels or kernel_source()}"
+    return f"{macros}#line 1\n{_device_header()}{code.text(kernels)}"
 
 
 def interpreted(code: Code, kernels: str | None = None) -> Any:
@@ -75,7 +85,7 @@ def interpreted(code: Code, kernels: str | None = None) -> Any:
     from cupy_impl import interpret
 
     macros = tuple(f"-D{name}={value}" for name, value in code.macros.items())
-    return interpret.Module(kernels or kernel_source(), macros).function(code.kernel)
+    return interpret.Module(code.text(kernels), macros).function(code.kernel)
 
 
 class _Stream:
@@ -127,11 +137,39 @@ class Launch:
         filled = self._slots.fill((*arguments, *self.sizes))
         self._on_cuda(self.grid, self._block, filled, shared_mem=self.shared, stream=_Stream(stream))
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the code is made for just these sizes."""
+        return bool(self.kind.sizes)
+
+    def fix(self, device: torch.device) -> None:
+        """Compile the code for just these sizes and launch that from now on: the same bits, fewer instructions."""
+        if self.fixed:
+            return
+        block = "BLOCK", str(self.threads)
+        code = Code(self.kernel, (*self.kind.constants, block), self.sizes)
+        # Changed only when all is there: other threads may be launching it.
+        if device == CPU:
+            self._on_cpu = interpreted(code)
+        else:
+            self._load(code, device)
+            self._on_cuda = _compiled(code)
+        self.kind = code
+
+    def unfix(self) -> None:
+        """Launch the code for any sizes again."""
+        if self.fixed:
+            self._on_cuda = self._on_cpu = None
+            self.kind = Code(self.kernel, self.kind.constants[:-1])
+
     def load(self, device: torch.device) -> None:
         """Compile and load, so that no launch with this code has to."""
+        self._load(self.kind, device)
+
+    def _load(self, code: Code, device: torch.device) -> None:
         if device != CPU:
             with torch.cuda.device(device):
-                _compiled(self.kind).compile()
+                _compiled(code).compile()
 
     def handle(self, device: torch.device) -> tuple[int, int, int]:
         """(CUfunction as a number, threads of a block, bytes of dynamic shared memory). Raises RuntimeError on the

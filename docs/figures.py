@@ -11,19 +11,25 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from math import prod
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 # Run as a script, Python looks in docs/ only.
 sys.path.insert(0, str(DOCS.parent))
 
+from harness.cases.spelling import parse  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.files import split_at_marks, write_whole  # noqa: E402
 from harness.records.as_json import load  # noqa: E402
 from harness.records.record import CaseRecord, Run  # noqa: E402
 from harness.show.text import number  # noqa: E402
+from harness.timing.intervals import summarise  # noqa: E402
+from reference.problem import Chain  # noqa: E402
 
 OURS = ("triton", "cupy")
+# The same kernels, compiled for just the sizes of the case.
+SIZED = ("triton-sized", "cupy-sized")
 EAGER = ("eager-ieee", "eager-tf32")
 COMPILED = ("inductor", "inductor-max")
 # What is not a peer of the fused tail: it is the schedule that the project began from.
@@ -41,6 +47,10 @@ GOALS = {
 }
 # As fast as a peer: within the noise between two runs.
 AS_FAST = 1 / 0.98
+# Float32 additions and products of an H100 SXM in a second: 132 multiprocessors, 128 fused products each, 1.98 GHz.
+PEAK_FLOPS = 132 * 128 * 2 * 1.98e9
+# Goal of a layer of `models`: 1.5 times its memory floor, or its products at 60 % of the peak, and 3 us.
+MODELS_FLOORS, MODELS_PEAK, MODELS_BEYOND_US = 1.5, 0.6, 3.0
 
 
 @cache
@@ -92,15 +102,23 @@ def us(value: float | None) -> str:
     return "" if value is None else number(value)
 
 
-def provenance() -> str:
-    """The hardware, the versions, the commit and the command of the record."""
-    found = record("h100").environment
+def provenance(of: str = "h100") -> str:
+    """The hardware, the versions, the commit and the command of a record."""
+    found = record(of).environment
     names = {"torch": "torch", "triton": "Triton", "cupy": "CuPy"}
     versions = ", ".join(f"{names[name]} {v}" for name, v in found.versions.items() if name in names)
     return (
         f"One {found.gpu}, driver {found.driver}, CUDA {found.cuda}, {versions}; {found.date[:10]}, commit "
         f"{found.commit}:\n`{found.command}`."
     )
+
+
+def both(of: CaseRecord) -> list[str]:
+    """Of each kernel set its time for any sizes, and behind a stroke that for just these sizes."""
+    return [
+        " / ".join(us(time) for entry in pair if (time := median(of, entry)) is not None)
+        for pair in zip(OURS, SIZED, strict=True)
+    ]
 
 
 def overview(names: Iterable[tuple[str, str]]) -> str:
@@ -111,7 +129,7 @@ def overview(names: Iterable[tuple[str, str]]) -> str:
         eager = fastest(found, EAGER)
         tf32 = " (TF32)" if eager and eager[1] == "eager-tf32" and found.dtype == "float32" else ""
         rows.append([
-            sizes(found), us(found.floor_us["cold"]), *(us(median(found, entry)) for entry in (*OURS, "torch")),
+            sizes(found), us(found.floor_us["cold"]), *both(found), us(median(found, "torch")),
             us((fastest(found, COMPILED) or [None])[0]), f"{us(eager[0])}{tf32}" if eager else "",
             us(median(found, SCHEDULE)),
         ])  # fmt: skip
@@ -137,13 +155,38 @@ def chain_goals() -> str:
     """Every chain of the record against its goal, and the fastest that is not ours."""
     rows = []
     for found in (found for found in record("h100").cases if found.op == "chain"):
-        times = [median(found, entry) for entry in OURS]
         peer = fastest(found, PEERS_OF_CHAIN)
         rows.append([
-            found.name.removeprefix("chain/"), sizes(found), us(found.floor_us["cold"]), *map(us, times),
-            us(goal(found)), met(times, goal(found)), f"{us(peer[0])} {peer[1]}" if peer else "",
+            found.name.removeprefix("chain/"), sizes(found), us(found.floor_us["cold"]), *both(found), us(goal(found)),
+            *(met((median(found, entry) for entry in entries), goal(found)) for entries in (OURS, SIZED)),
+            f"{us(peer[0])} {peer[1]}" if peer else "",
         ])  # fmt: skip
-    return table(("case", "sizes", "floor", "Triton", "CUDA", "goal", "met", "fastest other"), rows)
+    heads = ("case", "sizes", "floor", "Triton", "CUDA", "goal", "met", "met, these sizes", "fastest other")
+    return table(heads, rows)
+
+
+def model_goal(of: CaseRecord) -> float:
+    """The longest time in us that meets the goal of a layer of a model."""
+    problem, floor = parse(of.shape), of.floor_us["cold"]
+    if floor is None or not isinstance(problem, Chain):
+        raise UsageError(f"the record has no floor of {of.name}, or it is no chain")
+    bands = prod(len(problem.distinct(axis)) for axis in (0, 1))
+    products = problem.n * problem.c_in * problem.c_out // problem.groups * bands
+    return max(MODELS_FLOORS * floor, 2e6 * products / (MODELS_PEAK * PEAK_FLOPS)) + MODELS_BEYOND_US
+
+
+def model_goals() -> str:
+    """Every layer of a model against its goal, and the fastest that is not ours."""
+    rows = []
+    for found in record("h100-models").cases:
+        times, peer = [median(found, entry) for entry in OURS], fastest(found, PEERS_OF_CHAIN)
+        rows.append([
+            found.name.removeprefix("chain/"), sizes(found), us(found.floor_us["cold"]), *both(found),
+            us(model_goal(found)), met(times, model_goal(found)),
+            f"{us(peer[0])} {peer[1]}" if peer else "", met(times, AS_FAST * peer[0]) if peer else "",
+        ])  # fmt: skip
+    heads = ("case", "sizes", "floor", "Triton", "CUDA", "goal", "met", "fastest other", "as fast")
+    return table(heads, rows)
 
 
 def tail_goals() -> str:
@@ -153,10 +196,38 @@ def tail_goals() -> str:
         times = [median(found, entry) for entry in OURS]
         peer = fastest(found, PEERS_OF_TAIL)
         rows.append([
-            sizes(found), us(found.floor_us["cold"]), *map(us, times), us(goal(found)), met(times, goal(found)),
+            sizes(found), us(found.floor_us["cold"]), *both(found), us(goal(found)), met(times, goal(found)),
             f"{us(peer[0])} {peer[1]}" if peer else "", met(times, AS_FAST * peer[0]) if peer else "",
         ])  # fmt: skip
     heads = ("y", "floor", "Triton", "CUDA", "goal", "met", "fastest other", "as fast")
+    return table(heads, rows)
+
+
+def calls() -> str:
+    """What a person waits for: each kind of call on each problem, in us, and how often eager torch's time it is."""
+    entries = ("triton", "cupy", "torch", "eager", "compile", "compile-dynamic", "mean")
+    rows = []
+    for found in record("h100-calls").calls:
+        middle = {name: summarise(samples).median for name, samples in found.samples.items() if samples}
+        base = middle.get("eager")
+        cells = [
+            f"{us(middle[name])}{f' ({middle[name] / base:.2f})' if base and name != 'eager' else ''}"
+            if name in middle
+            else ""
+            for name in entries
+        ]
+        rows.append([found.call, found.shape, *cells])
+    heads = (
+        "call",
+        "problem",
+        "Triton",
+        "CUDA",
+        "plain torch",
+        "eager",
+        "torch.compile",
+        "dynamic",
+        "torch.mean",
+    )
     return table(heads, rows)
 
 
@@ -175,7 +246,7 @@ README = (
 def claim() -> str:
     """The one result that matters, with its hardware."""
     found = case("chain/headline")
-    own = fastest(found, OURS)
+    own = fastest(found, (*OURS, *SIZED))
     eager, compiled = fastest(found, EAGER), fastest(found, COMPILED)
     if not own or not eager or not compiled:
         raise UsageError("the record lacks an entry of chain/headline")

@@ -48,6 +48,19 @@ class Launch(Protocol):
         """Compile and load the code, so that no launch of this kind has to."""
         ...
 
+    @property
+    def fixed(self) -> bool:
+        """Whether its code is for just these sizes, not for any."""
+        ...
+
+    def fix(self, device: torch.device) -> None:
+        """Compile the code for just these sizes, and launch that from now on: the same bits, fewer instructions."""
+        ...
+
+    def unfix(self) -> None:
+        """Launch the code for any sizes again."""
+        ...
+
     def handle(self, device: torch.device) -> tuple[int, int, int]:
         """(CUfunction as a number, threads of a block, bytes of dynamic shared memory), for a launcher in C. Loads the
         code. Raises RuntimeError where there is none to hand out: on the CPU."""

@@ -128,6 +128,11 @@ class Launch:
             self._loaded = loaded
         self.special = special
 
+    def unfix(self) -> None:
+        """Launch the code for any sizes again."""
+        self._loaded = {}
+        self.special = replace(self.special, sizes=None)
+
     def __call__(self, device: torch.device, stream: int, *arguments: Any) -> None:
         if INTERPRETED:
             names = (name for name, _ in self.special.types)

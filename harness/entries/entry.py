@@ -16,9 +16,11 @@ from torch import Tensor
 
 import convgap
 import convgap.selection
+from convgap import explanation
 from harness.cases import operators
 from harness.cases.case import Case
 from harness.cases.inputs import Inputs
+from harness.entries.sized import fixed
 from harness.numerics.depth import depth as depth_of
 from reference import eager
 from reference.problem import Chain, Tail
@@ -109,13 +111,19 @@ def _pooled(case: Case) -> Tail:
     return Tail(*case.problem.conv_shape) if isinstance(case.problem, Chain) else case.problem
 
 
-def _product(backend: str) -> Callable[[Case, Inputs], Built]:
+def _product(backend: str, *, sized: bool = False) -> Callable[[Case, Inputs], Built]:
+    """A backend as it is called; with `sized`, as it is after convgap.specialize."""
+
     def build(case: Case, inputs: Inputs) -> Built:
         how = require_usable(backend, inputs)
         x = inputs.x
         depth = depth_of(backend, case.problem, x.dtype, x.stride(), x.data_ptr())
         what = f"{how}, bands" if case.op == "chain" else how
-        return Built(lambda: inputs.call(convgap, backend=backend), what, depth)
+        call = lambda: inputs.call(convgap, backend=backend)  # noqa: E731
+        if not sized:
+            return Built(call, what, depth)
+        launches = explanation.launches(call)
+        return Built(call, f"{what}, for just these sizes", depth, context=lambda: fixed(launches))
 
     return build
 
@@ -247,6 +255,18 @@ ENTRIES: Mapping[str, Entry] = {
             "cupy", "the CUDA C++ kernels, launched through CuPy", _product("cupy"), product=True, cpu=True
         ),
         Entry("torch", "the bands in plain PyTorch", _product("torch"), product=True, cpu=True),
+        Entry(
+            "triton-sized",
+            "the Triton kernels compiled for just these sizes",
+            _product("triton", sized=True),
+            product=True,
+        ),
+        Entry(
+            "cupy-sized",
+            "the CUDA C++ kernels compiled for just these sizes",
+            _product("cupy", sized=True),
+            product=True,
+        ),
         Entry(
             "triton-tail",
             "PyTorch's convolution, then the fused tail in Triton",

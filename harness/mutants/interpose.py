@@ -72,6 +72,10 @@ class _Interposed:
     def sizes(self) -> tuple[int, ...]:
         return self.inner.sizes
 
+    @property
+    def fixed(self) -> bool:
+        return self.inner.fixed
+
     def load(self, device: torch.device) -> None:
         self.inner.load(device)
 
@@ -124,7 +128,11 @@ def _names(launch: Any) -> tuple[str, ...]:
 
 
 def changed(launch: Any, **attributes: Any) -> Any:
-    """The same launch with other attributes."""
+    """The same launch with other attributes. Raises ValueError for sizes where the code does not read them."""
+    if "sizes" in attributes and getattr(launch, "fixed", False):
+        raise ValueError(
+            f"launch: expected one whose sizes are arguments, {launch.kernel} is fixed to its own"
+        )
     other = copy(launch)
     for name, value in attributes.items():
         setattr(other, name, value)
