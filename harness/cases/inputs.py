@@ -117,7 +117,8 @@ def _values(
         case "nonfinite":
             # Sample 0 stays finite; then Inf in a corner that some taps crop, -Inf inside, NaN inside.
             for sample, value in zip(range(1, shape[0]), (torch.inf, -torch.inf, torch.nan), strict=False):
-                x[sample, 0, 0 if value == torch.inf else shape[2] // 2, 0] = value
+                place = sample, 0, 0 if value == torch.inf else shape[2 % len(shape)] // 2, 0
+                x[place[: len(shape)]] = value
         case "nonfinite_cropped":
             _border(x, [torch.inf, -torch.inf, torch.nan])
         case _:
@@ -127,7 +128,7 @@ def _values(
 
 def _border(x: Tensor, values: list[float]) -> None:
     """Fill the outermost rows and columns, the values in turn."""
-    for i, edge in enumerate((x[..., 0, :], x[..., -1, :], x[..., 0], x[..., -1])):
+    for i, edge in enumerate((x[..., :1, :], x[..., -1:, :], x[..., :1], x[..., -1:])):
         edge[...] = values[i % len(values)]
 
 

@@ -71,7 +71,7 @@ def _read(path: Path) -> Any:
         spec.loader.exec_module(module)
     except UsageError:
         raise
-    except Exception as error:  # whatever a stranger's file dies of
+    except (Exception, SystemExit) as error:  # whatever a stranger's file dies of
         raise UsageError(f"--operator: {path}: {one_line(error)}") from None
     operator: Any = getattr(module, "OPERATOR", None)
     if not isinstance(operator, kind):

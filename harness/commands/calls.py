@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     for name, values, known in (("calls", args.calls, CALLS), ("backends", args.backends, callers)):
         if unknown := [value for value in values or [] if value not in known]:
             raise UsageError(f"--{name}: expected some of {', '.join(known)}, got {unknown[0]!r}")
+    if operator and args.dtype not in operator.dtypes:
+        raise UsageError(f"--dtype: expected one of {', '.join(operator.dtypes)}, got {args.dtype!r}")
     if not args.budget_seconds > 0:
         raise UsageError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
     try:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgap.selection import status_of
 from harness.cases.case import LAYOUTS, VALUES, Case
 from harness.cases.inputs import Arguments, Draw
 from harness.entries.entry import Built, Entry, Unavailable
@@ -41,6 +42,16 @@ class Implementation:
     product: bool = True
     cpu: bool = True
     unusable: Callable[[torch.device], str] = lambda device: ""
+
+
+def as_backend(name: str) -> Callable[[torch.device], str]:
+    """Implementation.unusable of a kernel that runs where convgap's backend of that name does, interpreted or not."""
+
+    def unusable(device: torch.device) -> str:
+        status = status_of(name, device)
+        return "" if status.usable else status.reason
+
+    return unusable
 
 
 class Operator:
@@ -114,7 +125,13 @@ class Operator:
         return [int(word) for word in sizes], words[count:]
 
     def check(self, problem: Any) -> None:
-        """ValueError, TypeError, RuntimeError or OverflowError for sizes that the operator refuses."""
+        """ValueError, TypeError, RuntimeError or OverflowError for sizes that the operator refuses.
+
+        Unless said otherwise only the batch may be empty.
+        """
+        for field in fields(self.sizes)[1:]:
+            if getattr(problem, field.name) < 1:
+                raise ValueError(f"{field.name}: expected at least 1, got {getattr(problem, field.name)}")
 
     def spell(self, problem: Any) -> str:
         """The words that parse() turns into these sizes."""

@@ -70,7 +70,9 @@ def _one(
     """The case's record. What there is no room for, or cannot be timed, is flagged, and the other cases go on."""
     try:
         record, ready, expected = check_case(case, entries, device, lost)
-    except (RuntimeError, MemoryError) as error:
+    except Lost:
+        raise
+    except Exception as error:  # no memory, mostly; or whatever an operator of one's own dies of
         record = described(case)
         record.unmade = one_line(error)
         reason = f"the case could not be made: {record.unmade}"
