@@ -54,10 +54,17 @@ def pick(TABLE: tl.constexpr, i):
 @triton.jit
 def band_of(k, TAPS: tl.constexpr):
     """The band of kernel index k."""
+    # Chosen, not counted: LLVM would pack what is counted in bits, and these in local memory.
     band = 0 * k
     for b in tl.static_range(1, len(TAPS) - 1):
-        band += tl.where(k >= TAPS[b], 1, 0)
+        band = tl.where(k >= TAPS[b], b, band)
     return band
+
+
+@triton.jit
+def bands_of(tap, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr):
+    """The row band and the column band of a tap."""
+    return band_of(tap // KW, TAPS_H), band_of(tap % KW, TAPS_W)
 
 
 @triton.jit
@@ -549,8 +556,7 @@ def products_by_tap(sums, weights, n0, co, first, last, N, G, CI, CO, H, W, KH: 
             k = k0 + i * BK + tl.arange(0, BK)[None, :]
             ci = (k // (KH * KW)).to(tl.int64)
             tap = k % (KH * KW)
-            rb = band_of(tap // KW, TAPS_H)
-            cb = band_of(tap % KW, TAPS_W)
+            rb, cb = bands_of(tap, KW, TAPS_H, TAPS_W)
             live = k < last
             if EMPTY:
                 live &= lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
@@ -583,8 +589,7 @@ def wild_products(acc, sums, weights, n, co, first, last, N, G, CI, CO, H, W, KH
     for ci0 in range(first, last, BCI):
         ci = (ci0 + tl.arange(0, BCI)).to(tl.int64)
         for tap in range(rolled(KH * KW)):
-            rb = band_of(tap // KW, TAPS_H)
-            cb = band_of(tap % KW, TAPS_W)
+            rb, cb = bands_of(tap, KW, TAPS_H, TAPS_W)
             w_ptrs = weights + (ci[:, None] * CO + co[None, :]) * (KH * KW) + tap
             w = tl.load(w_ptrs, mask=(ci < last)[:, None] & (co < CO)[None, :], other=0).to(acc.dtype)
             w = tl.where(lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W), w, 0)
@@ -624,7 +629,8 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             kernels = kernels.to(ACC)
             t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
-            own = band_of(tap // KW, TAPS_H) * CB + band_of(tap % KW, TAPS_W)
+            own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
+            own = own_rb * CB + own_cb
             t = tl.load(sums + follow(t_at, split * 0), mask=mask, other=0)
             for band in range(rolled(RB * CB)):
                 # The band sums of the next band are under way while these are multiplied.
@@ -696,8 +702,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
     first = first.to(ACC)
     # 5 reduce. Each tap gets the sum of its band; a tap whose band is empty gets no weight either.
-    own_rb = band_of(tap // KW, TAPS_H)
-    own_cb = band_of(tap % KW, TAPS_W)
+    own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
     t = tl.zeros((KK, 1), ACC)
     for cb in range(rolled(CB)):
         core_sum, first_sums = column_sums(
@@ -778,7 +783,8 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
         kernels, tap = load_kernels(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, KK)
         kernels = kernels.to(ACC)
         planes = planes.to(ACC)
-        own = band_of(tap // KW, TAPS_H) * (len(TAPS_W) - 1) + band_of(tap % KW, TAPS_W)
+        own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
+        own = own_rb * (len(TAPS_W) - 1) + own_cb
         for band in range(rolled(RB * CB)):
             # 4 accumulate, 5 reduce: band sums, then products
             rb = band % RB if SWAPPED else band // CB
@@ -797,8 +803,7 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                                            P, VEC)  # fmt: skip
             w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
             for k in range(rolled(KH * KW)):
-                h = band_of(k // KW, TAPS_H)
-                v = band_of(k % KW, TAPS_W)
+                h, v = bands_of(k, KW, TAPS_H, TAPS_W)
                 rb = v if SWAPPED else h
                 cb = h if SWAPPED else v
                 t = plane_sums(planes.to(ACC), row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
@@ -957,8 +962,7 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
     # 2 addresses
     ci = k // (KH * KW)
     tap = (k % (KH * KW)).to(tl.int32)
-    rb = band_of(tap // KW, TAPS_H)
-    cb = band_of(tap % KW, TAPS_W)
+    rb, cb = bands_of(tap, KW, TAPS_H, TAPS_W)
     live = (ci < CI) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
     sums += g * CI * (RB * CB)
     acc = tl.zeros((BCO, BK), ACC)
