@@ -80,7 +80,7 @@ def driven_cases(device: str) -> Iterator[Case]:
         yield replace(many, problem=replace(many.problem, c_in=200))
     named = select(
         (
-            "chain/edge/prime", "chain/edge/groups3", "chain/edge/many-samples", "tail/edge/prime",
+            "chain/edge/1x1", "chain/edge/prime", "chain/edge/groups3", "chain/edge/many-samples", "tail/edge/prime",
             "tail/edge/7x7", "tail/1024",
         )
     )  # fmt: skip
