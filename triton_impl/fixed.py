@@ -30,7 +30,7 @@ class FixedSource(ASTSource):
         self.sizes = sizes
 
     def hash(self) -> str:
-        return sha256(f"{super().hash()}-{self.sizes}".encode()).hexdigest()
+        return sha256(f"{super().hash()}-{self._constants()}".encode()).hexdigest()
 
     def make_ir(self, *arguments: Any, **named: Any) -> Any:
         """Triton's own first form of the kernel, with the constants put in."""
@@ -42,11 +42,11 @@ class FixedSource(ASTSource):
         return module
 
     def _constants(self) -> list[int | None]:
-        """The sizes; None for a stride that happens to be 1. It would offer the compiler an axis to run along beside
-        the one that the kind of call has chosen, and another axis is another order of additions."""
+        """The sizes; None for a stride that happens to be 1 or 0. It would offer the compiler an axis to run along
+        beside the one that the kind of call has chosen, and another axis is another order of additions."""
         names = [name for name, kind in self.signature.items() if kind != "constexpr"][-len(self.sizes) :]
         return [
-            None if size == 1 and name.startswith("stride_") else size
+            None if size in (0, 1) and name.startswith("stride_") else size
             for name, size in zip(names, self.sizes, strict=True)
         ]
 

@@ -42,16 +42,18 @@ from triton_impl import prepare
 
 CALLS = [
     # Whole planes: in parts, several a program with neighbours read together, one behind the other.
-    (Tail(2, 3, 300, 300), False, torch.float32),
-    (Tail(2, 128, 12, 12), True, torch.float32),
-    (Tail(2, 30, 7, 7), False, torch.float32),
+    (Tail(2, 3, 300, 300), "contiguous", torch.float32),
+    (Tail(2, 128, 12, 12), "channels_last", torch.float32),
+    (Tail(2, 30, 7, 7), "contiguous", torch.float32),
+    # Every row the same: a stride of 0.
+    (Chain(1, 1, 1, 64, 4000, (2, 1), padding=(1, 0)), "equal rows", torch.float32),
     # One launch, then two of them with the gradients; weights that are folded; planes of a few elements.
-    (Chain(2, 8, 16, 128, 128, **X2), False, torch.float16),
-    (Chain(3, 64, 32, 30, 30, **X2), True, torch.float32),
-    (Chain(3, 1024, 512, 4, 4, (4, 4), (2, 2), (1, 1)), False, torch.float32),
-    (Chain(5, 64, 48, 1, 1, (4, 4)), False, torch.float32),
+    (Chain(2, 8, 16, 128, 128, **X2), "contiguous", torch.float16),
+    (Chain(3, 64, 32, 30, 30, **X2), "channels_last", torch.float32),
+    (Chain(3, 1024, 512, 4, 4, (4, 4), (2, 2), (1, 1)), "contiguous", torch.float32),
+    (Chain(5, 64, 48, 1, 1, (4, 4)), "contiguous", torch.float32),
     # Every row is in every band, which only the sizes tell here: a branch that is never taken.
-    (Chain(8, 128, 3, 64, 64, (4, 4), (4, 4)), False, torch.float32),
+    (Chain(8, 128, 3, 64, 64, (4, 4), (4, 4)), "contiguous", torch.float32),
 ]
 
 def order(text):
@@ -70,9 +72,10 @@ def order(text):
     return set(found)
 
 found = []
-for problem, last, dtype in CALLS:
-    _, c, h, w = problem.in_shape
-    stride = (c * h * w, 1, w * c, c) if last else contiguous(problem.in_shape)
+for problem, layout, dtype in CALLS:
+    _, c, h, w = shape = problem.in_shape
+    last = layout == "channels_last"
+    stride = (c * h * w, 1, w * c, c) if last else (w, w, 0, 1) if layout == "equal rows" else contiguous(shape)
     for made, _, _ in launches(prepare, problem, stride, dtype, True, backward=last):
         forms = []
         for special in (made.launch.special, replace(made.launch.special, sizes=made.launch.sizes)):
