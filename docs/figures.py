@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parent
 # Run as a script, Python looks in docs/ only.
 sys.path.insert(0, str(DOCS.parent))
 
+from docs import on_4090  # noqa: E402
 from harness.cases.spelling import parse  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.files import split_at_marks, write_whole  # noqa: E402
@@ -257,6 +258,23 @@ def claim() -> str:
     )
 
 
+def times_4090() -> str:
+    """Every case on an RTX 4090, each time marked measured or projected."""
+    own = on_4090.measured(DOCS / "results")
+    rows = ([found.name, sizes(found), *cells] for found, cells in on_4090.times(record("h100"), own, OURS))
+    return table(("case", "sizes", "Triton, cold", "CUDA, cold", "Triton, warm", "CUDA, warm"), rows)
+
+
+def from_4090() -> str:
+    """Where these times come from."""
+    return on_4090.provenance(record("h100"), on_4090.measured(DOCS / "results"))
+
+
+def seen_4090() -> str:
+    """What 4090s are seen to reach in public."""
+    return table(("memory", "rate", "share", "what was run", "source"), on_4090.seen())
+
+
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "claim": claim,
@@ -264,6 +282,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "results": lambda: overview(README),
     },
     "docs/kernels.md": {"provenance": provenance, "chain goals": chain_goals, "tail goals": tail_goals},
+    "docs/rtx4090.md": {"seen": seen_4090, "4090 from": from_4090, "4090 times": times_4090},
 }
 
 

@@ -11,7 +11,7 @@ from harness.console import console
 from harness.errors import UsageError
 from harness.files import add_outputs, check_outputs, write_outputs
 from harness.machine import projection
-from harness.machine.projection import BASELINE_SHARE, BASELINE_US, Line, Memory
+from harness.machine.projection import BASELINE_US, Line, Memory
 from harness.records.as_json import load
 from harness.records.record import Run
 from harness.show.text import NONE, new_table, number, print_lines
@@ -56,6 +56,8 @@ def render(record: Run, memory: Memory, lines: list[Line]) -> str:
     gpu = record.environment.gpu
     middle, worst = projection.errors(lines)
     known = projection.baseline_us(memory)
+    low, high = (projection.there(memory, rate).share for rate in projection.seen("DRAM"))
+    l2 = projection.seen("L2")[1] / 1e3
     error = known / BASELINE_US - 1
     print_lines(shown, [
         f"Measured on {gpu}: reading costs {memory.start_us:.1f} us + bytes at {memory.share:.1%} of DRAM's rate",
@@ -82,7 +84,8 @@ def render(record: Run, memory: Memory, lines: list[Line]) -> str:
         table.add_row(line.case, line.entry, cold, warm)
     shown.print(table)
     print_lines(shown, [
-        f"cold: with the share of DRAM bandwidth that {gpu} gives, and with the {BASELINE_SHARE:.1%} that the "
-        "baseline had on a 4090; warm: the input is in the L2 (at most 72 MiB)"
+        f"cold: with {high:.1%} and with {low:.1%} of DRAM bandwidth, the most and the least that is seen on 4090s in "
+        f"public; warm: the input is in the L2 (at most 72 MiB), which gives {l2:.1f} TB/s. docs/rtx4090.md has the "
+        "sources."
     ])  # fmt: skip
     return out.getvalue()

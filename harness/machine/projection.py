@@ -3,8 +3,9 @@
     floor(card) = start + bytes / (share * bandwidth of the card)
     projected   = measured - floor(the record's card) + floor(RTX 4090)
 
-start and share are fitted to the floors that the record measured. What an entry takes beyond its floor (the kernel's
-start and end) knows nothing of bandwidth and stays as it was. docs/rtx4090.md says what is assumed.
+start and share are fitted to the floors that the record measured; on the 4090 the share is what such cards are seen to
+reach in public (SEEN), and never more. What an entry takes beyond its floor (the kernel's start and end) knows nothing
+of bandwidth and stays as it was. docs/rtx4090.md says what is assumed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,39 @@ from harness.timing.floors import RTX_4090
 
 ENTRIES = ("triton", "cupy", "baseline")
 
-L2_GB_PER_S = 5000.0
-"""Assumed: GB/s that the 4090's L2 delivers to all multiprocessors together."""
+
+@dataclass(frozen=True)
+class Seen:
+    """A rate in GB/s that somebody measured on a 4090 and published. where: "DRAM" or "L2"."""
+
+    where: str
+    rate: float
+    what: str
+    source: str
+
+
+_CLPEAK = "https://github.com/krrishnarraj/clpeak/issues/106"
+SEEN = (
+    Seen("DRAM", 866.65, "clpeak, float, at a power limit of 248 W", _CLPEAK),
+    Seen("DRAM", 921.32, "clpeak, float16 (16 floats an access), the same run", _CLPEAK),
+    Seen("DRAM", 921.85, "a CUDA microbenchmark, float4", "https://github.com/xytpai/nvbench"),
+    Seen(
+        "L2",
+        3868.37,
+        "elementwise PyTorch on 4 Mi floats, which are read and written",
+        "https://github.com/mli/transformers-benchmarks/issues/4",
+    ),
+)
+"""What the projection rests on: of DRAM the least and the largest rate, of the L2 the largest."""
+
+
+def seen(where: str) -> tuple[float, float]:
+    """The least and the largest of these rates in GB/s."""
+    rates = [found.rate for found in SEEN if found.where == where]
+    return min(rates), max(rates)
+
 
 BASELINE_US = 600.0
-BASELINE_SHARE = 0.8871
 """The baseline on a 4090, headline's convolution output: 512 MiB at 88.71 % of 1008 GB/s, by Nsight Compute."""
 BASELINE_BYTES = 512 << 20
 
@@ -48,8 +77,8 @@ class Line:
     """One entry of one case, times in us.
 
     measured: cold median on the record's card. floor: the model's for its bytes there. low, high: on the 4090, cold,
-    with the record's share of DRAM bandwidth and with the baseline's. warm: with the input in the L2, None if it does
-    not fit. All three are None where the model misses what was measured.
+    with the largest and the least share of DRAM bandwidth that is seen there. warm: with the input in the L2, None if
+    it does not fit. All three are None where the model misses what was measured.
     """
 
     case: str
@@ -106,9 +135,10 @@ def fit(record: Run, bandwidth: float) -> Memory:
 
 def project(record: Run, memory: Memory, bandwidth: float) -> list[Line]:
     """A line per timed entry of ENTRIES."""
-    worse = Memory(memory.start_us, min(memory.share, BASELINE_SHARE))
     target = RTX_4090.bandwidth
     assert target
+    least, most = (there(memory, rate) for rate in seen("DRAM"))
+    _, l2 = seen("L2")
     lines = []
     for case in record.cases:
         for name in ENTRIES:
@@ -120,18 +150,24 @@ def project(record: Run, memory: Memory, bandwidth: float) -> list[Line]:
             line = Line(case.name, name, measured, memory.floor_us(size, bandwidth))
             if abs(line.error) <= MISSES:
                 beyond = measured - line.floor
-                line.low = beyond + memory.floor_us(size, target)
-                line.high = beyond + worse.floor_us(size, target)
+                line.low = beyond + most.floor_us(size, target)
+                line.high = beyond + least.floor_us(size, target)
                 if size <= RTX_4090.l2_bytes:
-                    line.warm = beyond + memory.start_us + size / L2_GB_PER_S / 1e3
+                    line.warm = beyond + memory.start_us + size / l2 / 1e3
             lines.append(line)
     return lines
+
+
+def there(memory: Memory, rate: float) -> Memory:
+    """The memory of a 4090 that reaches `rate` GB/s of DRAM; or the record's share of it, if that is less."""
+    assert RTX_4090.bandwidth
+    return replace(memory, share=min(memory.share, rate / RTX_4090.bandwidth))
 
 
 def baseline_us(memory: Memory) -> float:
     """The model for the one time that is known of a 4090, which is no input of it."""
     assert RTX_4090.bandwidth
-    return memory.floor_us(BASELINE_BYTES, RTX_4090.bandwidth)
+    return there(memory, seen("DRAM")[1]).floor_us(BASELINE_BYTES, RTX_4090.bandwidth)
 
 
 def errors(lines: Sequence[Line]) -> tuple[float, float]:
