@@ -1,7 +1,7 @@
 """How far a candidate's process is cut off from this system: the strongest way in which what it needs still works.
 
-CUDA does not start everywhere: it names its threads by writing to /proc/self/task/*/comm, and it makes files in /dev.
-So each way is tried once in a process that does what a candidate's does first.
+CUDA does not start, or does not work, in every way that a system has to cut a process off. So each way is tried once,
+in a process that does what a candidate's does: start CUDA, be cut off, launch something new.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ PROBE = """
 import sys; sys.path.insert(0, {root!r})
 from {inside}.sandbox import restrict
 from pathlib import Path
-print(restrict(Path.cwd(), 1 << 30, {writable!r}))
 if {gpu}:
     import torch
     torch.zeros(1, device="cuda")
+print(restrict(Path.cwd(), 1 << 30, {writable!r}))
+if {gpu}:
+    square = torch.rand(2048, 2048, device="cuda")
+    (square @ square).sort().values.sum().item()
 """
 
 
@@ -71,7 +74,7 @@ def ways() -> Iterator[Isolation]:
         users = ("--user", "--map-current-user") if os.geteuid() else ()
         prefixes.insert(0, (ALONE[0], *users, *ALONE[1:]))
     for prefix in prefixes:
-        for writable in ((ITSELF,), (ALL_PROCESSES,), None):
+        for writable in ((), (ITSELF,), (ALL_PROCESSES,), None):
             yield Isolation(prefix, writable)
 
 
