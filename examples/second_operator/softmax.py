@@ -95,7 +95,7 @@ class Rows:
 
 
 class Softmax(Operator):
-    name, about, sizes, function = "softmax", "the softmax of each row", Rows, "softmax"
+    name, about, sizes = "softmax", "the softmax of each row", Rows
     dtypes, references = ("float32",), ("eager",)
     layouts = ("contiguous", "expanded", "sliced", "cropped", "offset", "transposed")
     cases = {  # noqa: RUF012

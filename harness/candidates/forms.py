@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.candidates import cuda_header, flashinfer
+from harness.cases import operators
 from harness.cases.case import LAYOUTS
 from harness.errors import UsageError
 from harness.options import DTYPES
 
 FORMS = ("kernelbench", "functions", "cuda", "solution")
-OPERATORS = {"multiply_gap": "tail", "conv_transpose2d_multiply_gap": "chain"}
+OPERATORS = {operator.function: operator.name for operator in reversed(operators.built_in())}
 CLAIM = re.compile(r"^\s*(?:#|//|\*)\s*judge:\s*(dtypes|layouts)\s*=\s*([\w, ]+)$", re.MULTILINE)
 LONGEST = 4 << 20  # bytes of a file
 

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from harness.candidates import cheating, questions, rules
 from harness.candidates.checks import Examination, Rules
 from harness.candidates.forms import Candidate
 from harness.candidates.isolation import strongest
 from harness.candidates.problems import calls as general
+from harness.candidates.problems import derived
 from harness.candidates.problems import questions as general_questions
+from harness.candidates.problems.derived import OperatorProblem
 from harness.candidates.problems.file import ProblemFile
 from harness.candidates.trials import trials
 from harness.candidates.verdict import UNJUDGED, Check, Found, Verdict
@@ -27,7 +30,8 @@ ESTIMATED = f"estimated from {SAMPLES + WIDE_SAMPLES} runs with random rounding,
 class Settings:
     """seed: of the hidden shapes and all values. chain: longest chain of additions, if known. strict: rules of form.
 
-    problem: in place of this project's own operators. random: whether it draws random numbers itself.
+    problem: in place of this project's own operators, a file of KernelBench's form or an operator of one's own.
+    random: whether it draws random numbers itself.
     """
 
     seed: int
@@ -38,7 +42,7 @@ class Settings:
     strict: bool = False
     full: bool = False
     run: bool = True
-    problem: ProblemFile | None = None
+    problem: ProblemFile | OperatorProblem | None = None
     random: bool = False
 
 
@@ -79,6 +83,10 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
             own_trials = trials(candidate, settings.seed, gpu=settings.gpu, full=settings.full)
             examination = Examination(candidate, worker, asked)
             _examine(examination, partial(questions.run, examination, own_trials), verdict)
+        elif isinstance(settings.problem, OperatorProblem):
+            given: Any = settings.problem
+            examination = derived.Examination(given, candidate, worker, asked, settings.seed)
+            _examine(examination, partial(derived.run, examination), verdict)
         else:
             examination = general.Examination(settings.problem, candidate, worker, asked, settings.seed)
             examination.random = settings.random
@@ -115,6 +123,10 @@ def _described(candidate: Candidate, settings: Settings) -> dict[str, object]:
     found: dict[str, object] = {"seed": settings.seed}
     if settings.problem is None:
         found["depth"] = settings.chain or "of a plain left-to-right sum"
+    elif isinstance(settings.problem, OperatorProblem):
+        found["operator"] = str(settings.problem.operator.file)
+        found["budget"] = "derived, as the operator's truth says"
+        found["depth"] = settings.chain or "of the operator as written"
     else:
         found |= {"problem": str(settings.problem.path), "budget": ESTIMATED}
     found["isolation"] = str(strongest(settings.gpu))

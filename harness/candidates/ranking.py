@@ -21,6 +21,7 @@ from harness.candidates.packing import spec, storage
 from harness.candidates.trials import Trial
 from harness.candidates.verdict import Check, Found
 from harness.candidates.worker import Ended, Worker
+from harness.cases import operators
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs
@@ -95,7 +96,7 @@ def rank(judged: Sequence[Judged], *, seed: int, seconds: float) -> None:
     """Time the accepted among the candidates; their verdicts get `timing`, or a refusal. Needs a GPU."""
     device = torch.device("cuda", torch.cuda.current_device())
     timer = Timer.on(device, Settings(MODES, seed=seed))  # pyright: ignore[reportArgumentType]
-    for operator in ("chain", "tail"):
+    for operator in operators.BUILT_IN:
         chosen = [
             j
             for j in judged

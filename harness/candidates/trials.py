@@ -78,13 +78,16 @@ def trials(candidate: Candidate, seed: int, *, gpu: bool, full: bool) -> list[Tr
     return found
 
 
+def shaped_for(operator: str, problem: Problem) -> Problem:
+    """A chain's sizes, or those of the tail that follows its convolution."""
+    return Tail(*problem.conv_shape) if operator == "tail" and isinstance(problem, Chain) else problem
+
+
 def _of(candidate: Candidate, operator: str, rng: Random, *, full: bool) -> list[Trial]:
-    chain = operator == "chain"
     fixed = candidate.form == "solution"
 
     def trial(name: str, problem: Problem, **more: Any) -> Trial:
-        if not chain and isinstance(problem, Chain):
-            problem = Tail(*problem.conv_shape)
+        problem = shaped_for(operator, problem)
         return Trial(f"{operator} {name}", problem, rng.choice(MULTIPLIERS), rng.getrandbits(31), **more)
 
     found = [trial("small", replace(SMALL, n=rng.choice((3, 4))), thorough=True)]

@@ -8,21 +8,21 @@ import secrets
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from harness.candidates import flashinfer, forms, judging, page
 from harness.candidates.judging import Judged
-from harness.candidates.problems import file, filters
+from harness.candidates.problems import derived, file, filters
 from harness.candidates.problems.floor import floor
-from harness.candidates.trials import OLD, TODAY
+from harness.candidates.trials import OLD, TODAY, shaped_for
 from harness.candidates.verdict import exit_code
 from harness.candidates.web import judge_page
 from harness.candidates.worker import Limits
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
-from harness.options import DTYPES, words
-from reference.problem import Tail
+from harness.options import DTYPES, add_operator, chosen_operator, words
 
 SUMMARY = "judge files of others: right, honest, and how fast"
 
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of KernelBench's form: judge by its Model, with an estimated budget",
     )
+    add_operator(parser)
     parser.add_argument("--rules", choices=("strict",), help="also ask for the strict form of a single file")
     parser.add_argument("--form-only", action="store_true", help="with --rules: do not run the files")
     parser.add_argument(
@@ -93,9 +94,10 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     remarks: list[str] = []
     needed = None
-    if settings.problem:
-        remarks = list(filters.remarks(settings.problem, settings.seed))
-        needed = floor(settings.problem, settings.seed)
+    given: Any = settings.problem
+    if given:
+        remarks = list(filters.remarks(given, settings.seed)) if args.problem else []
+        needed = floor(given, settings.seed)
         remarks.append(f"floor: {needed.words()}")
         settings = replace(settings, random=any(remark.startswith("random:") for remark in remarks))
     candidates = [_claimed(forms.read(path, args.form), args) for path in args.files]
@@ -107,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
             from harness.candidates import ranking
             from harness.candidates.problems import timing
 
-            if settings.problem and needed:
-                timing.rank(judged, settings.problem, needed, seed=settings.seed, seconds=args.seconds)
+            if given and needed:
+                timing.rank(judged, given, needed, seed=settings.seed, seconds=args.seconds)
             else:
                 ranking.rank(judged, seed=settings.seed % 2**32, seconds=args.seconds)
     found = [item.verdict for item in judged]
@@ -117,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(page.lines(verdict)) + "\n")
     if len(found) > 1:
         print("\n".join(page.ranking(found)))
-    if settings.problem:
+    if args.problem:
         accepted = sum(verdict.verdict == "accepted" for verdict in found)
         print(f"{accepted} of {len(found)} accepted, by a budget that is estimated, not derived")
     if args.json:
@@ -146,6 +148,11 @@ def _settings(args: argparse.Namespace) -> judging.Settings:
             if getattr(args, name):
                 raise UsageError(f"--{name}: is for this project's own operators, not for --problem")
         problem = file.read(args.problem)
+    if operator := chosen_operator(args):
+        for name in ("problem", "rules", "dtype", "layout", "full"):
+            if getattr(args, name):
+                raise UsageError(f"--{name}: is not for --operator")
+        problem = derived.main_problem(operator, gpu=torch.cuda.is_available())
     return judging.Settings(
         secrets.randbits(31) if args.seed is None else args.seed,
         torch.cuda.is_available(),
@@ -163,9 +170,10 @@ def _claimed(candidate: forms.Candidate, args: argparse.Namespace) -> forms.Cand
     for name, values, known in (("dtype", args.dtype, DTYPES), ("layout", args.layout, forms.LAYOUTS)):
         if unknown := [value for value in values or [] if value not in known]:
             raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
-    if args.problem and candidate.form != "kernelbench":
+    asked = "problem" if args.problem else "operator"
+    if getattr(args, asked) and candidate.form != "kernelbench":
         raise UsageError(
-            f"{candidate.path}: expected class ModelNew, as --problem asks, got form {candidate.form!r}"
+            f"{candidate.path}: expected class ModelNew, as --{asked} asks, got form {candidate.form!r}"
         )
     return candidate.claiming(args.dtype, args.layout)
 
@@ -181,7 +189,6 @@ def _append(path: Path, judged: list[Judged], settings: judging.Settings) -> Non
                 text = flashinfer.line(item.verdict, given.path.stem, {}, inputs, name, environment)
             else:
                 problem = TODAY if settings.gpu else OLD
-                operator = item.candidate.operators[0]
-                shaped = Tail(*problem.conv_shape) if operator == "tail" else problem
+                shaped = shaped_for(item.candidate.operators[0], problem)
                 text = flashinfer.trace(item.verdict, shaped, 0.5, name, environment)
             file.write(text + "\n")

@@ -58,8 +58,8 @@ class Operator:
     """One operator. What has no default below must be said; the rest may be.
 
     name: the first word of its cases and shapes. about: the operator in a line. sizes: a frozen dataclass of whole
-    numbers, the batch first, with in_shape (of x), out_shape and compulsory_bytes(itemsize). functions: what a judged
-    file must define, a function of the arguments in their order. cases: by set ("headline", "grid", "edge", ...).
+    numbers, the batch first, with in_shape (of x), out_shape and compulsory_bytes(itemsize). function: the name
+    under which convgap offers it. cases: by set ("headline", "grid", "edge", ...).
     timed: the sets that are about speed. implementations: by the name they have in tables. references: what speed-ups
     are over, the first of these that was timed.
     """

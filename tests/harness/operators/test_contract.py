@@ -18,11 +18,11 @@ from reference.problem import Chain, Tail
 ROOT = Path(__file__).parents[3]
 
 KITS = re.compile(
-    r"operators/|mutants/|candidates/|commands/judge|entries/|machine/compile|cases/(operators|catalogue|models|case)\.py"
+    r"operators/|mutants/|candidates/|tuning/|entries/|machine/compile|cases/(operators|catalogue|models|case)\.py"
     r"|numerics/(properties|symmetries|strange|example)\.py"
 )
 """Files that are about chain and tail: their objects, and the cases, entries, properties, mutants and machine code that
-these objects name."""
+these objects name; the judge of their kernels, and the launch constants of these."""
 
 
 def test_only_the_operators_own_files_name_them() -> None:
