@@ -1,8 +1,8 @@
 """A plan: launch constants that were found faster on one card, in place of those that constants.py has.
 
-CONVGAP_PLAN names the file, which `bench.py tune --apply FILE` writes. It is read once, when a kernel set is first
-imported. A constant changes how work is dealt out, and with that the order of additions: so results have the same bits
-from run to run under one plan, and other bits under another.
+CONVGAP_PLAN names the file, which `bench.py tune --apply FILE` writes; it is read once. A constant changes how work is
+dealt out, and with that the order of additions: so results have the same bits from run to run under one plan, and other
+bits under another.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Any
 import torch
 
 VARIABLE = "CONVGAP_PLAN"
+PATH = Path(os.environ[VARIABLE]).absolute() if os.environ.get(VARIABLE) else None
+"""The file of this process's plan, None without one; asked once, at import. Empty counts as unset."""
+
 SCHEMA = "convgap-plan-1"
 FIELDS = ("schema", "card", "made", "constants")
 KERNEL_SETS = ("triton", "cupy")
@@ -58,12 +61,12 @@ class Plan:
 
 def active() -> Plan | None:
     """The plan of this process, None where there is none. Raises PlanError if it cannot be read."""
-    return _load(os.environ.get(VARIABLE) or None)
+    return None if PATH is None else _kept(PATH)
 
 
 @cache
-def _load(path: str | None) -> Plan | None:
-    return None if path is None else load(Path(path))
+def _kept(path: Path) -> Plan:
+    return load(path)
 
 
 def load(path: Path) -> Plan:

@@ -55,7 +55,8 @@ def written(path: Path, **changes: Any) -> Path:
 @pytest.fixture(autouse=True)
 def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan is kept once it is read: each test reads its own."""
-    monkeypatch.delenv(plan.VARIABLE, raising=False)
+    monkeypatch.setattr(plan, "PATH", None)
+    plan._kept.cache_clear()
 
 
 def test_a_plan_is_what_was_written(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_only_tunable_constants_and_their_values_are_set(
     kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def apply(values: dict[str, int]) -> tuple[int, int]:
-        plan._load.cache_clear()
+        plan._kept.cache_clear()
         written(path, constants={kernels: values})
         constants = ModuleType("constants")
         constants.WARP, constants.MINE = 32, 7  # pyright: ignore[reportAttributeAccessIssue]
@@ -117,7 +118,7 @@ def test_only_tunable_constants_and_their_values_are_set(
         return constants.WARP, constants.MINE
 
     path = tmp_path / "plan.json"
-    monkeypatch.setenv(plan.VARIABLE, str(path))
+    monkeypatch.setattr(plan, "PATH", path)
     assert apply({}) == (32, 7)
     assert apply({"MINE": 2}) == (32, 2)
     assert apply({"MINE": 7}) == (32, 7)
@@ -125,7 +126,7 @@ def test_only_tunable_constants_and_their_values_are_set(
         apply({"WARP": 64})
     with pytest.raises(PlanError, match=f"expected one of 1, 2 for {kernels}'s MINE, got 3"):
         apply({"MINE": 3})
-    plan._load.cache_clear()
+    plan._kept.cache_clear()
 
 
 @pytest.mark.parametrize("kernels", plan.KERNEL_SETS)
@@ -162,7 +163,7 @@ def test_a_wrong_value_is_an_error_and_no_reason_for_another_backend(backend: st
 
 
 def test_a_plan_of_another_card_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(plan.VARIABLE, str(written(tmp_path / "plan.json")))
+    monkeypatch.setattr(plan, "PATH", written(tmp_path / "plan.json"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA B Card")
     cuda = torch.device("cuda", 0)
     with pytest.raises(PlanError, match=r"expected a plan for NVIDIA B Card, got plan\.json .*NVIDIA A Card"):
@@ -175,7 +176,7 @@ def test_a_plan_of_another_card_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_a_command_answers_a_bad_plan_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(plan.VARIABLE, str(tmp_path / "absent.json"))
+    monkeypatch.setattr(plan, "PATH", tmp_path / "absent.json")
     assert main(["doctor"]) == 2
     assert "bench.py doctor: CONVGAP_PLAN: " in capsys.readouterr().err
 
@@ -183,7 +184,7 @@ def test_a_command_answers_a_bad_plan_with_a_sentence(
 def test_doctor_and_records_name_the_plan_and_export_refuses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(plan.VARIABLE, str(written(tmp_path / "plan.json")))
+    monkeypatch.setattr(plan, "PATH", written(tmp_path / "plan.json"))
     name = f"plan.json ({GOOD.digest}, for {CARD})"
     main(["doctor"])
     assert f"plan       {name}" in capsys.readouterr().out
@@ -194,3 +195,21 @@ def test_doctor_and_records_name_the_plan_and_export_refuses_it(
     assert name in " ".join(capsys.readouterr().out.split())
     assert main(["export"]) == 2
     assert "unset CONVGAP_PLAN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "found"), [("", "None"), ("here.json", "/here.json")])
+def test_the_variable_is_read_at_import_and_empty_counts_as_unset(
+    value: str, found: str, tmp_path: Path
+) -> None:
+    """A relative name is of the folder that the program was started in, whatever it does later."""
+    environment = {**os.environ, plan.VARIABLE: value, "PYTHONPATH": str(ROOT)}
+    program = "import os; from runtime import plan; os.chdir('/'); print(plan.PATH)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == (found if found == "None" else f"{tmp_path}{found}")

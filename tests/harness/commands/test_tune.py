@@ -59,7 +59,7 @@ def test_under_a_plan_it_refuses(
 ) -> None:
     path = tmp_path / "plan.json"
     path.write_text(plan.Plan("", "A Card", "by a test", {}).to_json())
-    monkeypatch.setenv(plan.VARIABLE, str(path))
+    monkeypatch.setattr(plan, "PATH", path)
     assert main(["tune", "--list"]) == 2
     assert "unset CONVGAP_PLAN" in capsys.readouterr().err
 

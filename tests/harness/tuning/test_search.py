@@ -184,7 +184,7 @@ def test_the_plan_that_is_written_is_one_that_loads(tmp_path: Path, monkeypatch:
     loaded = plan.load(path)
     assert (loaded.card, loaded.constants) == ("A Card", {"triton": {"GAP_REGISTERS": 32}})
     assert "bench.py tune" in loaded.made and "torch 2.11" in loaded.made
-    monkeypatch.setenv(plan.VARIABLE, str(path))
+    monkeypatch.setattr(plan, "PATH", path)
     constants = ModuleType("constants")
     constants.GAP_REGISTERS = 64  # pyright: ignore[reportAttributeAccessIssue]
     plan.apply("triton", constants, FEW)

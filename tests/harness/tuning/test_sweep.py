@@ -70,8 +70,22 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "case"),
+    [
+        # Matrix products take Triton's interpreter most of a minute for all their settings.
+        pytest.param(
+            backend,
+            case,
+            marks=[pytest.mark.slow]
+            if (backend, case) in {("triton", SMALL[-1]), ("triton", SMALL[-2])}
+            else [],
+            id=f"{backend}-{case.name}",
+        )
+        for backend in BACKENDS
+        for case in SMALL
+    ],
+)
 def test_every_setting_is_within_its_budget_and_a_sample_does_not_know_its_batch(
     backend: str, case: Case
 ) -> None:
