@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -19,6 +20,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 from docs import on_4090  # noqa: E402
+from harness.candidates.problems import calibration  # noqa: E402
 from harness.cases.spelling import parse  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.files import split_at_marks, write_whole  # noqa: E402
@@ -275,6 +277,19 @@ def seen_4090() -> str:
     return table(("memory", "rate", "share", "what was run", "source"), on_4090.seen())
 
 
+def calibrated() -> str:
+    """Honest and faulty answers to known problems, by `bench.py judge --calibrate --json`."""
+    found = [
+        calibration.Row(**row) for row in json.loads((DOCS / "results" / "calibration.json").read_text())
+    ]
+    least, most = next(row.derived for row in found if row.derived)
+    words = (
+        f"On this project's own chain the derived budget is {least:.0f} to {most:.0f} times the estimated one"
+    )
+    why = "it holds for the worst order and the worst signs of all roundings."
+    return "\n".join(["", *calibration.table(found), "", f"{words}: {why}", ""])
+
+
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "claim": claim,
@@ -283,6 +298,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/kernels.md": {"provenance": provenance, "chain goals": chain_goals, "tail goals": tail_goals},
     "docs/rtx4090.md": {"seen": seen_4090, "4090 from": from_4090, "4090 times": times_4090},
+    "docs/judging.md": {"calibration": calibrated},
 }
 
 

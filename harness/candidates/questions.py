@@ -97,7 +97,7 @@ def twice(exam: Any, x: Any) -> Comparison | None:
 
 
 def _bytes(out: Any) -> list[bytes]:
-    return [tensor.contiguous().view(torch.uint8).numpy().tobytes() for tensor in tree_leaves(out)]
+    return [tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for tensor in tree_leaves(out)]
 
 
 def cached(exam: Any, trial: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import sys
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from harness.candidates import flashinfer, forms, judging, page
 from harness.candidates.judging import Judged
-from harness.candidates.problems import derived, file, filters
+from harness.candidates.problems import calibration, derived, file, filters
 from harness.candidates.problems.floor import floor
 from harness.candidates.trials import OLD, TODAY, shaped_for
 from harness.candidates.verdict import exit_code
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of KernelBench's form: judge by its Model, with an estimated budget",
     )
     add_operator(parser)
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="honest and faulty answers to known problems beside the estimated budget",
+    )
     parser.add_argument("--rules", choices=("strict",), help="also ask for the strict form of a single file")
     parser.add_argument("--form-only", action="store_true", help="with --rules: do not run the files")
     parser.add_argument(
@@ -86,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     if args.definitions:
         for path in flashinfer.write_definitions(args.definitions):
             print(f"wrote {path}")
+    if args.calibrate:
+        return _calibrate(args)
     if not args.files:
         if args.definitions:
             return 0
@@ -164,6 +172,21 @@ def _settings(args: argparse.Namespace) -> judging.Settings:
         not args.form_only,
         problem,
     )
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    """Print the table, and its rows to --json; 1 if an honest answer is refused or a fault is not."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = []
+    for row in calibration.rows(args.seed or 0, compiled=True, device=device):
+        print(f"{row.problem} done", file=sys.stderr, flush=True)
+        found.append(row)
+    print("\n".join(calibration.table(found)))
+    least, most = next(row.derived for row in found if row.derived)
+    print(f"\nchain: the derived budget is {least:.3g} to {most:.3g} times the estimated one")
+    if args.json:
+        write_whole(args.json, json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    return 0 if all(row.sound for row in found) else 1
 
 
 def _claimed(candidate: forms.Candidate, args: argparse.Namespace) -> forms.Candidate:

@@ -1,0 +1,1 @@
+"""Problems of KernelBench's form that calibrate the estimated budget: calibration.py."""
