@@ -39,11 +39,25 @@ BODIES = {
 SAYS = {"argument changed": "inputs: changed one of its arguments", "raises": "RuntimeError: out of order"}
 
 
+GPU = torch.cuda.is_available()
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator is known to one test only; and on every machine the path without a GPU is taken."""
     monkeypatch.setattr(operators, "_own", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.skipif(not GPU, reason="nothing is timed without a GPU")
+def test_on_a_gpu_the_example_kernel_is_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    path = ROOT / "examples" / "candidates" / "softmax_triton.py"
+    assert main(["judge", *OPERATOR, "--seconds", "2", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "by the judge's own clock" in printed and "eager-ieee" in printed
 
 
 def judged(path: Path, record: Path, *words: str) -> dict[str, Any]:
@@ -81,7 +95,7 @@ def test_sizes_are_hidden_and_drawn_again_by_their_seed() -> None:
     drawn = [p.case for p in hidden(softmax, 5)]
     assert drawn == [p.case for p in hidden(softmax, 5)] != [p.case for p in hidden(softmax, 6)]
     assert [case.values for case in drawn] == list(HIDDEN)
-    assert main_problem(softmax, gpu=True).case.problem == softmax.sizes(8192, 4096)
+    assert main_problem(softmax, gpu=True).case.problem == softmax.sizes(8192, 2048)
     problem = main_problem(softmax, gpu=False)
     x = problem.inputs(3)
     assert torch.equal(problem.model(0)(*x), torch.softmax(x[0], 1))

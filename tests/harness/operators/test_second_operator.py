@@ -144,6 +144,19 @@ def test_check_compare_show_and_list(softmax: Any, no_gpu: None, tmp_path: Path,
     assert {line["shape"].partition(":")[0] for line in found["cases"]} == {"softmax"}
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="timing needs a GPU")
+def test_on_a_gpu_all_three_are_timed(softmax: Any, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    assert main(["compare", *OPERATOR, "--budget-seconds", "1", "--json", str(record)]) == 0
+    (case,) = load(record).cases
+    assert case.shape == "softmax:8192,2048" and case.reference == "eager"
+    assert [(r.entry, r.status) for r in case.results] == [
+        ("triton", "timed"),
+        ("cupy", "timed"),
+        ("eager", "timed"),
+    ]
+
+
 def test_calls(softmax: Any, no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = Stop(min_rounds=2, max_rounds=2, budget_s=1.0)
     monkeypatch.setattr(calls, "Stop", lambda **_: few)
