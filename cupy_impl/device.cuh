@@ -57,6 +57,9 @@ template <class V> __device__ __forceinline__ V load_streaming(const V* p) {
     return value;
 }
 
+// An access of memory that is read more than once.
+template <class V> __device__ __forceinline__ V load_cached(const V* p) { return *p; }
+
 // In one instruction: left to itself the compiler may store what it holds in several registers piece by piece.
 template <int BYTES> struct store_bits;
 template <> struct store_bits<2> { static __device__ __forceinline__ void at(void* p, const void* from) {
@@ -105,14 +108,16 @@ template <class T> __device__ __forceinline__ vec<T, 1> load_coherent(const vec<
 // Shared memory of as many bytes as the launch says.
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
-// Begins to copy `count` elements into shared memory, by all threads of the block, in whole aligned accesses: from the last
-// one that begins at or before them. Returns how many elements come before the first. copy_wait, and a barrier, end it.
-template <class T> __device__ __forceinline__ int copy_async(unsigned char* to, const T* from, int count) {
-    int before = (long long)from % 16 / (int)sizeof(T), bytes = (before + count) * (int)sizeof(T);
-    unsigned place = (unsigned)__cvta_generic_to_shared(to);
-    for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place + i), "l"((const char*)(from - before) + i),
-                     "r"(min(16, bytes - i)) : "memory");
-    return before;
+// Begins to copy one access of BYTES into shared memory; copy_wait, and a barrier, end it. The GPU has no such copy of 2
+// bytes: that one is over at once.
+template <int BYTES> __device__ __forceinline__ void copy_begin(void* to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
+                 "n"(BYTES) : "memory");
+}
+template <> __device__ __forceinline__ void copy_begin<16>(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+template <> __device__ __forceinline__ void copy_begin<2>(void* to, const void* from) {
+    *(unsigned short*)to = *(const unsigned short*)from;
 }
 __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }

@@ -526,6 +526,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_sums(
 #endif
 
 #ifdef KERNEL_band_sums_contract
+// Begins to copy `count` elements into shared memory, by all threads of the block: in whole aligned accesses, and one by one
+// what an access at either end has of others', for these may lie where there is no memory. Returns how many elements lie
+// between the access that the first one is in and the first one. copy_wait, and a barrier, end it.
+template <class T> __device__ __forceinline__ int copy_async(unsigned char* to, const T* from, int count) {
+    constexpr int WIDE = 16 / (int)sizeof(T);
+    int before = (index_t)from % 16 / (int)sizeof(T);
+    #pragma unroll 1
+    for (int i = threadIdx.x * WIDE - before; i < count; i += BLOCK * WIDE) {
+        T* place = (T*)to + before + i;
+        if (i >= 0 && i + WIDE <= count) {
+            copy_begin<16>(place, from + i);
+            continue;
+        }
+        #pragma unroll 1
+        for (int e = max(i, 0); e < min(i + WIDE, count); e++) copy_begin<sizeof(T)>((T*)to + before + e, from + e);
+    }
+    return before;
+}
+
 // The folded weights of one output against the sums of a plane, of every count-th pair of bands from the share-th on.
 __device__ __forceinline__ ACC add_products(ACC total, const ACC* sums, const ELEMENT* weight, int share, int count, index_t H,
                                             index_t W) {
@@ -789,7 +808,7 @@ struct Folded {
             auto from = (const vec<ELEMENT, ACCESS>*)at(ci + p, co + o);
             #pragma unroll
             for (int v = 0; v < KK / ACCESS; v++)
-                held[j][v] = p < planes && o < outs ? from[v] : vec<ELEMENT, ACCESS>{};
+                held[j][v] = p < planes && o < outs ? load_cached(from + v) : vec<ELEMENT, ACCESS>{};
         }
     }
 
@@ -838,7 +857,8 @@ struct Folded {
             #pragma unroll
             for (int u = 0; u < AHEAD; u++) {
                 int at = i + u * LANES, row = CB == 1 ? 0 : at / across, column = at - row * across;
-                some[u] = at < count ? *(const vec<ELEMENT, ACCESS>*)(w + row * KW + column * ACCESS) : vec<ELEMENT, ACCESS>{};
+                const ELEMENT* from = w + row * KW + column * ACCESS;
+                some[u] = at < count ? load_cached((const vec<ELEMENT, ACCESS>*)from) : vec<ELEMENT, ACCESS>{};
             }
             #pragma unroll
             for (int u = 0; u < AHEAD; u++)

@@ -3,6 +3,7 @@ same source through `interpret`. Memory comes from torch alone, never from CuPy'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -125,8 +126,7 @@ class Launch:
         if device == CPU:
             if self._on_cpu is None:
                 self._on_cpu = interpreted(self.kind)
-            pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
-            self._on_cpu(self.grid, self.threads, (*pointers, *self.sizes))
+            on_cpu(self._on_cpu, self, arguments)
             return
         if private.current_device() != device.index:
             with torch.cuda.device(device):
@@ -178,6 +178,20 @@ class Launch:
             raise RuntimeError("interpreted kernels have no CUfunction")
         with torch.cuda.device(device):
             return _compiled(self.kind).kernel.ptr, self.threads, self.shared
+
+
+def on_cpu(kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:
+    """Run an interpreted kernel as the launch says. Wide accesses outside the tensors raise RuntimeError."""
+    pointers = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    extents = [_extent(a) for a in arguments if isinstance(a, torch.Tensor)]
+    kernel(launch.grid, launch.threads, (*pointers, *launch.sizes), extents)
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first address of a tensor, and the first one behind its last element."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    elements = 1 + sum((size - 1) * stride for size, stride in sizes) if tensor.numel() else 0
+    return tensor.data_ptr(), tensor.data_ptr() + elements * tensor.element_size()
 
 
 def _parameters(slots: list[int]) -> list[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from threading import RLock
 from typing import Any
@@ -130,14 +131,21 @@ class Kernel:
         self._launch = launch
         self._shared = ctypes.c_void_p(shared[0]), ctypes.c_size_t(shared[1] - shared[0])
 
-    def __call__(self, grid: tuple[int, ...], block: int, args: tuple[Any, ...]) -> None:
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: int,
+        args: tuple[Any, ...],
+        extents: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Run the kernel on a grid of up to 3 dimensions with `block` threads per block.
 
         args: CPU tensors, addresses (int) or None for pointers; int and float for numbers, or numpy and ctypes
         scalars of the parameter's own type.
+        extents: first address of each tensor, and the first one behind it; without any, no address is outside.
         Raises TypeError for a wrong number or type of arguments, OverflowError for an int that does not fit,
         ValueError for a launch that CUDA refuses, RuntimeError for what a GPU turns into garbage or a hang:
-        threads of a block that wait for each other in different places, or a misaligned load.
+        threads of a block that wait for each other in different places, a misaligned load, or one outside the extents.
         """
         sizes = (*grid, 1, 1)[:3]
         if not 1 <= len(grid) <= 3 or not all(
@@ -157,8 +165,12 @@ class Kernel:
         values = [self._convert(*p, value) for p, value in zip(self.parameters, args, strict=True)]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         dimensions = map(ctypes.c_uint, (*sizes, block))
+        flat = [address for extent in extents for address in extent]
+        inside = (ctypes.c_size_t * len(flat))(*flat), ctypes.c_size_t(len(extents))
         with _lock:
-            error = self._launch(self._run, addresses, *dimensions, *self._shared, ORDERS.index(order))
+            error = self._launch(
+                self._run, addresses, *dimensions, *self._shared, ORDERS.index(order), *inside
+            )
         if error:
             raise RuntimeError(f"{self.name}: {error.decode()}")
 

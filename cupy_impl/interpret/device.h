@@ -193,8 +193,9 @@ struct alignas(sizeof(T) * N) vec {
 
 namespace convgap_interpret {
 template <class V>
-const V* aligned(const V* address, const char* name, int line) {
+const V* checked(const V* address, const char* name, int line) {
     if (reinterpret_cast<uintptr_t>(address) % sizeof(V)) misaligned(name, sizeof(V), line);
+    if (!inside(address, sizeof(V))) outside(name, sizeof(V), line);
     return address;
 }
 }  // namespace convgap_interpret
@@ -202,27 +203,31 @@ const V* aligned(const V* address, const char* name, int line) {
 template <class V>
 V load_streaming(const V* address, int line = __builtin_LINE()) {
     static_assert(sizeof(V) <= 16, "a GPU loads at most 16 bytes at once");
-    return *convgap_interpret::aligned(address, "load_streaming", line);
+    return *convgap_interpret::checked(address, "load_streaming", line);
 }
 
 template <class V>
 void store_wide(V* address, const V& value, int line = __builtin_LINE()) {
     static_assert(sizeof(V) <= 16, "a GPU stores at most 16 bytes at once");
-    convgap_interpret::aligned(address, "store_wide", line);
+    convgap_interpret::checked(address, "store_wide", line);
     *address = value;
 }
 
 template <class T>
 T load_coherent(const T* address, int line = __builtin_LINE()) {
-    return *convgap_interpret::aligned(address, "load_coherent", line);
+    return *convgap_interpret::checked(address, "load_coherent", line);
+}
+
+template <class V>
+V load_cached(const V* address, int line = __builtin_LINE()) {
+    return *convgap_interpret::checked(address, "load_cached", line);
 }
 
 // A copy is done when it is asked for.
-template <class T>
-int copy_async(unsigned char* to, const T* from, int count) {
-    int before = reinterpret_cast<uintptr_t>(from) % 16 / sizeof(T);
-    if (threadIdx.x == 0) memcpy(to + before * sizeof(T), from, count * sizeof(T));
-    return before;
+template <int BYTES>
+void copy_begin(void* to, const void* from, int line = __builtin_LINE()) {
+    using access = vec<unsigned char, BYTES>;
+    memcpy(to, convgap_interpret::checked(static_cast<const access*>(from), "copy_begin", line), BYTES);
 }
 
 inline void copy_wait() {}

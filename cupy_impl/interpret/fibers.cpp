@@ -45,6 +45,9 @@ void (*run)(void* const*);
 void* const* arguments;
 std::string error;
 
+const uintptr_t* extent;  // first address of a tensor of the launch, and the first behind it
+size_t extents;
+
 unsigned warps[THREADS / WARP], lanes[WARP];  // the order in which they run
 unsigned warp, lane;                          // positions in these two
 
@@ -152,9 +155,9 @@ void run_block() {
 }
 
 // Nothing that needs a destructor may live where _longjmp leaves.
-[[noreturn]] void fail(const char* what, size_t bytes, int line) {
+[[noreturn]] void fail(const char* what, size_t bytes, const char* where, int line) {
     error = "thread " + std::to_string(threadIdx.x) + " on line " + std::to_string(line) + ": " + what +
-            (bytes ? " of " + std::to_string(bytes) + " bytes at a misaligned address" : "");
+            (bytes ? " of " + std::to_string(bytes) + " bytes " + where : "");
     _longjmp(scheduler, 1);
 }
 
@@ -168,20 +171,32 @@ void barrier(int line) {
 
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source, int line) {
     unsigned i = threadIdx.x;
-    if (!(mask >> i % WARP & 1)) fail("a warp shuffle whose mask leaves out the caller", 0, line);
+    if (!(mask >> i % WARP & 1)) fail("a warp shuffle whose mask leaves out the caller", 0, "", line);
     line_of[i] = line, mask_of[i] = mask, value_of[i] = value, source_of[i] = source;
     wait(i, SHUFFLE);
     return answer[i];
 }
 
 void misaligned(const char* name, size_t bytes, int line) {
-    fail(name, bytes, line);
+    fail(name, bytes, "at a misaligned address", line);
+}
+
+void outside(const char* name, size_t bytes, int line) {
+    fail(name, bytes, "that are not all inside a tensor of the launch", line);
+}
+
+bool inside(const void* address, size_t bytes) {
+    auto at = reinterpret_cast<uintptr_t>(address);
+    for (size_t i = 0; i < 2 * extents; i += 2)
+        if (at >= extent[i] && at + bytes <= extent[i + 1]) return true;
+    return !extents;
 }
 
 // Runs one grid. order: 0 forward, 1 reverse, 2 shuffled. Gives null, or what went wrong, until the next call.
 extern "C" const char* convgap_interpret_launch(void (*kernel)(void* const*), void* const* kernel_arguments,
                                                 unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block,
-                                                char* shared, size_t shared_bytes, int order) {
+                                                char* shared, size_t shared_bytes, int order,
+                                                const uintptr_t* given, size_t given_count) {
     if (!stacks) {
         void* memory = mmap(nullptr, THREADS * (STACK + GUARD), PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -190,6 +205,7 @@ extern "C" const char* convgap_interpret_launch(void (*kernel)(void* const*), vo
         for (unsigned i = 0; i < THREADS; i++) mprotect(stacks + i * (STACK + GUARD), GUARD, PROT_NONE);
     }
     run = kernel, arguments = kernel_arguments;
+    extent = given, extents = given_count;
     gridDim = {grid_x, grid_y, grid_z}, blockDim = {block, 1, 1};
     unsigned warp_count = (block + WARP - 1) / WARP;
     uint64_t blocks = uint64_t(grid_x) * grid_y * grid_z;

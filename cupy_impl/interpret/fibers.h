@@ -22,5 +22,9 @@ uint64_t exchange(unsigned mask, uint64_t value, unsigned source, int line);
 
 // Ends the launch with an error.
 [[noreturn]] void misaligned(const char* name, size_t bytes, int line);
+[[noreturn]] void outside(const char* name, size_t bytes, int line);
+
+// Whether the launch was given these bytes; true where it did not say what it gives.
+bool inside(const void* address, size_t bytes);
 
 }  // namespace convgap_interpret

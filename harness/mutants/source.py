@@ -72,7 +72,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @cache
 def _cupy_run(change: Source) -> Run:
-    from cupy_impl.launch import OPTIONS, device_source, interpreted, kernel_source
+    from cupy_impl.launch import OPTIONS, device_source, interpreted, kernel_source, on_cpu
 
     text = change.apply(kernel_source())
 
@@ -83,10 +83,10 @@ def _cupy_run(change: Source) -> Run:
         return cupy.RawKernel(device_source(kind, text), kind.kernel, options=OPTIONS)
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in (*arguments, *launch.sizes))
         if device.type == "cpu":
-            interpreted(launch.kind, text)(launch.grid, launch.threads, pointers)
+            on_cpu(interpreted(launch.kind, text), launch, arguments)
             return
+        pointers = tuple(a.data_ptr() if isinstance(a, Tensor) else a for a in (*arguments, *launch.sizes))
         with torch.cuda.device(device):
             kernel, ours = compiled(launch.kind), SimpleNamespace(ptr=stream)
             kernel(launch.grid, (launch.threads,), pointers, shared_mem=launch.shared, stream=ours)
