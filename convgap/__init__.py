@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from convgap import fast
+from convgap.any_size import warmup_sizes
 from convgap.explanation import Explanation, explain, specialize, warmup
 from convgap.functions import conv_transpose2d_multiply_gap, multiply_gap
 from convgap.fusion import Fusion, fuse
@@ -28,6 +29,7 @@ __all__ = [
     "specialize",
     "status",
     "warmup",
+    "warmup_sizes",
 ]
 
 

@@ -79,7 +79,7 @@ def warmup(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explan
     Probes the backends, and compiles and loads every kernel that a call of this kind needs. Call it before capturing a
     CUDA graph. Leaves every .grad as it is. Waits for the device. Raises whatever the call raises.
     """
-    return Explanation(tuple(_warmed(function, args, kwargs).steps))
+    return Explanation(tuple(warmed(function, args, kwargs).steps))
 
 
 def specialize(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
@@ -93,18 +93,24 @@ def specialize(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Ex
     for launch, device in launches(function, *args, **kwargs):
         launch.fix(device)
     fast.forget()
-    return Explanation(tuple(_warmed(function, args, kwargs).steps))
+    return Explanation(tuple(warmed(function, args, kwargs).steps))
 
 
 def launches(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[tuple[Launch, torch.device]]:
     """Make the call, and its backward if any. Returns the launches it made, in order, each with its device."""
-    return _warmed(function, args, kwargs).launches
+    return warmed(function, args, kwargs).launches
 
 
-def _warmed(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Recorder:
+Note = Callable[[str, str, tuple[Any, ...], Tensor], None]
+"""note(backend, operator, arguments, output), of each operator of a call as it has run."""
+
+
+def warmed(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: Note | None = None
+) -> _Recorder:
     """What a call, and its backward if any, did while nothing of it was left to be compiled."""
     fast.wait()
-    recorder = _Recorder()
+    recorder = _Recorder(note)
     with recorder:
         outputs = private.tree_leaves(function(*args, **kwargs))
         ends = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
@@ -134,17 +140,21 @@ def _leaves(ends: list[Tensor]) -> list[Tensor]:
 class _Recorder(private.DispatchMode):
     """Notes the operators of convgap that pass, and lets everything run as it would."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Note | None = None) -> None:
         super().__init__()
+        self.note = note
         self.steps: list[Step] = []
         self.launches: list[tuple[Launch, torch.device]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if getattr(func, "namespace", "") == "convgap":
-            step, made = _step(func._schema.name.partition("::")[2], args, out)
+            operator = func._schema.name.partition("::")[2]
+            step, made = _step(operator, args, out)
             self.steps.append(step)
-            self.launches += [(prepared.launch, out.device) for prepared in made]
+            if self.note is not None:
+                self.note(step.backend, operator, args, out)
+            self.launches += [(each.launch, out.device) for each in made]
         return out
 
 
@@ -155,9 +165,9 @@ def _step(operator: str, args: tuple[Any, ...], out: Tensor) -> tuple[Step, list
         why = "its tensors have no data, so only the result's shape was worked out"
         return Step(operator, str(device), "none", "shapes only", why, (), ""), []
     name, left, made = _served(asked, device, operator, args, out)
-    kernels = tuple(prepared.launch.kernel for prepared in made)
-    fixed = tuple(prepared.launch.kernel for prepared in made if prepared.launch.fixed)
-    why = "; ".join(dict.fromkeys(prepared.why for prepared in made))
+    kernels = tuple(each.launch.kernel for each in made)
+    fixed = tuple(each.launch.kernel for each in made if each.launch.fixed)
+    why = "; ".join(dict.fromkeys(each.why for each in made))
     if name == "torch" and operator == "chain" and out.numel():
         _, weight, bias, _, _, *geometry, _ = args
         why = ": ".join(forward.form(weighted_problem(args[0].shape, weight, bias, *geometry), device))
@@ -179,9 +189,9 @@ def _served(
             return "torch", []
         name = kernels.__name__.partition("_")[0]
         try:
-            made = _launches(kernels, operator, args, out) if out.numel() else []
-            for prepared in made:
-                refused.check(prepared.launch, device)
+            made = prepared(kernels, operator, args, out) if out.numel() else []
+            for each in made:
+                refused.check(each.launch, device)
         except Unlaunchable as error:
             left[name] = str(error)
             raise
@@ -209,8 +219,8 @@ def _reason(asked: str, name: str, device: torch.device, left: dict[str, str]) -
     return said + "first that works"
 
 
-def _launches(kernels: call.KernelSet, operator: str, args: tuple[Any, ...], out: Tensor) -> list[Prepared]:
-    """What the operator launches, in order."""
+def prepared(kernels: call.KernelSet, operator: str, args: tuple[Any, ...], out: Tensor) -> list[Prepared]:
+    """What the operator launches, in order, of a kernel set. Tensors may be without data."""
     first = args[0]
     where = first.stride(), first.dtype, first.data_ptr() % 16
     if operator == "multiply_gap":
