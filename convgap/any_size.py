@@ -64,9 +64,9 @@ def warmup_sizes(
 
 def representatives(sides: range) -> list[int]:
     """Heights or widths that stand for all: the ends, powers of two, where tiles change, and what is near them, where
-    the width of an access does; the same between them."""
+    the width of an access does; the same at three places between them."""
     low, high = min(sides), max(sides)
-    middles = [m for k in range(high.bit_length() + 1) for m in (2**k, 3 * 2**k)]
+    middles = [eighths * 2**k // 8 for k in range(3, high.bit_length() + 1) for eighths in (8, 10, 12, 14)]
     near = {m + d for m in (low, high, *middles) for d in (-4, -3, -2, -1, 0, 1, 2, 3, 4)}
     return sorted(side for side in near if side in sides)
 
@@ -75,12 +75,23 @@ def kinds(
     heights: list[int], widths: list[int], backend: str, operator: str, args: tuple[Any, ...], out: Tensor
 ) -> Iterator[Launch]:
     """Launches of the operator at other sizes, among them one of every kind."""
-    kernels: Any = kernel_set(backend)
+    kernels: Any = _NotKept(backend)
     n, c, h, w = _input(operator, args, out)
     for size in (*((n, *sides) for sides in product(heights, widths)), *((batch, h, w) for batch in BATCHES)):
         with suppress(ValueError):  # too small for the geometry, or too large for a grid
-            other = _resized(operator, args, out, c, size)
+            other = resized(operator, args, out, c, size)
             yield from (each.launch for each in prepared(kernels, operator, *other))
+
+
+class _NotKept:
+    """A kernel set that does not keep what it prepares: that would push out what calls have prepared."""
+
+    def __init__(self, backend: str) -> None:
+        self._kernels = kernel_set(backend)
+
+    def __getattr__(self, name: str) -> Any:
+        prepare = getattr(self._kernels, name)
+        return getattr(prepare, "__wrapped__", prepare)
 
 
 def _input(operator: str, args: tuple[Any, ...], out: Tensor) -> tuple[int, int, int, int]:
@@ -93,7 +104,7 @@ def _input(operator: str, args: tuple[Any, ...], out: Tensor) -> tuple[int, int,
     return n, c, h, w
 
 
-def _resized(
+def resized(
     operator: str, args: tuple[Any, ...], out: Tensor, c: int, size: tuple[int, int, int]
 ) -> tuple[tuple[Any, ...], Tensor]:
     """(arguments, output) of the same call at another batch, height and width. The tensors have no data."""

@@ -35,15 +35,20 @@ CALLS = {
     "host": "host time of an eager call",
     "wall": "wall time of eager calls, one after the other",
     "new size": "a call with a height and width that this process has not seen",
+    "new size, warmed": "the same after convgap.warmup_sizes, for what is convgap's",
     "step host": "host time of a training step, forward and backward",
     "step wall": "wall time of training steps, one after the other",
     "step at a new size": "a training step with a height and width that this process has not seen",
+    "step at a new size, warmed": "the same after convgap.warmup_sizes, for what is convgap's",
     "first call": "the first call of a process, imports excluded, nothing on disk",
     "first call, warm": "the same with what an earlier process left on disk",
 }
 """The kinds of call, each with what it is."""
 
 FIRST = ("first call", "first call, warm")
+NEW = tuple(call for call in CALLS if "new size" in call)
+MOST_NEW = 25
+"""Sizes that one of these kinds of call meets at most."""
 BASES = ("eager", "mean")
 """What the others are shown as ratios to."""
 
@@ -155,15 +160,18 @@ def _rounds(
         step = found.call.startswith("step")
         act: Callable[[Inputs], object] = partial(_train, caller) if step else caller
         try:
-            if found.call.endswith("new size"):
-                meters[name] = _new_sizes(act, case, device, wait)
+            if found.call in NEW:
+                first = 1 + MOST_NEW * NEW.index(found.call)
+                if found.call.endswith("warmed") and name in convgap.BACKENDS:
+                    _warm(caller, step, case, device)
+                meters[name] = _new_sizes(act, case, device, wait, first)
             else:
                 meters[name] = _known_size(act, case, device, wait, found.call.endswith("host"))
         except Exception as error:
             found.missing[name] = one_line(error)
-    if found.call.endswith("new size"):
+    if found.call in NEW:
         # A size is new once: a compiler's seconds come with every sample.
-        stop = replace(stop, min_rounds=min(stop.min_rounds, 8), max_rounds=min(stop.max_rounds, 25))
+        stop = replace(stop, min_rounds=min(stop.min_rounds, 8), max_rounds=min(stop.max_rounds, MOST_NEW))
     try:
         found.samples = interleave(meters, stop).samples
     except Exception as error:
@@ -204,17 +212,29 @@ def _known_size(
     return lambda: wall(calls)
 
 
+def _resized(case: Case, number: int) -> Case:
+    """The case with another height and width for each number."""
+    return replace(case, problem=operators.of(case.problem).resized(case.problem, number))
+
+
+def _warm(caller: Caller, step: bool, case: Case, device: torch.device) -> None:
+    """Have all compiled that calls, or training steps, of the sizes to come need."""
+    inputs = make_inputs(case, device)
+    if step:
+        inputs, _ = inputs.tracked()
+    here, last = case.problem, _resized(case, MOST_NEW * len(NEW)).problem
+    convgap.warmup_sizes(range(here.h, last.h + 1), range(here.w, last.w + 1), caller, inputs)
+
+
 def _new_sizes(
-    act: Callable[[Inputs], object], case: Case, device: torch.device, wait: Callable[[], object]
+    act: Callable[[Inputs], object], case: Case, device: torch.device, wait: Callable[[], object], first: int
 ) -> Callable[[], float]:
     """Meter of calls of which each has another height and width, after one call of the case's own size."""
     act(make_inputs(case, device))
-    numbers = count(1)
+    numbers = count(first)
 
     def meter() -> float:
-        number = next(numbers)
-        problem = operators.of(case.problem).resized(case.problem, number)
-        inputs = make_inputs(replace(case, problem=problem), device)
+        inputs = make_inputs(_resized(case, next(numbers)), device)
         wait()
         start = time.perf_counter()
         act(inputs)

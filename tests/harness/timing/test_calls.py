@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import convgap
 from harness.cases.case import Case
 from harness.cases.inputs import Inputs
 from harness.cli import main
@@ -66,6 +68,24 @@ def test_a_new_size_is_never_seen_twice(planted: list[tuple[int, int]]) -> None:
     new = planted[2:]  # the check, and a call of the size that is known
     assert planted[:2] == [(6, 6)] * 2 and len(new) == 3
     assert len({h for h, _ in new} - {6}) == len({w for _, w in new} - {6}) == 3
+
+
+def test_what_is_convgaps_is_warmed_for_the_sizes_to_come(
+    planted: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed: list[tuple[range, range, bool]] = []
+
+    def warmup_sizes(heights: range, widths: range, function: Any, inputs: Any) -> None:
+        warmed.append((heights, widths, inputs.x.requires_grad))
+
+    monkeypatch.setattr(convgap, "warmup_sizes", warmup_sizes)
+    monkeypatch.setitem(calls.ENTRIES, "torch", calls.ENTRIES["eager"])
+    kinds = ["new size", "new size, warmed", "step at a new size", "step at a new size, warmed"]
+    found = list(measure(CASE, kinds, ["eager", "torch"], CPU, STOP))
+    assert not any(times.missing for times in found)
+    # Of one of the two entries, at two of the four kinds; a training step wants gradients.
+    assert [grad for _, _, grad in warmed] == [False, True]
+    assert all(h in heights and w in widths for heights, widths, _ in warmed for h, w in planted)
 
 
 def test_interpreted_kernels_are_not_timed() -> None:
