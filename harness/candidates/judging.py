@@ -20,7 +20,7 @@ from harness.candidates.problems.file import ProblemFile
 from harness.candidates.trials import trials
 from harness.candidates.verdict import UNJUDGED, Check, Found, Verdict
 from harness.candidates.worker import Ended, Limits, Worker
-from harness.numerics.estimate import SAMPLES, WIDE_SAMPLES
+from harness.numerics.estimate import SAMPLES, WIDE_SAMPLES, Estimate
 
 PATIENCE_S = 20.0
 ESTIMATED = f"estimated from {SAMPLES + WIDE_SAMPLES} runs with random rounding, not derived"
@@ -31,7 +31,7 @@ class Settings:
     """seed: of the hidden shapes and all values. chain: longest chain of additions, if known. strict: rules of form.
 
     problem: in place of this project's own operators, a file of KernelBench's form or an operator of one's own.
-    random: whether it draws random numbers itself.
+    random: whether it draws random numbers itself. estimates: of its calls, which all candidates share.
     """
 
     seed: int
@@ -44,6 +44,7 @@ class Settings:
     run: bool = True
     problem: ProblemFile | OperatorProblem | None = None
     random: bool = False
+    estimates: dict[bytes, Estimate] = field(default_factory=dict)
 
 
 @dataclass
@@ -89,7 +90,7 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
             _examine(examination, partial(derived.run, examination), verdict)
         else:
             examination = general.Examination(settings.problem, candidate, worker, asked, settings.seed)
-            examination.random = settings.random
+            examination.random, examination.estimates = settings.random, settings.estimates
             _examine(examination, partial(general_questions.run, examination), verdict)
             if examination.apart == 1.0 and verdict.verdict == "accepted":
                 verdict.verdict, verdict.reasons = UNJUDGED, ["apart: no element of any output has a bound"]

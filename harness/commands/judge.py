@@ -21,6 +21,7 @@ from harness.candidates.trials import OLD, TODAY, shaped_for
 from harness.candidates.verdict import exit_code
 from harness.candidates.web import judge_page
 from harness.candidates.worker import Limits
+from harness.commands import judge_queue
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
 from harness.options import DTYPES, add_operator, chosen_operator, words
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of KernelBench's form: judge by its Model, with an estimated budget",
     )
     add_operator(parser)
+    judge_queue.add_arguments(parser)
     parser.add_argument(
         "--calibrate",
         action="store_true",
@@ -92,6 +94,12 @@ def run(args: argparse.Namespace) -> int:
     if args.definitions:
         for path in flashinfer.write_definitions(args.definitions):
             print(f"wrote {path}")
+    if args.queue:
+        _positive(args)
+        return judge_queue.run(args)
+    for name in ("cluster", "processes"):
+        if getattr(args, name):
+            raise UsageError(f"--{name}: expected together with --queue")
     if args.calibrate:
         return _calibrate(args)
     if not args.files:
@@ -140,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     return exit_code(found)
 
 
-def _settings(args: argparse.Namespace) -> judging.Settings:
+def _positive(args: argparse.Namespace) -> None:
     for name in ("limit", "memory", "seconds"):
         if not getattr(args, name) > 0:
             raise UsageError(f"--{name}: expected a positive number, got {getattr(args, name)}")
@@ -148,6 +156,10 @@ def _settings(args: argparse.Namespace) -> judging.Settings:
         raise UsageError(f"--depth: expected a number of additions from 1 to {2**22 - 1}, got {args.depth}")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed: expected a number from 0 to {2**63 - 1}, got {args.seed}")
+
+
+def _settings(args: argparse.Namespace) -> judging.Settings:
+    _positive(args)
     if args.form_only and not args.rules:
         raise UsageError("--form-only: expected together with --rules strict")
     problem = None

@@ -54,7 +54,7 @@ class Examination:
         self.interpreted = False
         self.apart = 0.0
         self._model: Model | None = None
-        self._estimates: dict[bytes, Estimate] = {}
+        self.estimates: dict[bytes, Estimate] = {}
 
     def load(self) -> None:
         """Hand the files over and have them read."""
@@ -167,14 +167,14 @@ class Examination:
         """Truth and bounds for these arguments and the current state; kept, for questions come back to the same."""
         tensors = [v for v in (*tree_leaves(x), *self.current.state.values()) if isinstance(v, Tensor)]
         key = b"".join(_digest(value) for value in tensors)
-        if key not in self._estimates:
+        if key not in self.estimates:
             own = self.current.own
             own.load_state_dict(self.current.state)
             device = "cuda" if self.rules.gpu else "cpu"
-            self._estimates[key] = estimate(
+            self.estimates[key] = estimate(
                 Wide(self.problem, own, x), self.problem.dtype, self.seed, device=device
             )
-        found = self._estimates[key]
+        found = self.estimates[key]
         self.apart = max(self.apart, found.apart)
         return found
 
