@@ -180,6 +180,9 @@ TAP_REGISTERS = 128
 SLICE_REGISTERS = 128
 """Registers per thread that the last program fills with slices at a time."""
 
+EXPAND_REGISTERS = 255
+"""Most registers per thread of `expand`: all there are. Where nothing is said, ptxas makes do with 64, and spills."""
+
 EXPAND_TAPS = 16
 """Taps that `expand` adds at a time at most: 32 registers of a thread."""
 

@@ -31,6 +31,18 @@ def _sum(length: int) -> int:
     return length - 1 if length <= c.WARP else length // c.WARP + c.WARP.bit_length()
 
 
+def _line(tile: tiles.Tile) -> int:
+    """Additions in a row when a line of a tile is added up: what a thread has of it, then a tree over lanes and
+    warps. Or as NumPy does it in Triton's interpreter: eight chains of 16, then a tree."""
+    each = max(1, tile.BP * tile.L // (c.WARP * tile.warps))
+    chain = tile.L - 1 if tile.L < 8 else min(tile.L, 128) // 8 + 2
+    return max(each + _levels(tile.L // each) - 1, chain + _levels(tile.L // 128))
+
+
+def _levels(count: int) -> int:
+    return max(0, count.bit_length() - 1)
+
+
 def _stream(tile: tiles.Tile, rows: int) -> int:
     """Additions behind a number of `kernels.stream`."""
     return ceil(rows / (tile.UNROLL * tile.step)) * tile.UNROLL
@@ -47,7 +59,7 @@ def tail_depth(problem: Tail, stride: tuple[int, ...], dtype: torch.dtype, align
         return _sum(flat.SIZE)
     _, tile = tiles.gap(layout, layout.c, dtype.itemsize)
     finish = _add_rows(tile.parts, finish_rows(tile.BP, tile.warps)) if tile.parts > 1 else 0
-    return _stream(tile, tile.rows) + tile.R - 1 + _sum(tile.L) + finish
+    return _stream(tile, tile.rows) + tile.R - 1 + _line(tile) + finish
 
 
 def chain_depth(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int) -> int:

@@ -323,8 +323,8 @@ def finish_products(acc, partials, counter, split, slices, rows, FR: tl.constexp
 @triton.jit
 def any_wild(value):
     """Whether some element is Inf or NaN, which is what every sum with an Inf or NaN in it is."""
-    wild = (value - value != 0).to(tl.int32)
-    return tl.max(tl.max(wild, 1), 0) != 0
+    # A sum, not a count or a choice: LLVM would pack those in bits, and these in local memory.
+    return tl.sum(tl.sum(value - value, 1), 0) != 0
 
 
 @triton.jit
@@ -924,26 +924,26 @@ def band_fill(d, dx,
         )
         tl.store(ptrs, core, mask=live)
         ptrs += step * stride_h
-    # The same of the other rows, each with its own bands.
+    # The other rows, each with its own bands: few, so a line of them at a time.
+    position, row, col, busy = deal(1, L, cols, cols_by, lines)
+    live = mask & busy & in_part(col, width, RUN, ALONG, VEC)
     others = rows - (core_hi - core_lo)
-    for j0 in range(0, others, step):
+    for j0 in range(0, rolled(others), lines):
         at = j0 + row
         at = tl.where(at < core_lo, at, at + (core_hi - core_lo))
-        value = tl.zeros((BP, R, L), ACC)
+        value = tl.zeros((BP, 1, L), ACC)
         for rb in range(rolled(RB)):
             for cb in range(rolled(CB)):
                 own = inside(at, rb, BEFORE_H, AFTER_H, r0, rows, H)
                 own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
                 band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
                 value += tl.where(own, band, 0)
-        live = (
-            mask
-            & busy
-            & in_part(col, width, RUN, ALONG, VEC)
-            & (position < tl.minimum(others - j0, step) * cols)
-        )
         to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC)
-        tl.store(to, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=live)
+        tl.store(
+            to,
+            narrow(value.to(tl.float64), dx.dtype.element_ty),
+            mask=live & (position < tl.minimum(others - j0, lines) * cols),
+        )
 
 
 @triton.jit

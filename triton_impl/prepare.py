@@ -425,6 +425,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
         },
         {"weight": 16},
         c.PRODUCT_WARPS,
+        c.EXPAND_REGISTERS,
     )
     why = f"{BN} samples x {c.CHANNELS} input planes x one band a program"
     return Prepared(Launch(special, (n_blocks * bands * blocks * G, 1), sizes), 0, 0, why)
@@ -455,7 +456,9 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
     """Prepare the gradient of the weight."""
     acc = POINTER[accumulator(dtype)]
     CI, CO, G = problem.c_in // problem.groups, problem.c_out // problem.groups, problem.groups
-    BCO = min(c.GRAD_STEP, max(c.CHANNELS, pow2_at_least(CO)))
+    # A number of float64 takes two registers.
+    most = c.GRAD_STEP // (accumulator(dtype).itemsize // 4)
+    BCO = min(most, max(c.CHANNELS, pow2_at_least(CO)))
     k_blocks, blocks = ceil(CI * problem.kernel[0] * problem.kernel[1] / c.GRAD_STEP), ceil(CO / BCO)
     special, sizes = specialize(
         kernels.weight_grad,
