@@ -328,7 +328,9 @@ def prepare_band_fill(problem: Chain, stride: Stride, dtype: torch.dtype) -> Pre
     tile = tiles.tile(layout, layout.c, dtype.itemsize, own, runs=False)
     blocks = tile.blocks(layout.c)
     sizes = layout.c, *_place(layout, tile), *_dealt(tile, blocks)
-    code = _reading("band_fill", dtype, tile, _bands(own, layout.swapped) | {"KEPT": c.KEPT})
+    # It streams nothing: how far ahead makes no other code.
+    more = {"KEPT": c.KEPT, "UNROLL": c.AHEAD}
+    code = _reading("band_fill", dtype, tile, _bands(own, layout.swapped) | more)
     return Prepared(Launch(code, layout.n * blocks * tile.parts, tile.threads, sizes), 0, 0, _form(tile))
 
 

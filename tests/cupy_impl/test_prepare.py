@@ -87,6 +87,22 @@ def test_one_kind_serves_all_sizes_of_its_class() -> None:
     assert len(first) <= 30, len(first)
 
 
+def test_contiguous_images_of_any_size_take_a_counted_number_of_kinds() -> None:
+    """1,000 sizes from 8 to 300 of one head: all that a model of such images can ever wait for, kernel by kernel."""
+    rng, kinds = Random(5), defaultdict[str, set[Code]](set)
+    for _ in range(1000):
+        n, h, w = rng.randint(1, 65), rng.randint(8, 300), rng.randint(8, 300)
+        chain = Chain(n, 4, 6, h, w, (3, 3), (2, 2), (1, 1), (1, 1))
+        for made in filter(None, launches(chain, (4 * h * w, h * w, w, 1), torch.float32, 0)):
+            assert isinstance(made.launch, Launch)
+            kinds[made.launch.kernel].add(made.launch.kind)
+    counts = {kernel: len(found) for kernel, found in kinds.items()}
+    # Of what streams: by its threads (128, 256, 512), whether planes begin aligned, accesses ahead (4, 8). band_fill:
+    # by threads and the width of its stores. Planes of up to 256 elements: by loads and threads of a plane.
+    most = {"band_sums": 10, "band_sums_contract": 9, "band_fill": 6, "planes_contract": 3}
+    assert counts == most | {"contract": 1, "expand": 1, "weight_grad": 1}
+
+
 def test_kinds_of_a_tail_are_few() -> None:
     rng, kinds = Random(3), set[object]()
     for _ in range(1000):
