@@ -56,17 +56,3 @@ def poisoned() -> Iterator[None]:
     with Guards() as guards:
         yield
     assert guards.broken() == []
-
-
-NARROW = "Triton reads planes of 49 elements one by one: most start where no wide access may"
-KNOWN = {
-    "test_inspect.py::test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills": NARROW,
-}
-"""Faults that are known and not mended, each with what it is. A test that passes again is an error: take it out."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        why = next((why for name, why in KNOWN.items() if item.nodeid.endswith(name)), None)
-        if why and not GPU:
-            item.add_marker(pytest.mark.xfail(strict=True, reason=why))

@@ -196,10 +196,12 @@ def test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills() -> None:
     ]
     assert broken == []
     streams = [item for item in sets if item.main and item.kernel != "contract"]
-    assert [f"{item.backend} {item.case}" for item in streams if item.width < 128] == []
-    # A struct that is kept in registers was stored number by number. Triton's rims are a row for 128 threads.
+    # Planes of 49 elements start where no wide access may. Triton reads them element by element, neighbouring threads
+    # neighbouring elements; CUDA reads whole accesses and deals out what is in them.
+    assert [f"{item.backend} {item.case}" for item in streams if item.width < 128] == ["triton tail/7x7"]
+    # A struct kept in registers was stored number by number. A thread of Triton's may have half an access of rims.
     fills = {item.backend: set(item.stores) for item in sets if item.kernel == "band_fill"}
-    assert fills == {"triton": {"128", "64"}, "cupy": {"128"}}
+    assert fills["cupy"] == {"128"} and fills["triton"] <= {"128", "64"}
     assert any(item.spills for item in found if item.backend == inspect_kernels.BASELINE)
     text = inspect_kernels.render(found, 89)
     assert max(map(len, text.splitlines())) <= 130 and "kernels of the two sets, 0 break a rule" in text
