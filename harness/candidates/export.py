@@ -248,8 +248,8 @@ ASKED = {
 }
 """What the wrappers above ask of the project's planning."""
 
-OWN = {"Launch": "launcher", "INTERPRETED": "triton.knobs.runtime.interpret"}
-"""What the file has its own of."""
+OWN = {"Launch": "launcher", "INTERPRETED": "triton.knobs.runtime.interpret", "FixedSource": "None"}
+"""What the file has its own of, or does without: its code is for any sizes, never for just those of a call."""
 
 
 def source(strategy: str = "collapsed") -> str:
