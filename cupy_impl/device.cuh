@@ -38,18 +38,19 @@ template <> __device__ __forceinline__ bfloat16 narrow<bfloat16, double>(double 
 __device__ __forceinline__ float mad(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ double mad(double a, double b, double c) { return __fma_rn(a, b, c); }
 
-// Read-only path, and out of L1 first: every element of a plane is used once.
+// Read-only path, and out of L1 first: every element of a plane is used once. Volatile, or the compiler would take a load
+// out of the condition under which there is memory.
 template <int BYTES> struct load_bits;
 template <> struct load_bits<2> { static __device__ __forceinline__ void at(const void* p, void* to) {
-    asm("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(*(unsigned short*)to) : "l"(p)); } };
+    asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(*(unsigned short*)to) : "l"(p)); } };
 template <> struct load_bits<4> { static __device__ __forceinline__ void at(const void* p, void* to) {
-    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(*(unsigned*)to) : "l"(p)); } };
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(*(unsigned*)to) : "l"(p)); } };
 template <> struct load_bits<8> { static __device__ __forceinline__ void at(const void* p, void* to) {
     unsigned* word = (unsigned*)to;
-    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "l"(p)); } };
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "l"(p)); } };
 template <> struct load_bits<16> { static __device__ __forceinline__ void at(const void* p, void* to) {
     unsigned* word = (unsigned*)to;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
         : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3]) : "l"(p)); } };
 template <class V> __device__ __forceinline__ V load_streaming(const V* p) {
     V value;
@@ -118,6 +119,6 @@ template <> __device__ __forceinline__ void copy_begin<16>(void* to, const void*
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }
 template <> __device__ __forceinline__ void copy_begin<2>(void* to, const void* from) {
-    *(unsigned short*)to = *(const unsigned short*)from;
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "h"(*(const unsigned short*)from) : "memory");
 }
 __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }

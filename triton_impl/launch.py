@@ -32,6 +32,10 @@ _interpreter = Lock()
 """Triton's interpreter exchanges parts of triton.language while it runs a kernel: one thread at a time."""
 
 
+PRODUCTS = {"contract", "planes_contract", "expand", "weight_grad"}
+"""Kernels that are matrix products."""
+
+
 @dataclass(frozen=True, eq=True)
 class Specialization:
     """One kernel with all that fixes its code: a kind of call, as far as this kernel goes."""
@@ -77,13 +81,13 @@ class Specialization:
     @property
     def options(self) -> dict[str, Any]:
         """Triton's compiler options."""
-        # Fusing a product into a sum is one rounding less; the default of this flag has changed
-        # between Triton releases, the bits of a result should not. More stages would hold the operands of a product
+        # A product fused into a sum is one rounding less, but whether that is done depends on what stands between them:
+        # nothing, perhaps, once sizes are constants. So only matrix products are fused. More stages would hold operands
         # in shared memory several times; several programs per multiprocessor hide as much, and compile faster.
         return {
             "num_warps": self.warps,
             "num_stages": 1,
-            "enable_fp_fusion": True,
+            "enable_fp_fusion": self.kernel.__name__ in PRODUCTS,
             "maxnreg": self.registers,
         }
 

@@ -184,8 +184,10 @@ def test_a_command_answers_a_bad_plan_with_a_sentence(
 def test_doctor_and_records_name_the_plan_and_export_refuses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plan, "PATH", written(tmp_path / "plan.json"))
-    name = f"plan.json ({GOOD.digest}, for {CARD})"
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else CARD
+    mine = replace(GOOD, card=card)
+    monkeypatch.setattr(plan, "PATH", written(tmp_path / "plan.json", card=card))
+    name = f"plan.json ({mine.digest}, for {card})"
     main(["doctor"])
     assert f"plan       {name}" in capsys.readouterr().out
     record = tmp_path / "record.json"

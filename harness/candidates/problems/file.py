@@ -116,6 +116,9 @@ class Wide:
         self.problem, self.state, self.inputs = problem, model.state_dict(), inputs
         # A state that is not saved, and tensors that are no buffers, come with the model.
         self._models = {"cpu": _wide(copy.deepcopy(model))}
+        # Here, for a copy made while a mode rounds every operation would be rounded.
+        if torch.cuda.is_available():
+            self._models["cuda"] = copy.deepcopy(self._models["cpu"]).to("cuda")
 
     def __call__(self, prepare: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Outputs, in order; `prepare` is given each input and each tensor of the state in float64, and places it."""
@@ -128,10 +131,7 @@ class Wide:
         state = {name: placed(value) for name, value in self.state.items()}
         inputs = tree_map(placed, list(self.inputs))
         devices = {v.device.type for v in tree_leaves([state, inputs]) if isinstance(v, Tensor)} or {"cpu"}
-        place = devices.pop()
-        if place not in self._models:
-            self._models[place] = copy.deepcopy(self._models["cpu"]).to(place)
-        model = self._models[place]
+        model = self._models[devices.pop()]
         for name, value in model.state_dict().items():
             value.copy_(state[name])
         return outputs(self.problem, model, inputs)
