@@ -87,7 +87,7 @@ def specialize(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Ex
     sizes, strides and dtypes launch.
 
     The same bits in fewer instructions: worth it for small tensors in a CUDA graph that is captured afterwards
-    (docs/kernels.md has the times of both). Each new combination of sizes takes a compiler's second and memory for its
+    (README.md has the times of both). Each new combination of sizes takes a compiler's second and memory for its
     code; calls of other sizes stay as they are. Raises whatever the call raises.
     """
     for launch, device in launches(function, *args, **kwargs):

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from math import prod
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -21,16 +20,16 @@ sys.path.insert(0, str(DOCS.parent))
 
 from docs import on_4090  # noqa: E402
 from harness.candidates.problems import calibration  # noqa: E402
-from harness.cases.spelling import parse  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.files import split_at_marks, write_whole  # noqa: E402
 from harness.records.as_json import load  # noqa: E402
 from harness.records.record import CaseRecord, Run  # noqa: E402
 from harness.show.text import number  # noqa: E402
 from harness.timing.intervals import summarise  # noqa: E402
-from reference.problem import Chain  # noqa: E402
 
 OURS = ("triton", "cupy")
+# The record of today's kernels; the larger one is of those before them.
+NOW = "h100-sizes"
 # The same kernels, compiled for just the sizes of the case.
 SIZED = ("triton-sized", "cupy-sized")
 EAGER = ("eager-ieee", "eager-tf32")
@@ -50,10 +49,6 @@ GOALS = {
 }
 # As fast as a peer: within the noise between two runs.
 AS_FAST = 1 / 0.98
-# Float32 additions and products of an H100 SXM in a second: 132 multiprocessors, 128 fused products each, 1.98 GHz.
-PEAK_FLOPS = 132 * 128 * 2 * 1.98e9
-# Goal of a layer of `models`: 1.5 times its memory floor, or its products at 60 % of the peak, and 3 us.
-MODELS_FLOORS, MODELS_PEAK, MODELS_BEYOND_US = 1.5, 0.6, 3.0
 
 
 @cache
@@ -124,20 +119,18 @@ def both(of: CaseRecord) -> list[str]:
     ]
 
 
-def overview(names: Iterable[tuple[str, str]]) -> str:
+def overview(names: Iterable[str]) -> str:
     """One line a case: the floor, each backend, the best of what others offer."""
     rows = []
-    for name, of in names:
-        found = case(name, of)
+    for name in names:
+        found = case(name, NOW)
         eager = fastest(found, EAGER)
         tf32 = " (TF32)" if eager and eager[1] == "eager-tf32" and found.dtype == "float32" else ""
         rows.append([
             sizes(found), us(found.floor_us["cold"]), *both(found), us(median(found, "torch")),
             us((fastest(found, COMPILED) or [None])[0]), f"{us(eager[0])}{tf32}" if eager else "",
-            us(median(found, SCHEDULE)),
         ])  # fmt: skip
-    heads = ("sizes", "floor", "Triton", "CUDA", "plain torch", "best of torch.compile", "eager")
-    return table((*heads, "baseline schedule"), rows)
+    return table(("sizes", "floor", "Triton", "CUDA", "plain torch", "torch.compile", "eager"), rows)
 
 
 def goal(of: CaseRecord) -> float:
@@ -158,38 +151,12 @@ def chain_goals() -> str:
     """Every chain of the record against its goal, and the fastest that is not ours."""
     rows = []
     for found in (found for found in record("h100").cases if found.op == "chain"):
-        peer = fastest(found, PEERS_OF_CHAIN)
-        rows.append([
-            found.name.removeprefix("chain/"), sizes(found), us(found.floor_us["cold"]), *both(found), us(goal(found)),
-            *(met((median(found, entry) for entry in entries), goal(found)) for entries in (OURS, SIZED)),
-            f"{us(peer[0])} {peer[1]}" if peer else "",
-        ])  # fmt: skip
-    heads = ("case", "sizes", "floor", "Triton", "CUDA", "goal", "met", "met, these sizes", "fastest other")
-    return table(heads, rows)
-
-
-def model_goal(of: CaseRecord) -> float:
-    """The longest time in us that meets the goal of a layer of a model."""
-    problem, floor = parse(of.shape), of.floor_us["cold"]
-    if floor is None or not isinstance(problem, Chain):
-        raise UsageError(f"the record has no floor of {of.name}, or it is no chain")
-    bands = prod(len(problem.distinct(axis)) for axis in (0, 1))
-    products = problem.n * problem.c_in * problem.c_out // problem.groups * bands
-    return max(MODELS_FLOORS * floor, 2e6 * products / (MODELS_PEAK * PEAK_FLOPS)) + MODELS_BEYOND_US
-
-
-def model_goals() -> str:
-    """Every layer of a model against its goal, and the fastest that is not ours."""
-    rows = []
-    for found in record("h100-models").cases:
         times, peer = [median(found, entry) for entry in OURS], fastest(found, PEERS_OF_CHAIN)
         rows.append([
-            found.name.removeprefix("chain/"), sizes(found), us(found.floor_us["cold"]), *both(found),
-            us(model_goal(found)), met(times, model_goal(found)),
-            f"{us(peer[0])} {peer[1]}" if peer else "", met(times, AS_FAST * peer[0]) if peer else "",
+            found.name.removeprefix("chain/"), sizes(found), us(found.floor_us["cold"]), *map(us, times),
+            us(goal(found)), met(times, goal(found)), f"{us(peer[0])} {peer[1]}" if peer else "",
         ])  # fmt: skip
-    heads = ("case", "sizes", "floor", "Triton", "CUDA", "goal", "met", "fastest other", "as fast")
-    return table(heads, rows)
+    return table(("case", "sizes", "floor", "Triton", "CUDA", "goal", "met", "fastest other"), rows)
 
 
 def tail_goals() -> str:
@@ -199,7 +166,7 @@ def tail_goals() -> str:
         times = [median(found, entry) for entry in OURS]
         peer = fastest(found, PEERS_OF_TAIL)
         rows.append([
-            sizes(found), us(found.floor_us["cold"]), *both(found), us(goal(found)), met(times, goal(found)),
+            sizes(found), us(found.floor_us["cold"]), *map(us, times), us(goal(found)), met(times, goal(found)),
             f"{us(peer[0])} {peer[1]}" if peer else "", met(times, AS_FAST * peer[0]) if peer else "",
         ])  # fmt: skip
     heads = ("y", "floor", "Triton", "CUDA", "goal", "met", "fastest other", "as fast")
@@ -235,27 +202,26 @@ def calls() -> str:
 
 
 README = (
-    ("chain/headline", "h100"),
-    ("chain/headline-float16", "h100"),
-    ("backward/chain/headline", "h100-backward"),
-    ("chain/batch1", "h100"),
-    ("chain/dcgan8", "h100"),
-    ("chain/unet-k2s2", "h100"),
-    ("tail/headline", "h100"),
-    ("tail/7x7", "h100"),
+    "chain/headline",
+    "chain/headline-float16",
+    "chain/batch1",
+    "chain/dcgan8",
+    "chain/unet-k2s2",
+    "tail/headline",
+    "tail/7x7",
 )
 
 
 def claim() -> str:
     """The one result that matters, with its hardware."""
-    found = case("chain/headline")
+    found = case("chain/headline", NOW)
     own = fastest(found, (*OURS, *SIZED))
     eager, compiled = fastest(found, EAGER), fastest(found, COMPILED)
     if not own or not eager or not compiled:
         raise UsageError("the record lacks an entry of chain/headline")
     return (
         f"**{eager[0] / own[0]:.0f} times faster than eager PyTorch and {compiled[0] / own[0]:.0f} times faster than "
-        f"torch.compile** on one {record('h100').environment.gpu}, at\n{sizes(found)} (problem 44 of KernelBench's "
+        f"torch.compile** on one {record(NOW).environment.gpu}, at\n{sizes(found)} (problem 44 of KernelBench's "
         "level 2), because the convolution's output of 512 MiB never exists."
     )
 
@@ -293,9 +259,10 @@ def calibrated() -> str:
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "claim": claim,
-        "provenance": provenance,
+        "provenance": lambda: provenance(NOW),
         "results": lambda: overview(README),
     },
+    "docs/benchmarking.md": {"calls provenance": lambda: provenance("h100-calls"), "calls": calls},
     "docs/kernels.md": {"provenance": provenance, "chain goals": chain_goals, "tail goals": tail_goals},
     "docs/rtx4090.md": {"seen": seen_4090, "4090 from": from_4090, "4090 times": times_4090},
     "docs/judging.md": {"calibration": calibrated},

@@ -35,18 +35,18 @@ CALLS = {
     "host": "host time of an eager call",
     "wall": "wall time of eager calls, one after the other",
     "new size": "a call with a height and width that this process has not seen",
-    "new size, warmed": "the same after convgap.warmup_sizes, for what is convgap's",
+    "warmed size": "the same after convgap.warmup_sizes, for what is convgap's",
     "step host": "host time of a training step, forward and backward",
     "step wall": "wall time of training steps, one after the other",
     "step at a new size": "a training step with a height and width that this process has not seen",
-    "step at a new size, warmed": "the same after convgap.warmup_sizes, for what is convgap's",
+    "step at a warmed size": "the same after convgap.warmup_sizes, for what is convgap's",
     "first call": "the first call of a process, imports excluded, nothing on disk",
-    "first call, warm": "the same with what an earlier process left on disk",
+    "warm first call": "the same with what an earlier process left on disk",
 }
 """The kinds of call, each with what it is."""
 
-FIRST = ("first call", "first call, warm")
-NEW = tuple(call for call in CALLS if "new size" in call)
+FIRST = ("first call", "warm first call")
+NEW = tuple(call for call in CALLS if call.endswith("size"))
 MOST_NEW = 25
 """Sizes that one of these kinds of call meets at most."""
 BASES = ("eager", "mean")
@@ -162,7 +162,7 @@ def _rounds(
         try:
             if found.call in NEW:
                 first = 1 + MOST_NEW * NEW.index(found.call)
-                if found.call.endswith("warmed") and name in convgap.BACKENDS:
+                if "warmed" in found.call and name in convgap.BACKENDS:
                     _warm(caller, step, case, device)
                 meters[name] = _new_sizes(act, case, device, wait, first)
             else:

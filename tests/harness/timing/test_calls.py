@@ -63,6 +63,10 @@ def test_every_kind_of_call_is_timed_in_common_rounds(planted: list[tuple[int, i
         )
 
 
+def test_every_kind_can_be_asked_for_by_name() -> None:
+    assert not [call for call in CALLS if "," in call]
+
+
 def test_a_new_size_is_never_seen_twice(planted: list[tuple[int, int]]) -> None:
     list(measure(CASE, ["new size"], ["eager"], CPU, STOP))
     new = planted[2:]  # the check, and a call of the size that is known
@@ -80,7 +84,7 @@ def test_what_is_convgaps_is_warmed_for_the_sizes_to_come(
 
     monkeypatch.setattr(convgap, "warmup_sizes", warmup_sizes)
     monkeypatch.setitem(calls.ENTRIES, "torch", calls.ENTRIES["eager"])
-    kinds = ["new size", "new size, warmed", "step at a new size", "step at a new size, warmed"]
+    kinds = ["new size", "warmed size", "step at a new size", "step at a warmed size"]
     found = list(measure(CASE, kinds, ["eager", "torch"], CPU, STOP))
     assert not any(times.missing for times in found)
     # Of one of the two entries, at two of the four kinds; a training step wants gradients.
