@@ -32,10 +32,6 @@ _interpreter = Lock()
 """Triton's interpreter exchanges parts of triton.language while it runs a kernel: one thread at a time."""
 
 
-PRODUCTS = {"contract", "planes_contract", "expand", "weight_grad"}
-"""Kernels that are matrix products."""
-
-
 @dataclass(frozen=True, eq=True)
 class Specialization:
     """One kernel with all that fixes its code: a kind of call, as far as this kernel goes."""
@@ -50,6 +46,8 @@ class Specialization:
     warps: int
     registers: int | None = None
     """Most registers per thread, or None: what the compiler thinks best."""
+    fused: bool = False
+    """Whether a product and the sum that takes it are rounded once: in matrix products."""
     sizes: tuple[int, ...] | None = None
     """The sizes, where the code is for just these; None where it is for any."""
 
@@ -59,16 +57,8 @@ class Specialization:
 
     @cached_property
     def _hash(self) -> int:
-        fields = (
-            self.kernel,
-            self.types,
-            self.constants,
-            self.divisible,
-            self.warps,
-            self.registers,
-            self.sizes,
-        )
-        return hash(fields)
+        form = self.warps, self.registers, self.fused, self.sizes
+        return hash((self.kernel, self.types, self.constants, self.divisible, *form))
 
     def source(self) -> ASTSource:
         names = self.kernel.arg_names
@@ -87,7 +77,7 @@ class Specialization:
         return {
             "num_warps": self.warps,
             "num_stages": 1,
-            "enable_fp_fusion": self.kernel.__name__ in PRODUCTS,
+            "enable_fp_fusion": self.fused,
             "maxnreg": self.registers,
         }
 
@@ -216,11 +206,13 @@ def specialize(
     divisible: Mapping[str, int],
     warps: int,
     registers: int | None = None,
+    fused: bool = False,
 ) -> tuple[Specialization, tuple[int, ...]]:
     """A kind of call and the sizes of this one.
 
     call: Triton's types of the pointers and numbers of a call. sizes: the sizes; those that are among the
-    constants as well are left out. Raises Unlaunchable for a size that its parameter cannot hold.
+    constants as well are left out. fused: as in Specialization. Raises Unlaunchable for a size that its parameter
+    cannot hold.
     """
     kept = {name: value for name, value in sizes.items() if name not in constants}
     types = dict(call)
@@ -240,6 +232,7 @@ def specialize(
         tuple((name, by) for name, by in divisible.items() if by > 1 and name not in constants),
         warps,
         registers,
+        fused,
     )
     return special, tuple(kept[name] for name in ordered if name in kept)
 

@@ -226,6 +226,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
         {"sums": 16, "weight": 16, "partials": 16, "share": 16},
         c.PRODUCT_WARPS,
         None if dtype == torch.float64 else c.FOLD_REGISTERS if fold else c.TAP_REGISTERS,
+        fused=True,
     )
     how = "taps of one band are added, then multiplied" if fold else "each tap is multiplied by itself"
     why = f"{how}: {BN} samples x {cut.BCO} outputs a program, products in {cut.slices} slices"
@@ -383,6 +384,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
         },
         {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "W": VEC, "weight": 16, "partials": 16},
         warps,
+        fused=True,
     )
     why = f"planes of {plane} elements: band sums stay in the program, which multiplies them for {cut.BCO} outputs"
     return _product(special, sizes, problem, cut, BN, why)
@@ -426,6 +428,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
         {"weight": 16},
         c.PRODUCT_WARPS,
         c.EXPAND_REGISTERS,
+        fused=True,
     )
     why = f"{BN} samples x {c.CHANNELS} input planes x one band a program"
     return Prepared(Launch(special, (n_blocks * bands * blocks * G, 1), sizes), 0, 0, why)
@@ -485,6 +488,7 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
         },
         {"dw": 16},
         c.PRODUCT_WARPS,
+        fused=True,
     )
     why = f"{BCO} outputs x {c.GRAD_STEP} taps a program, samples in steps of {c.CHANNELS}"
     return Prepared(Launch(special, (k_blocks * blocks * G, 1), sizes), 0, 0, why)

@@ -89,7 +89,7 @@ def test_launches_what_the_package_launches(alignment: int, texts: dict[str, str
                 special, *rest = mine.launch
                 original = theirs.launch.special
                 assert special.kernel.__name__ == original.kernel.__name__ + export.SUFFIX, where
-                for field in ("types", "constants", "divisible", "warps", "registers"):
+                for field in ("types", "constants", "divisible", "warps", "registers", "options"):
                     assert getattr(special, field) == getattr(original, field), f"{where} {field}"
                 assert rest == [theirs.launch.grid, theirs.launch.sizes], where
                 assert (mine.partials, mine.counters) == (theirs.partials, theirs.counters), where
