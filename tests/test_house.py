@@ -44,7 +44,6 @@ LINES = 350
 LONG = {"triton_impl/kernels.py", "cupy_impl/kernels.cu"}
 """Read side by side, and so kept whole."""
 TO_SPLIT = {
-    "triton_impl/prepare.py",
     "tests/cupy_impl/test_interpret.py",
 }
 """Longer than it should be, and to be split."""

@@ -14,15 +14,9 @@ from reference.problem import Bands, Chain, Tail
 from runtime.layout import describe, pow2_at_least
 from triton_impl import constants as c
 from triton_impl import tiles
-from triton_impl.prepare import (
-    count_bands,
-    finish_rows,
-    folds,
-    own_finish_rows,
-    own_fits,
-    planes_fit,
-)
-from triton_impl.slices import Slices, product_slices, tap_slices
+from triton_impl.one_launch import own_fits, planes_fit
+from triton_impl.parameters import count_bands, finish_rows, own_finish_rows
+from triton_impl.slices import Slices, folds, product_slices, tap_slices
 
 
 def _sum(length: int) -> int:

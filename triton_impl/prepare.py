@@ -12,88 +12,15 @@ from math import ceil
 from typing import Any
 
 import torch
-import triton
 
 from reference.problem import Chain, Tail
 from runtime.layout import Layout, describe, pow2_at_least
 from runtime.prepared import Prepared, accumulator
 from triton_impl import constants as c
-from triton_impl import kernels, tiles
+from triton_impl import kernels, one_launch, parameters, slices, tiles
 from triton_impl.launch import INTERPRETED, POINTER, Launch, divisor, specialize
-from triton_impl.slices import Slices, fold_channels, product_slices, tap_slices
 
 __all__ = ["INTERPRETED"]
-
-NEVER = 2**62
-"""In place of a larger number of rows or columns that a band leaves out: no plane has 2^62 of them."""
-
-
-def _acc(dtype: torch.dtype) -> Any:
-    return triton.language.float64 if dtype == torch.float64 else triton.language.float32
-
-
-def _bands(problem: Chain) -> dict[str, Any]:
-    found = {}
-    for axis, letter in enumerate("HW"):
-        bands = problem.distinct(axis)
-        found["BEFORE_" + letter] = tuple(min(before, NEVER) for before in bands.before)
-        found["AFTER_" + letter] = tuple(min(after, NEVER) for after in bands.after)
-    return found
-
-
-def _taps(problem: Chain) -> dict[str, Any]:
-    return {
-        "KH": problem.kernel[0],
-        "KW": problem.kernel[1],
-        "TAPS_H": problem.distinct(0).taps,
-        "TAPS_W": problem.distinct(1).taps,
-    }
-
-
-def count_bands(problem: Chain) -> int:
-    """Pairs of a row band and a column band."""
-    return len(problem.distinct(0)) * len(problem.distinct(1))
-
-
-def _output(dtype: torch.dtype) -> dict[str, str]:
-    """Types of what follows the first pointer of a kernel that makes an output."""
-    acc = POINTER[accumulator(dtype)]
-    return {
-        "out": POINTER[dtype],
-        "partials": acc,
-        "counters": "*i32",
-        "multiplier": acc,
-        "mult_n": "i64",
-        "mult_c": "i64",
-        "scale": "fp64",
-    }
-
-
-def _chain_output(dtype: torch.dtype) -> dict[str, str]:
-    return {"weight": POINTER[dtype], "bias": POINTER[dtype], **_output(dtype), "bias_scale": "fp64"}
-
-
-def finish_rows(width: int, warps: int) -> int:
-    """Rows of partial outputs, each `width` wide, that the last program loads at a time."""
-    return max(1, min(64, c.FINISH * c.WARP * warps // pow2_at_least(width)))
-
-
-def _seen(problem: Chain, layout: Layout) -> Chain:
-    """The problem as the kernel sees it: rows and columns exchanged where they are in memory."""
-    return problem.swapped() if layout.swapped else problem
-
-
-def _tile_constants(tile: tiles.Tile, layout: Layout) -> dict[str, Any]:
-    return {
-        "RUN": tile.RUN,
-        "ALONG": layout.unit != "planes",
-        "BP": tile.BP,
-        "R": tile.R,
-        "L": tile.L,
-        "VEC": tile.VEC,
-        "UNROLL": tile.UNROLL,
-        **tiles.unit_strides(layout),
-    }
 
 
 def _bands_text(tile: tiles.Tile) -> str:
@@ -109,8 +36,8 @@ def prepare_multiply_gap(
 ) -> Prepared:
     """Prepare multiply + average pool of y; `alignment` is the address modulo 16."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
-    call = {"y": POINTER[dtype], **_output(dtype)}
-    fixed = {"TENSOR": tensor, "ACC": _acc(dtype)}
+    call = {"y": POINTER[dtype], **parameters.output_types(dtype)}
+    fixed = {"TENSOR": tensor, "ACC": parameters.accumulator_type(dtype)}
     if flat := tiles.flat(layout, dtype.itemsize):
         blocks = ceil(layout.c / flat.PLANES)
         special, sizes = specialize(
@@ -135,7 +62,7 @@ def prepare_multiply_gap(
         kernels.multiply_gap,
         call,
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(seen)},
-        fixed | _tile_constants(tile, seen) | {"FR": finish_rows(tile.BP, tile.warps)},
+        fixed | parameters.tile_constants(tile, seen) | {"FR": parameters.finish_rows(tile.BP, tile.warps)},
         tiles.divisible(seen, tile, "y", dtype.itemsize) | {"partials": 16},
         tile.warps,
         None if dtype == torch.float64 and tile.registers == 255 else tile.registers,
@@ -152,26 +79,26 @@ def prepare_band_sums(
 ) -> Prepared:
     """Prepare the band sums of x; `alignment` is its address modulo 16."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
-    seen = _seen(problem, layout)
+    seen = parameters.as_seen(problem, layout)
     tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
     acc = POINTER[accumulator(dtype)]
-    blocks, bands = tile.blocks(layout.c), count_bands(problem)
+    blocks, bands = tile.blocks(layout.c), parameters.count_bands(problem)
     width = min(pow2_at_least(tile.BP * bands), c.FINISH_WIDTH)
     special, sizes = specialize(
         kernels.band_sums,
         {"x": POINTER[dtype], "sums": acc, "partials": acc, "counters": "*i32"},
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
         {
-            "ACC": _acc(dtype),
-            **_bands(seen),
+            "ACC": parameters.accumulator_type(dtype),
+            **parameters.band_tables(seen),
             "SWAPPED": layout.swapped,
             "WHOLE": tile.WHOLE,
             "SPLIT": tile.parts > 1,
-            **_tile_constants(tile, layout),
-            "RIMS": rim_rows(seen),
+            **parameters.tile_constants(tile, layout),
+            "RIMS": parameters.rim_rows(seen),
             "LR": tile.LR,
             "WIDTH": width,
-            "FR": finish_rows(width, tile.warps),
+            "FR": parameters.finish_rows(width, tile.warps),
         },
         tiles.divisible(layout, tile, "x", dtype.itemsize),
         tile.warps,
@@ -182,46 +109,32 @@ def prepare_band_sums(
     return Prepared(Launch(special, (programs, 1), sizes), partials, counters, _bands_text(tile))
 
 
-def rim_rows(seen: Chain) -> int:
-    """Rim rows that are asked for before the stream, at most RIM_ROWS."""
-    bands = seen.distinct(0)
-    rims = bands.before[0] - bands.before[-1] + bands.after[-1] - bands.after[0]
-    return min(c.RIM_ROWS, pow2_at_least(min(rims, c.RIM_ROWS)))
-
-
-def folds(problem: Chain) -> bool:
-    """Whether `contract` adds the taps of a band before the product: kernels of one band, and many weights."""
-    taps = problem.kernel[0] * problem.kernel[1]
-    weights = problem.c_in * problem.c_out // problem.groups * taps
-    return taps <= c.FOLD_TAPS and (count_bands(problem) == 1 or weights >= c.FOLD_WEIGHTS)
-
-
 @lru_cache(maxsize=4096)
 def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepared:
     """Prepare the product of band sums and weight."""
-    fold = folds(problem)
-    cut = product_slices(problem) if fold else tap_slices(problem)
-    BN = _samples(problem, cut) if fold else c.TAP_SAMPLES
+    fold = slices.folds(problem)
+    cut = slices.product_slices(problem) if fold else slices.tap_slices(problem)
+    BN = slices.samples(problem, cut) if fold else c.TAP_SAMPLES
     acc = POINTER[accumulator(dtype)]
     special, sizes = specialize(
         kernels.contract,
-        {"sums": acc, **_chain_output(dtype)},
-        _product_sizes(problem, cut, BN),
+        {"sums": acc, **parameters.chain_output_types(dtype)},
+        slices.product_sizes(problem, cut, BN),
         {
             "TENSOR": tensor,
             "BIAS": problem.bias,
-            "ACC": _acc(dtype),
-            **_bands(problem),
-            **_taps(problem),
+            "ACC": parameters.accumulator_type(dtype),
+            **parameters.band_tables(problem),
+            **parameters.tap_tables(problem),
             "EMPTY": problem.has_empty_bands,
             "FOLD": fold,
             "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "BN": BN,
             "BCO": cut.BCO,
-            "BCI": fold_channels(dtype),
+            "BCI": slices.fold_channels(dtype),
             "BK": c.TAP_STEP,
             "STEPS": c.TAP_STEPS,
-            "FR": _slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
+            "FR": slices.slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
         },
         {"sums": 16, "weight": 16, "partials": 16, "share": 16},
         c.PRODUCT_WARPS,
@@ -233,41 +146,8 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     return _product(special, sizes, problem, cut, BN, why)
 
 
-def _samples(problem: Chain, cut: Slices) -> int:
-    """Samples of a program: many where few at a time would be more programs than fill a card. No bit depends
-    on it."""
-    blocks = problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
-    programs = ceil(problem.n / c.FEW_SAMPLES) * blocks * cut.slices
-    return c.MANY_SAMPLES if programs > c.PROGRAMS else c.FEW_SAMPLES
-
-
-def _slices_at_once(BN: int, BCO: int, warps: int, dtype: torch.dtype) -> int:
-    each = max(1, BN * BCO // (c.WARP * warps)) * (accumulator(dtype).itemsize // 4)
-    return max(1, min(c.SLICES, c.SLICE_REGISTERS // each))
-
-
-def _product_sizes(problem: Chain, cut: Slices, BN: int) -> dict[str, int]:
-    n_blocks = ceil(problem.n / BN)
-    blocks = ceil(problem.c_out // problem.groups / cut.BCO)
-    return {
-        "N": problem.n,
-        "G": problem.groups,
-        "CI": problem.c_in // problem.groups,
-        "CO": problem.c_out // problem.groups,
-        "H": problem.h,
-        "W": problem.w,
-        "share": cut.share,
-        "n_blocks": n_blocks,
-        "n_blocks_by": divisor(n_blocks),
-        "slices": cut.slices,
-        "slices_by": divisor(cut.slices),
-        "blocks": blocks,
-        "blocks_by": divisor(blocks),
-    }
-
-
 def _product(
-    special: Any, sizes: tuple[int, ...], problem: Chain, cut: Slices, BN: int, why: str
+    special: Any, sizes: tuple[int, ...], problem: Chain, cut: slices.Slices, BN: int, why: str
 ) -> Prepared:
     tiles_ = ceil(problem.n / BN) * problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
     partials, counters = (tiles_ * cut.slices * BN * cut.BCO, tiles_) if cut.slices > 1 else (0, 0)
@@ -280,31 +160,31 @@ def prepare_band_sums_contract(
 ) -> Prepared | None:
     """Prepare the chain in one launch, or None where two are better."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
-    if planes_fit(problem):
+    if one_launch.planes_fit(problem):
         return _planes_contract(problem, layout, dtype, tensor)
-    seen = _seen(problem, layout)
+    seen = parameters.as_seen(problem, layout)
     own = tiles.bands(layout, 1, dtype.itemsize, whole=False)
-    if not own_fits(problem, layout, own):
+    if not one_launch.own_fits(problem, layout, own):
         return None
     CI, CO, G = problem.c_in // problem.groups, problem.c_out // problem.groups, problem.groups
     BCO = pow2_at_least(CO)
     special, sizes = specialize(
         kernels.band_sums_contract,
-        {"x": POINTER[dtype], **_chain_output(dtype)},
+        {"x": POINTER[dtype], **parameters.chain_output_types(dtype)},
         {"G": G, "G_by": divisor(G), "CI": CI, "CI_by": divisor(CI), "CO": CO, **own.sizes(layout)},
         {
             "TENSOR": tensor,
             "BIAS": problem.bias,
-            "ACC": _acc(dtype),
-            **_bands(seen),
-            **_taps(seen),
+            "ACC": parameters.accumulator_type(dtype),
+            **parameters.band_tables(seen),
+            **parameters.tap_tables(seen),
             "SWAPPED": layout.swapped,
-            **{name: value for name, value in _tile_constants(own, layout).items() if name != "BP"},
-            "RIMS": rim_rows(seen),
+            **{name: value for name, value in parameters.tile_constants(own, layout).items() if name != "BP"},
+            "RIMS": parameters.rim_rows(seen),
             "LR": own.LR,
             "BCO": BCO,
             "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
-            "FR": own_finish_rows(BCO, own),
+            "FR": parameters.own_finish_rows(BCO, own),
         },
         tiles.divisible(layout, own, "x", dtype.itemsize) | {"partials": 16},
         own.warps,
@@ -316,60 +196,28 @@ def prepare_band_sums_contract(
     return Prepared(launch, problem.n * G * rows * BCO, problem.n * G, why)
 
 
-def own_finish_rows(BCO: int, own: tiles.Tile) -> int:
-    """Rows of partial outputs that the last program of band_sums_contract loads at a time: one or two warps
-    have the registers for twice as many."""
-    return finish_rows(BCO // 2 if own.warps <= 2 else BCO, own.warps)
-
-
-def own_fits(problem: Chain, layout: Layout, own: tiles.Tile) -> bool:
-    """Whether each program contracts its own band sums and the last one of a sample finishes.
-
-    That reads the weights of a plane once per sample and part, so they must be small beside the part (a half:
-    L2 gives that away), fit the registers, and leave few rows to the finish. `own` is a tile of one plane;
-    where neighbouring planes share lines, that would waste them.
-    """
-    taps = problem.kernel[0] * problem.kernel[1]
-    ci, co = problem.c_in // problem.groups, problem.c_out // problem.groups
-    return (
-        layout.unit != "planes"
-        and co * taps * 2 <= own.rows * own.cols
-        and pow2_at_least(co) * pow2_at_least(taps) <= c.OWN_WEIGHTS * own.warps
-        and ci * own.parts * co <= c.OWN_ROWS
-    )
-
-
-def planes_fit(problem: Chain) -> bool:
-    """Whether planes are so small that band sums need not leave a program: it reads them again for each block
-    of outputs."""
-    plane = problem.h * problem.w
-    blocks = ceil(problem.c_out // problem.groups / c.OUTPUTS)
-    short = problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS
-    return short and plane <= c.SMALLEST_PLANE and blocks * plane <= c.REREAD
-
-
 def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor: bool) -> Prepared:
-    seen = _seen(problem, layout)
+    seen = parameters.as_seen(problem, layout)
     plane = layout.h * layout.w
     VEC = layout.vector if layout.unit == "columns" else 1
     run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
     # Planes of 1, 4, 16 and 64 elements, so that there are few kinds.
     positions = max(VEC, 4 ** ceil((pow2_at_least(plane).bit_length() - 1) / 2))
-    cut = product_slices(problem)
-    BN, warps = _samples(problem, cut), c.PRODUCT_WARPS
+    cut = slices.product_slices(problem)
+    BN, warps = slices.samples(problem, cut), c.PRODUCT_WARPS
     stride = dict(zip(("stride_n", "stride_c", "stride_h", "stride_w"), layout.stride, strict=True))
     special, sizes = specialize(
         kernels.planes_contract,
-        {"x": POINTER[dtype], **_chain_output(dtype)},
-        _product_sizes(problem, cut, BN)
+        {"x": POINTER[dtype], **parameters.chain_output_types(dtype)},
+        slices.product_sizes(problem, cut, BN)
         | stride
         | {"H": layout.h, "W": layout.w, "cols_by": divisor(layout.w)},
         {
             "TENSOR": tensor,
             "BIAS": problem.bias,
-            "ACC": _acc(dtype),
-            **_bands(seen),
-            **_taps(problem),
+            "ACC": parameters.accumulator_type(dtype),
+            **parameters.band_tables(seen),
+            **parameters.tap_tables(problem),
             "EMPTY": problem.has_empty_bands,
             "SWAPPED": layout.swapped,
             "RUN": run,
@@ -379,8 +227,8 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
             **tiles.unit_strides(layout),
             "BN": BN,
             "BCO": cut.BCO,
-            "BCI": fold_channels(dtype),
-            "FR": _slices_at_once(BN, cut.BCO, warps, dtype),
+            "BCI": slices.fold_channels(dtype),
+            "FR": slices.slices_at_once(BN, cut.BCO, warps, dtype),
         },
         {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "W": VEC, "weight": 16, "partials": 16},
         warps,
@@ -394,7 +242,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
 def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     """Prepare the gradient of the band sums."""
     acc = POINTER[accumulator(dtype)]
-    bands = count_bands(problem)
+    bands = parameters.count_bands(problem)
     BN = c.FEW_SAMPLES if problem.n <= c.FEW_SAMPLES else 2 * c.FEW_SAMPLES
     most = max(b - a for a, b in zip(problem.distinct(0).taps, problem.distinct(0).taps[1:]))
     most *= max(b - a for a, b in zip(problem.distinct(1).taps, problem.distinct(1).taps[1:]))
@@ -416,9 +264,9 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
             "blocks_by": divisor(blocks),
         },
         {
-            "ACC": _acc(dtype),
-            **_bands(problem),
-            **_taps(problem),
+            "ACC": parameters.accumulator_type(dtype),
+            **parameters.band_tables(problem),
+            **parameters.tap_tables(problem),
             "BANDS_BY": divisor(bands),
             "BN": BN,
             "BCI": c.CHANNELS,
@@ -439,15 +287,22 @@ def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtyp
     """Prepare the gradient of x from that of its band sums; dx is fresh from the allocator, whose addresses
     are aligned."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
-    seen = _seen(problem, layout)
+    seen = parameters.as_seen(problem, layout)
     tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=False)
     blocks = tile.blocks(layout.c)
-    kept = {name: value for name, value in _tile_constants(tile, layout).items() if name != "UNROLL"}
+    kept = {
+        name: value for name, value in parameters.tile_constants(tile, layout).items() if name != "UNROLL"
+    }
     special, sizes = specialize(
         kernels.band_fill,
         {"d": POINTER[accumulator(dtype)], "dx": POINTER[dtype]},
         {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
-        {"ACC": _acc(dtype), **_bands(seen), "SWAPPED": layout.swapped, **kept},
+        {
+            "ACC": parameters.accumulator_type(dtype),
+            **parameters.band_tables(seen),
+            "SWAPPED": layout.swapped,
+            **kept,
+        },
         tiles.divisible(layout, tile, "dx", dtype.itemsize),
         tile.warps,
     )
@@ -479,9 +334,9 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
             "blocks_by": divisor(blocks),
         },
         {
-            "ACC": _acc(dtype),
-            **_bands(problem),
-            **_taps(problem),
+            "ACC": parameters.accumulator_type(dtype),
+            **parameters.band_tables(problem),
+            **parameters.tap_tables(problem),
             "BN": c.CHANNELS,
             "BCO": BCO,
             "BK": c.GRAD_STEP,

@@ -1,5 +1,5 @@
-"""How the products of an output are cut in slices. Nothing here depends on the batch: the slices fix an
-answer's bits."""
+"""How the products of an output are dealt out: in slices, which fix an answer's bits and do not depend on the batch,
+and in blocks of samples, on which no bit depends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from math import ceil
 import torch
 
 from reference.problem import Chain
+from runtime.prepared import accumulator
 from triton_impl import constants as c
+from triton_impl.launch import divisor
+from triton_impl.parameters import count_bands
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,45 @@ def tap_slices(problem: Chain) -> Slices:
     most = c.SLICES if length <= c.LONG_PRODUCT else c.TAP_SLICES
     share = step * ceil(length / (step * most))
     return Slices(c.OUTPUTS, share, ceil(length / share))
+
+
+def folds(problem: Chain) -> bool:
+    """Whether `contract` adds the taps of a band before the product: kernels of one band, and many weights."""
+    taps = problem.kernel[0] * problem.kernel[1]
+    weights = problem.c_in * problem.c_out // problem.groups * taps
+    return taps <= c.FOLD_TAPS and (count_bands(problem) == 1 or weights >= c.FOLD_WEIGHTS)
+
+
+def samples(problem: Chain, cut: Slices) -> int:
+    """Samples of a program: many where few at a time would be more programs than fill a card. No bit depends
+    on it."""
+    blocks = problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
+    programs = ceil(problem.n / c.FEW_SAMPLES) * blocks * cut.slices
+    return c.MANY_SAMPLES if programs > c.PROGRAMS else c.FEW_SAMPLES
+
+
+def slices_at_once(BN: int, BCO: int, warps: int, dtype: torch.dtype) -> int:
+    """Slices that the last program of a product loads together: as many as it has registers for."""
+    each = max(1, BN * BCO // (c.WARP * warps)) * (accumulator(dtype).itemsize // 4)
+    return max(1, min(c.SLICES, c.SLICE_REGISTERS // each))
+
+
+def product_sizes(problem: Chain, cut: Slices, BN: int) -> dict[str, int]:
+    """Sizes that a product takes, by parameter."""
+    n_blocks = ceil(problem.n / BN)
+    blocks = ceil(problem.c_out // problem.groups / cut.BCO)
+    return {
+        "N": problem.n,
+        "G": problem.groups,
+        "CI": problem.c_in // problem.groups,
+        "CO": problem.c_out // problem.groups,
+        "H": problem.h,
+        "W": problem.w,
+        "share": cut.share,
+        "n_blocks": n_blocks,
+        "n_blocks_by": divisor(n_blocks),
+        "slices": cut.slices,
+        "slices_by": divisor(cut.slices),
+        "blocks": blocks,
+        "blocks_by": divisor(blocks),
+    }

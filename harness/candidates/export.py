@@ -257,13 +257,14 @@ def source(strategy: str = "collapsed") -> str:
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
     try:
-        from triton_impl import constants, kernels, launch, prepare, slices, tiles
+        from triton_impl import constants, kernels, launch, one_launch, parameters, prepare, slices, tiles
     except ImportError as error:
         raise UsageError(f"the file is made of the Triton kernels: {error}") from None
     from reference import problem
     from runtime import call, layout, prepared
 
-    modules = problem, layout, prepared, constants, launch, tiles, slices, prepare, call
+    choices = tiles, parameters, slices, one_launch, prepare
+    modules = problem, layout, prepared, constants, launch, *choices, call
     plans = functions(modules, ASKED[strategy], {"out_size", "compile"}, OWN)
     launched = [name for name in vars(kernels) if re.search(rf"^ +kernels\.{name},$", plans, re.MULTILINE)]
     table = "".join(f"        {name}={name}{SUFFIX},\n" for name in launched)
