@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.candidates import answers
 from harness.candidates.diagnosis import Past, diagnose
+from harness.candidates.exam import SLACK, Exam, Reply, Rules, frozen, received
 from harness.candidates.forms import Candidate
 from harness.candidates.packing import spec, storage
 from harness.candidates.trials import Trial
@@ -24,56 +25,18 @@ from harness.cases.inputs import Inputs
 from harness.numerics.budget import Comparison
 from reference.problem import Chain, Problem
 
-SLACK = 1 << 16  # bytes that an answer may be larger than what was expected, before it is not even read
 
-
-@dataclass(frozen=True)
-class Rules:
-    """gpu: whether there is one.
-
-    tf32: whether the framework's convolution rounds to TF32 here. chain: the longest chain of additions, if known.
-
-    frozen: whether weights may be taken once, at construction. patience: seconds that a call on a published shape may
-    take; an interpreter may need minutes, and then gets fewer samples of it.
-    """
-
-    tf32: bool = False
-    chain: int | None = None
-    frozen: bool = False
-    patience: float | None = None
-    gpu: bool = False
-
-
-@dataclass
-class Reply:
-    """One call: the answer, and what was seen meanwhile. error: what the candidate raised."""
-
-    out: Tensor | None = None
-    error: str = ""
-    launches: dict[str, int] = field(default_factory=dict)
-    operations: dict[str, int] | None = None
-
-
-class Examination:
+class Examination(Exam):
     """Puts one candidate to the trials; `checks` grows, and Found is raised at the first fault."""
 
     def __init__(self, candidate: Candidate, worker: Worker, rules: Rules) -> None:
-        self.candidate, self.worker, self.rules = candidate, worker, rules
-        self.checks: list[Check] = []
-        self.notes: list[str] = []
-        self.largest = (0.0, 0.0)  # absolute and relative error so far
+        super().__init__(candidate, worker, rules)
         self._model: _Model | None = None
         self._pace = inf  # seconds per element of x, of the fastest call so far
-        self.interpreted = False
 
     def load(self) -> None:
         """Hand the files over and have them read."""
-        for name, text in self.candidate.sources.items():
-            path = self.worker.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        c = self.candidate
-        self._ask("load", seconds=None, form=c.form, details=c.details, wants_gpu=c.wants_gpu)
+        self.hand_over(self.candidate.form)
 
     def affordable(self, trial: Trial) -> Trial:
         """The trial, with fewer samples of a published shape if a call on all of them would take too long."""
@@ -96,7 +59,7 @@ class Examination:
             known |= {"operator": "chain", "out": [problem.out_size(0), problem.out_size(1)]}
         else:
             known["operator"] = "tail"
-        answer, _ = self._ask(
+        answer, _ = self.ask(
             "build", problem=known, multiplier=trial.multiplier, seed=trial.seed, dtype=trial.dtype
         )
         first = trial.inputs(0)
@@ -107,12 +70,7 @@ class Examination:
         )
         if missing and not self.rules.frozen:
             name = min(missing)
-            shape = tuple(getattr(first, name).shape)
-            raise Found(
-                "refused",
-                f"frozen: the model has no {name} of shape {shape} that could be set after construction "
-                "(--frozen-weights allows that)",
-            )
+            raise frozen(name, tuple(getattr(first, name).shape))
         return self._model
 
     def set_weights(self, number: int, how: str = "copy") -> None:
@@ -125,7 +83,7 @@ class Examination:
         if not values or self.rules.frozen:
             return
         model.past_weights.append(dict(model.weights))
-        self._ask(
+        self.ask(
             "weights",
             [storage(value) for value in values.values()],
             how=how,
@@ -157,7 +115,7 @@ class Examination:
         room += sum(value.numel() * value.element_size() for value in model.weights.values())
         room += len(model.before or b"")
         start = time.perf_counter()
-        answer, blobs = self._ask(
+        answer, blobs = self.ask(
             "call",
             [sent],
             most=room,
@@ -171,15 +129,8 @@ class Examination:
         )
         self._pace = min(self._pace, (time.perf_counter() - start) / max(x.numel(), 1))
         planted = bool(skip or fail)
-        if error := answer.get("error"):
-            if planted:
-                return Reply(error=error, launches=answer["launches"]), None
-            verdict = "refused" if error.startswith("SystemExit") else "crashed"
-            raise Found(verdict, f"{'exit' if verdict == 'refused' else 'raised'}: {what}: {error}")
-        if complaint := answer.get("complaint"):
-            if planted:
-                return Reply(error=complaint), None
-            raise Found("refused" if complaint.startswith("lazy") else "wrong", f"{complaint} ({what})")
+        if reply := self.failed(answer, what, planted=planted):
+            return reply, None
         out = self._unchanged(model, answer, blobs, sent, what)
         reply = Reply(out, launches=answer["launches"], operations=answer.get("operations"))
         inputs = replace(model.first, x=x, **model.weights)
@@ -190,7 +141,7 @@ class Examination:
         if not verdict.passed:
             past = Past(model.answers, [*model.past_weights, model.initial], model.trial.problem)
             raise Found(*diagnose(out, problem, inputs, expected, verdict, past, what, self.rules.tf32))
-        self._errors(verdict)
+        self.keep(verdict)
         model.answers.append((what, slot, out))
         return reply, verdict
 
@@ -212,14 +163,7 @@ class Examination:
         if answer.get("random"):
             raise Found("refused", f"random: the call moved torch's random generator ({what})")
         model.before = bytes(first)
-        dtype = getattr(torch, str(answer["dtype"]))
-        if len(first) != prod(answer["shape"]) * dtype.itemsize:
-            raise Found("refused", f"forged: {len(first)} bytes for an answer of shape {answer['shape']}")
-        return (
-            torch.frombuffer(first, dtype=dtype).view(answer["shape"])
-            if first
-            else torch.empty(answer["shape"])
-        )
+        return received(first, getattr(torch, str(answer["dtype"])), answer["shape"])
 
     # --- small things ---
 
@@ -229,26 +173,12 @@ class Examination:
         assert self._model is not None
         return self._model
 
-    def _ask(self, command: str, blobs: Any = (), **header: Any) -> tuple[dict[str, Any], list[bytearray]]:
-        answer, found = self.worker.ask(command, blobs, **header)
-        if findings := answer.get("findings"):
-            raise Found("refused", str(findings[0]))
-        return answer, found
-
     def passed(self, trial: Trial, what: str, comparison: Comparison | None) -> None:
         """Enter a check that was passed."""
         worst = comparison.worst if comparison else None
         self.checks.append(
             Check(f"{trial.name}: {what}", True, comparison.message if comparison else "", worst)
         )
-
-    def _errors(self, verdict: Comparison) -> None:
-        if verdict.actual is None or verdict.expected is None:
-            return
-        difference = abs(verdict.actual - verdict.expected)
-        if difference < float("inf"):
-            relative = difference / abs(verdict.expected) if verdict.expected else 0.0
-            self.largest = max(self.largest[0], difference), max(self.largest[1], relative)
 
 
 @dataclass

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from harness.candidates import cheating, questions, rules
-from harness.candidates.checks import Examination, Rules
+from harness.candidates.checks import Examination
+from harness.candidates.exam import Rules
 from harness.candidates.forms import Candidate
 from harness.candidates.isolation import strongest
 from harness.candidates.problems import calls as general

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from harness.candidates import answers
-from harness.candidates.checks import Examination, Rules
+from harness.candidates.checks import Examination
+from harness.candidates.exam import Rules, received
 from harness.candidates.judging import Judged
 from harness.candidates.packing import spec, storage
 from harness.candidates.trials import Trial
@@ -82,9 +83,7 @@ class Timed(Clocked):
         shape = self.case.problem.out_shape
         most = 4 * torch.Size(shape).numel()
         _, blobs = self.worker.ask("time", [storage(secret)], most=most, what="secret")
-        if len(blobs[0]) != most:
-            raise Found("refused", f"forged: {len(blobs[0])} bytes for an answer of shape {shape}")
-        out = torch.frombuffer(blobs[0], dtype=torch.float32).view(shape)
+        out = received(blobs[0], torch.float32, shape)
         inputs = replace(self.inputs, x=secret)
         expected = answers.right(self.case.problem, inputs)
         return answers.judge(

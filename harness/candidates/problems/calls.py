@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from harness.candidates.checks import SLACK, Reply, Rules
+from harness.candidates.exam import SLACK, Exam, Reply, Rules, frozen, received
 from harness.candidates.forms import Candidate
 from harness.candidates.packing import pack, spec, storage
 from harness.candidates.problems.file import ProblemFile, Wide, outputs
 from harness.candidates.problems.likeness import likeness
-from harness.candidates.verdict import Check, Found
+from harness.candidates.verdict import Found
 from harness.candidates.worker import Worker
 from harness.errors import UsageError
 from harness.numerics.budget import Comparison
@@ -40,30 +40,21 @@ class Model:
     before: list[bytes] | None = None
 
 
-class Examination:
+class Examination(Exam):
     """Puts one candidate to one problem; `checks` grows, and Found is raised at the first fault."""
 
     def __init__(
         self, problem: ProblemFile, candidate: Candidate, worker: Worker, rules: Rules, seed: int
     ) -> None:
-        self.problem, self.candidate, self.worker, self.rules = problem, candidate, worker, rules
-        self.seed = seed
-        self.checks: list[Check] = []
-        self.notes: list[str] = []
-        self.largest = (0.0, 0.0)
-        self.interpreted = False
+        super().__init__(candidate, worker, rules)
+        self.problem, self.seed = problem, seed
         self.apart = 0.0
         self._model: Model | None = None
         self.estimates: dict[bytes, Estimate] = {}
 
     def load(self) -> None:
         """Hand the files over and have them read."""
-        for name, text in self.candidate.sources.items():
-            path = self.worker.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        c = self.candidate
-        self._ask("load", seconds=None, form="problem", details=c.details, wants_gpu=c.wants_gpu)
+        self.hand_over("problem")
 
     @property
     def current(self) -> Model:
@@ -80,18 +71,13 @@ class Examination:
             init = pack(self.problem.init, "init", blobs)
         except TypeError as error:
             raise UsageError(f"--problem: {self.problem.path}: get_init_inputs: {error}") from None
-        answer, _ = self._ask("build", blobs, init=init, seed=seed)
+        answer, _ = self.ask("build", blobs, init=init, seed=seed)
         state = {name: value.detach().clone() for name, value in own.state_dict().items()}
         model = self._model = Model(own, state)
         model.names = matched(state, answer["state"])
         lacking = [name for name, _ in own.named_parameters() if name not in model.names]
         if lacking and not self.rules.frozen:
-            shape = tuple(state[lacking[0]].shape)
-            raise Found(
-                "refused",
-                f"frozen: the model has no {lacking[0]} of shape {shape} that could be set after construction "
-                "(--frozen-weights allows that)",
-            )
+            raise frozen(lacking[0], tuple(state[lacking[0]].shape))
         changing = self._changing(own)
         model.kept = tuple(name for name in model.names if name not in changing)
 
@@ -120,7 +106,7 @@ class Examination:
         tensors = {theirs: model.state[name].contiguous() for name, theirs in model.names.items()}
         blobs = [storage(value.clone()) for value in tensors.values()]
         specs = {name: spec(value.clone(), f"new {name}") for name, value in tensors.items()}
-        self._ask("weights", blobs, how=how, tensors=specs)
+        self.ask("weights", blobs, how=how, tensors=specs)
 
     def call(
         self, x: list[Any], what: str, *, slot: str = "a", late: bool = False, skip: str = "", fail: str = "",
@@ -138,20 +124,13 @@ class Examination:
         outs = [(list(o.expected.shape), o.dtype) for o in expected.outputs]
         room = 4 * sum(8 * o.expected.size for o in expected.outputs) + sum(map(len, blobs)) + SLACK
         room += sum(model.state[name].numel() * 8 for name in model.kept)
-        answer, found = self._ask(
+        answer, found = self.ask(
             "call", blobs, most=room, arguments=packed, slots=slots, outs=outs, late=late, skip=skip, fail=fail,
             count=count, same=same, kept=[model.names[name] for name in model.kept],
         )  # fmt: skip
         planted = bool(skip or fail)
-        if error := answer.get("error"):
-            if planted:
-                return Reply(error=error, launches=answer["launches"]), None
-            verdict = "refused" if error.startswith("SystemExit") else "crashed"
-            raise Found(verdict, f"{'exit' if verdict == 'refused' else 'raised'}: {what}: {error}")
-        if complaint := answer.get("complaint"):
-            if planted:
-                return Reply(error=complaint), None
-            raise Found("refused" if complaint.startswith("lazy") else "wrong", f"{complaint} ({what})")
+        if reply := self.failed(answer, what, planted=planted):
+            return reply, None
         out = self._unchanged(answer, found, blobs, [shape for shape, _ in outs], what)
         reply = Reply(out, launches=answer["launches"], operations=answer.get("operations"))  # pyright: ignore
         verdict = expected.compare(out)
@@ -159,7 +138,7 @@ class Examination:
             return reply, verdict
         if not verdict.passed:
             raise Found(*likeness(out, expected, verdict, model.answers, what))
-        self._errors(verdict)
+        self.keep(verdict)
         model.answers.append((what, out))
         return reply, verdict
 
@@ -199,24 +178,11 @@ class Examination:
             raise Found("refused", f"random: the call moved torch's random generator ({what})")
         model.before = [bytes(first) for first in pairs[::2]]
         return [
-            tensor(data, dtype, shape) for data, dtype, shape in zip(pairs[::2], answer["dtypes"], shapes)
+            received(data, getattr(torch, dtype), shape)
+            for data, dtype, shape in zip(pairs[::2], answer["dtypes"], shapes)
         ]
 
     random = False  # whether the problem itself draws random numbers
-
-    def _ask(self, command: str, blobs: Any = (), **header: Any) -> tuple[dict[str, Any], list[bytearray]]:
-        answer, found = self.worker.ask(command, blobs, **header)
-        if findings := answer.get("findings"):
-            raise Found("refused", str(findings[0]))
-        return answer, found
-
-    def _errors(self, verdict: Comparison) -> None:
-        if verdict.actual is None or verdict.expected is None:
-            return
-        difference = abs(verdict.actual - verdict.expected)
-        if difference < float("inf"):
-            relative = difference / abs(verdict.expected) if verdict.expected else 0.0
-            self.largest = max(self.largest[0], difference), max(self.largest[1], relative)
 
 
 def matched(state: State, theirs: list[list[Any]]) -> dict[str, str]:
@@ -245,14 +211,6 @@ def varied(model: nn.Module, seed: int) -> State:
             value += torch.empty_like(value).uniform_(0.1, 0.9, generator=generator)
             state[name] = value
     return state
-
-
-def tensor(data: bytearray, dtype: str, shape: list[int]) -> Tensor:
-    """A tensor over the bytes of an answer. Found if they are too many or too few."""
-    kind = getattr(torch, dtype)
-    if len(data) != torch.Size(shape).numel() * kind.itemsize:
-        raise Found("refused", f"forged: {len(data)} bytes for an answer of shape {shape}")
-    return torch.frombuffer(data, dtype=kind).view(shape) if data else torch.empty(shape, dtype=kind)
 
 
 def _slots(packed: Any) -> list[str]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from harness.candidates.exam import received
 from harness.candidates.judging import Judged
 from harness.candidates.packing import pack, storage
-from harness.candidates.problems.calls import Examination, tensor
+from harness.candidates.problems.calls import Examination
 from harness.candidates.problems.file import ProblemFile
 from harness.candidates.problems.floor import Floor
 from harness.candidates.ranking import MODES, Clocked, compete
@@ -42,7 +43,9 @@ class TimedProblem(Clocked):
         _, blobs = self.worker.ask("time", [storage(t.clone()) for t in tensors], most=most, what="secret")
         if len(blobs) != len(shapes):
             raise Found("refused", f"forged: {len(blobs)} outputs after timing, expected {len(shapes)}")
-        return expected.compare([tensor(b, dtype, shape) for b, (shape, dtype) in zip(blobs, shapes)])
+        return expected.compare(
+            [received(b, getattr(torch, dtype), shape) for b, (shape, dtype) in zip(blobs, shapes)]
+        )
 
 
 def rank(judged: Sequence[Judged], problem: ProblemFile, needed: Floor, *, seed: int, seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from harness.candidates import answers, page, ranking
-from harness.candidates.checks import Rules
+from harness.candidates.exam import Rules
 from harness.candidates.trials import SMALL, Trial
 from harness.candidates.verdict import Found, Verdict
 from harness.cases.case import Case
