@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convgap.explanation import Explanation, prepared, warmed
 from convgap.probe import kernel_set
+from convgap.torch_op.schemas import is_channels_last
 from runtime.prepared import Launch
 
 BATCHES = 1, 32, 4096
@@ -41,13 +42,12 @@ def warmup_sizes(
             raise TypeError(f"{name}: expected a range, got {type(sides).__name__}")
         if not sides or min(sides) < 1:
             raise ValueError(f"{name}: expected a range of positive numbers, got {sides}")
+    rows, columns = representatives(heights), representatives(widths)
     found: dict[Hashable, tuple[Launch, torch.device]] = {}
 
     def note(backend: str, operator: str, given: tuple[Any, ...], out: Tensor) -> None:
         if backend in ("triton", "cupy"):
-            for launch in kinds(
-                representatives(heights), representatives(widths), backend, operator, given, out
-            ):
+            for launch in kinds(rows, columns, backend, operator, given, out):
                 found.setdefault((launch.kind, out.device), (launch, out.device))
 
     steps = warmed(function, args, kwargs, note).steps
@@ -77,7 +77,10 @@ def kinds(
     """Launches of the operator at other sizes, among them one of every kind."""
     kernels: Any = _NotKept(backend)
     n, c, h, w = _input(operator, args, out)
-    for size in (*((n, *sides) for sides in product(heights, widths)), *((batch, h, w) for batch in BATCHES)):
+    for size in (
+        *((max(n, 1), *sides) for sides in product(heights, widths)),
+        *((batch, h, w) for batch in BATCHES),
+    ):
         with suppress(ValueError):  # too small for the geometry, or too large for a grid
             other = resized(operator, args, out, c, size)
             yield from (each.launch for each in prepared(kernels, operator, *other))
@@ -122,10 +125,6 @@ def resized(
 
 def _like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A tensor without data, in the memory format of the other."""
-    last = (
-        tensor.dim() == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
+    last = tensor.dim() == 4 and is_channels_last(tensor)
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty(shape, dtype=tensor.dtype, device="meta", memory_format=layout)

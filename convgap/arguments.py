@@ -180,9 +180,8 @@ def autocast_to(device: str) -> torch.dtype | None:
 
 def has_autocast(device: str) -> bool:
     """Whether a type of device knows autocast: torch raises an error where it is asked of one that does not."""
-    if (
-        torch.compiler.is_compiling()
-    ):  # torch 2.11 compiles no model that asks; what models are compiled for has it
+    # torch 2.11 compiles no model that asks torch.amp; the devices that models are compiled for have autocast.
+    if torch.compiler.is_compiling():
         return device != "meta"
     return torch.amp.is_autocast_available(device)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convgap import fast
 from convgap.torch_op import kernels
-from convgap.torch_op.schemas import Sizes, ops
+from convgap.torch_op.schemas import Sizes, is_channels_last, ops
 from reference.problem import Chain, Geometry
 from runtime import private
 from runtime.prepared import accumulator
@@ -115,10 +115,6 @@ def _gradients(
     return dx, dw
 
 
-def _channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
 def _through_multiplier(grad: Tensor, multiplier: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The output's gradient in the accumulator's dtype, before and behind the multiplier."""
     grad = grad.to(accumulator(dtype))
@@ -140,7 +136,7 @@ def chain_forward(
 def keep_chain(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
     x, weight, bias, multiplier, ctx.scale, ctx.steps = inputs
     ctx.set_materialize_grads(False)
-    ctx.dtype, ctx.channels_last = x.dtype, _channels_last(x)
+    ctx.dtype, ctx.channels_last = x.dtype, is_channels_last(x)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(output[1], weight, bias if ctx.needs_input_grad[3] else None, multiplier)
 
@@ -195,7 +191,7 @@ def _plane_sums_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def _keep_band_sums(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, kernel, *bands, backend = inputs
     ctx.steps = Dispatched(Geometry._make((*bands, 1)), x.shape[2:], kernel, backend)
-    ctx.dtype, ctx.channels_last = x.dtype, _channels_last(x)
+    ctx.dtype, ctx.channels_last = x.dtype, is_channels_last(x)
 
 
 def _band_sums_grad(ctx: Any, d: Tensor) -> tuple[Any, ...]:

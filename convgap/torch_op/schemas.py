@@ -51,6 +51,11 @@ for _schema in (
 ops: Any = torch.ops.convgap
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x [N, C, H, W] has its channels next to each other, and is not contiguous as well."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def bands_shape(
     kernel: Sizes, stride: Sizes, padding: Sizes, output_padding: Sizes, dilation: Sizes
 ) -> tuple[int, int]:

@@ -65,6 +65,17 @@ def test_representatives_have_every_kind(backend: str, layout: Any, device: torc
     assert len(kinds) <= 150
 
 
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_an_empty_batch_stands_for_the_others(backend: str, device: torch.device) -> None:
+    """What is prepared for it has no samples to be divided among programs."""
+    require(backend, device)
+    x, *rest = tensors(device)
+    given = x[:0], *rest
+    assert convgap.warmup_sizes(
+        range(5, 9), range(5, 9), convgap.conv_transpose2d_multiply_gap, *given, backend=backend, **OPTIONS
+    ).steps
+
+
 def test_representatives_are_among_the_sizes() -> None:
     assert any_size.representatives(range(7, 8)) == [7]
     assert set(any_size.representatives(range(16, 65, 16))) == {16, 32, 48, 64}
