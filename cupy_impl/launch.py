@@ -111,7 +111,7 @@ class Launch:
             raise Unlaunchable(
                 f"sizes: expected at most {MOST_BLOCKS} blocks of {code.kernel}, they need {blocks}"
             )
-        self.kind = code
+        self.kind = self._any_size = code
         self.kernel = code.kernel
         self.grid = blocks, 1
         self.sizes = sizes
@@ -160,7 +160,7 @@ class Launch:
         """Launch the code for any sizes again."""
         if self.fixed:
             self._on_cuda = self._on_cpu = None
-            self.kind = Code(self.kernel, self.kind.constants[:-1])
+            self.kind = self._any_size
 
     def load(self, device: torch.device) -> None:
         """Compile and load, so that no launch with this code has to."""
