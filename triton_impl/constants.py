@@ -113,7 +113,7 @@ FINISH_WIDTH = 256
 # The chain in one launch
 
 FOLD_TAPS = 16
-"""Taps of a kernel whose taps are loaded one by one, or by rows: more would be too much code."""
+"""Taps of a kernel whose taps are added before the product: more would be too much code, or registers."""
 
 OWN_WEIGHTS = 2048
 """Weights that a warp of band_sums_contract keeps in registers: 64 per thread."""
@@ -145,19 +145,15 @@ OUTPUTS = 32
 CHANNELS = 16
 """Channels of one step of a product: the fewest that Triton multiplies."""
 
-PROGRAMS = 384
-"""Programs that fill a card, three on each multiprocessor: outputs are cut in slices of channels until there are 384
+PROGRAMS = 264
+"""Programs that fill a card, two on each multiprocessor: outputs are cut in slices of channels until there are 264
 programs, whatever the batch."""
 
 SLICES = 32
 """Slices of an output at most: the last program has to add them up."""
 
-FOLD_WEIGHTS = 4 * 1024 * 1024
-"""Weights from which the taps of a band are added where there are several bands: fewer products cost more steps, each
-with a barrier."""
-
-FOLD_REGISTERS = 168
-"""Most registers per thread of such a product: three programs on a multiprocessor."""
+FOLD_REGISTERS = 255
+"""Most registers per thread of a product of folded taps: all there are, for 64 samples spill with fewer."""
 
 TAP_SAMPLES = 4
 """Samples of a program where taps are multiplied one by one."""

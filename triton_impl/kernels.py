@@ -344,6 +344,34 @@ def load_kernels(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.c
     return tl.load(weights + at, mask=mask[:, :, None] & (tap < KH * KW), other=0), tap
 
 
+@triton.constexpr_function
+def tap_in_band(tap, band, KW, TAPS_H, TAPS_W):
+    """Whether a tap is one of a band, all of them known to the compiler."""
+    rb, cb = divmod(band, len(TAPS_W) - 1)
+    row, col = divmod(tap, KW)
+    return TAPS_H[rb] <= row < TAPS_H[rb + 1] and TAPS_W[cb] <= col < TAPS_W[cb + 1]
+
+
+@triton.jit
+def load_taps(weights, at, mask, band: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS_H: tl.constexpr,
+              TAPS_W: tl.constexpr):  # fmt: skip
+    """Each tap of a band, of kernels whose first taps are at offsets `at` [a, b]: a tuple of [a, b]."""
+    taps = ()
+    for tap in tl.static_range(KH * KW):
+        if tap_in_band(tap, band, KW, TAPS_H, TAPS_W):
+            taps += (tl.load(weights + follow(at, tap), mask=mask, other=0),)
+    return taps
+
+
+@triton.jit
+def add_taps(taps, ACC: tl.constexpr):
+    """Sum of the taps of a band, in their order."""
+    total = taps[0].to(ACC)
+    for i in tl.static_range(1, len(taps)):
+        total += taps[i].to(ACC)
+    return total
+
+
 @triton.jit
 def fold(kernels, band_of_tap, band, H, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
          AFTER_W: tl.constexpr, EMPTY: tl.constexpr):  # fmt: skip
@@ -625,21 +653,40 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             # 3 masked load
             ci = ci0 + tl.arange(0, BCI)
             w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
-            kernels, tap = load_kernels(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, KK)
-            kernels = kernels.to(ACC)
+            w_mask = (ci < last)[:, None] & (co < CO)[None, :]
             t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
-            own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
-            own = own_rb * CB + own_cb
             t = tl.load(sums + follow(t_at, split * 0), mask=mask, other=0)
-            for band in range(rolled(RB * CB)):
-                # The band sums of the next band are under way while these are multiplied.
-                more = mask & (0 * ci + band + 1 < RB * CB)[None, :]
-                following = tl.load(sums + follow(t_at, band + 1), mask=more, other=0)
-                # 4 accumulate
-                w = fold(kernels, own, band, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, EMPTY)
-                acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
-                t = following
+            # What the next band needs is under way while a band is multiplied.
+            if KH * KW % 4 == 0:
+                # Accesses of 16 bytes bring whole kernels, which stay in registers.
+                kernels, tap = load_kernels(weight, w_at, w_mask, KH, KW, KK)
+                kernels = kernels.to(ACC)
+                own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
+                own = own_rb * CB + own_cb
+                for band in range(rolled(RB * CB)):
+                    more = mask & (0 * ci + band + 1 < RB * CB)[None, :]
+                    following = tl.load(sums + follow(t_at, band + 1), mask=more, other=0)
+                    # 4 accumulate
+                    w = fold(kernels, own, band, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, EMPTY)
+                    acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
+                    t = following
+            else:
+                # Accesses have one element whatever is done, so each band loads its own taps.
+                taps = load_taps(weight, w_at, w_mask, 0, KH, KW, TAPS_H, TAPS_W)
+                for band in tl.static_range(RB * CB):
+                    w = add_taps(taps, ACC)
+                    following = t
+                    if band + 1 < RB * CB:
+                        taps = load_taps(weight, w_at, w_mask, band + 1, KH, KW, TAPS_H, TAPS_W)
+                        following = tl.load(sums + follow(t_at, split * 0 + band + 1), mask=mask, other=0)
+                    # 4 accumulate
+                    if EMPTY:
+                        w = tl.where(
+                            lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W), w, 0
+                        )
+                    acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
+                    t = following
         if any_wild(acc):
             acc = wild_products(acc, sums, weight, n, co, first, last, N, G, CI, CO, H, W, KH, KW, BEFORE_H, AFTER_H, TAPS_H,
                                 BEFORE_W, AFTER_W, TAPS_W, BCI)  # fmt: skip

@@ -50,10 +50,8 @@ def tap_slices(problem: Chain) -> Slices:
 
 
 def folds(problem: Chain) -> bool:
-    """Whether `contract` adds the taps of a band before the product: kernels of one band, and many weights."""
-    taps = problem.kernel[0] * problem.kernel[1]
-    weights = problem.c_in * problem.c_out // problem.groups * taps
-    return taps <= c.FOLD_TAPS and (count_bands(problem) == 1 or weights >= c.FOLD_WEIGHTS)
+    """Whether `contract` adds the taps of a band before the product."""
+    return problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS
 
 
 def samples(problem: Chain, cut: Slices) -> int:

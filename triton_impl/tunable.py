@@ -20,7 +20,7 @@ TUNABLE: dict[str, tuple[int, ...]] = {
     "FLAT_BYTES": (2 << 10, 4 << 10, 8 << 10),
     "BANDS_REGISTERS": REGISTERS[2:],
     "GAP_REGISTERS": (32, 64, 128),
-    "PROGRAMS": (128, 256, 384, 512, 768),
+    "PROGRAMS": (128, 264, 384, 512, 768),
     "RIM_ROWS": (1, 2, 4, 8),
     "FINISH": (16, 32, 64),
     "UNCUT_BYTES": (64 << 10, 256 << 10, 1 << 20),

@@ -87,6 +87,28 @@ def test_gradient_of_x_keeps_channels_last(backend: str, device: torch.device) -
         assert x.grad.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
+def test_the_native_path_serves_the_tail_in_its_node(monkeypatch: pytest.MonkeyPatch, tensor: bool) -> None:
+    """Outside of it a gradient is wanted and it has to say no; inside it is asked again, and believed."""
+    y = torch.rand(2, 3, 4, 5, requires_grad=True)
+    given = torch.rand(2, 3, 1, 1) if tensor else 0.5
+    answer = torch.rand(2, 3, 1, 1)
+    asked: list[bool] = []
+
+    def tail(*call: Any) -> Tensor | None:
+        asked.append(torch.is_grad_enabled())
+        assert call[0].shape == y.shape and call[2] == "torch"
+        assert torch.equal(torch.as_tensor(call[1]), torch.as_tensor(given))
+        return None if torch.is_grad_enabled() else answer
+
+    monkeypatch.setattr(fast, "tail", tail)
+    out = convgap.multiply_gap(y, given, backend="torch")
+    assert asked == [True, False] and torch.equal(out, answer)
+    (grad,) = torch.autograd.grad(out.sum(), y)
+    # One product and one quotient, each rounded once.
+    torch.testing.assert_close(grad, (torch.as_tensor(given) / 20).expand_as(y), rtol=2**-22, atol=0)
+
+
 # gradcheck's fast mode tries one random direction instead of every element: minutes less in Triton's interpreter.
 
 
