@@ -344,21 +344,15 @@ def load_kernels(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.c
     return tl.load(weights + at, mask=mask[:, :, None] & (tap < KH * KW), other=0), tap
 
 
-@triton.constexpr_function
-def tap_in_band(tap, band, KW, TAPS_H, TAPS_W):
-    """Whether a tap is one of a band, all of them known to the compiler."""
-    rb, cb = divmod(band, len(TAPS_W) - 1)
-    row, col = divmod(tap, KW)
-    return TAPS_H[rb] <= row < TAPS_H[rb + 1] and TAPS_W[cb] <= col < TAPS_W[cb + 1]
-
-
 @triton.jit
 def load_taps(weights, at, mask, band: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS_H: tl.constexpr,
               TAPS_W: tl.constexpr):  # fmt: skip
     """Each tap of a band, of kernels whose first taps are at offsets `at` [a, b]: a tuple of [a, b]."""
+    CB: tl.constexpr = len(TAPS_W) - 1
     taps = ()
     for tap in tl.static_range(KH * KW):
-        if tap_in_band(tap, band, KW, TAPS_H, TAPS_W):
+        if (tap // KW >= TAPS_H[band // CB] and tap // KW < TAPS_H[band // CB + 1]
+                and tap % KW >= TAPS_W[band % CB] and tap % KW < TAPS_W[band % CB + 1]):  # fmt: skip
             taps += (tl.load(weights + follow(at, tap), mask=mask, other=0),)
     return taps
 

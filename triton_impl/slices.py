@@ -12,7 +12,6 @@ from reference.problem import Chain
 from runtime.prepared import accumulator
 from triton_impl import constants as c
 from triton_impl.launch import divisor
-from triton_impl.parameters import count_bands
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ MANY = 200
 LONGEST_US = 2e6  # of as many calls as the judge's own clock is held against
 # Beyond these the process's events and the other two witnesses disagree: a factor, and us for what hangs on a launch.
 DISAGREE = 1.5, 15.0
+ATTEMPTS = 5  # at the wall clock, before they count as disagreeing
 
 
 @dataclass
@@ -240,10 +242,16 @@ def _witnesses(item: Clocked, timer: Timer) -> None:
     lowest = timing["datasheet_floor_us"] or 0.8 * (timing["floor_us"] or 0.0)
     if us < lowest:
         raise Found("refused", f"impossible: {us:.1f} us, and to read its input alone takes {lowest:.1f} us")
-    timing["wall_us"] = wall = _wall(item, max(5, min(MANY, int(LONGEST_US / us))))
     factor, more = DISAGREE
-    if wall > factor * us + more:
+    wall = inf
+    # Others on the card make a wall clock run long, for a while; no candidate can make it run short.
+    for _ in range(ATTEMPTS):
+        wall = min(wall, _wall(item, max(5, min(MANY, int(LONGEST_US / us)))))
+        if wall <= factor * us + more:
+            break
+    else:
         raise Found("refused", f"timer: events say {us:.1f} us, the judge's own clock {wall:.1f} us a call")
+    timing["wall_us"] = wall
     try:
         kernels = item.ask("kernels")[0]["kernels"]
     except Ended as ended:

@@ -97,6 +97,20 @@ def test_witnesses_against(worker: Worker, us: float, reason: str) -> None:
     assert found.value.verdict == "refused" and found.value.reason.startswith(reason)
 
 
+def test_a_card_that_is_busy_for_a_while_is_no_trick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wall clock of five that agrees with the events is enough, for only others make it run long."""
+    for walls, accepted in (([49.8, 31.0, 12.0], True), ([49.8] * ranking.ATTEMPTS, False)):
+        item, timer = timed(Worker(), 10.0)
+        left = iter(walls)
+        monkeypatch.setattr(ranking, "_wall", lambda item, count, left=left: next(left))
+        if accepted:
+            ranking._witnesses(item, timer)
+            assert item.judged.verdict.timing["wall_us"] == 12.0
+        else:
+            with pytest.raises(Found, match=r"timer: events say 10\.\d us, the judge's own clock 49\.8 us"):
+                ranking._witnesses(item, timer)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="nothing is timed without a GPU")
 def test_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["judge", str(EXAMPLE), "--seconds", "2"]) == 0
