@@ -12,7 +12,7 @@ from harness.candidates import cheating, questions, rules
 from harness.candidates.checks import Examination
 from harness.candidates.exam import Rules
 from harness.candidates.forms import Candidate
-from harness.candidates.isolation import strongest
+from harness.candidates.isolation import Isolation, strongest
 from harness.candidates.problems import calls as general
 from harness.candidates.problems import derived
 from harness.candidates.problems import questions as general_questions
@@ -76,6 +76,7 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
         return judged
     if not settings.run:
         return judged
+    verdict.settings = _described(candidate, settings, strongest(settings.gpu))
     with ExitStack() as own:
         worker = own.enter_context(Worker(settings.limits, interpret=not settings.gpu))
         patience = None if settings.gpu or settings.full else PATIENCE_S
@@ -121,7 +122,10 @@ def _examine(
     verdict.absolute_error, verdict.relative_error = examination.largest
 
 
-def _described(candidate: Candidate, settings: Settings) -> dict[str, object]:
+def _described(
+    candidate: Candidate, settings: Settings, isolation: Isolation | None = None
+) -> dict[str, object]:
+    """What a verdict rests on. isolation: how its process was cut off, if it had one."""
     found: dict[str, object] = {"seed": settings.seed}
     if settings.problem is None:
         found["depth"] = settings.chain or "of a plain left-to-right sum"
@@ -131,7 +135,8 @@ def _described(candidate: Candidate, settings: Settings) -> dict[str, object]:
         found["depth"] = settings.chain or "of the operator as written"
     else:
         found |= {"problem": str(settings.problem.path), "budget": ESTIMATED}
-    found["isolation"] = str(strongest(settings.gpu))
+    if isolation is not None:
+        found["isolation"] = str(isolation)
     found["device"] = "GPU" if settings.gpu else "CPU: kernels interpreted, nothing timed"
     if settings.problem is None:
         found["dtypes"], found["layouts"] = list(candidate.dtypes), list(candidate.layouts)
