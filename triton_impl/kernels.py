@@ -120,19 +120,19 @@ def deal(R: tl.constexpr, L: tl.constexpr, cols, cols_by, lines):
 
 @triton.jit
 def address(
-    position, row, col, stride_h, stride_w, RUN: tl.constexpr, ALONG: tl.constexpr, VEC: tl.constexpr
-):
+    position, row, col, stride_h, stride_w, RUN: tl.constexpr, ALONG: tl.constexpr, VEC: tl.constexpr,
+    PAIR: tl.constexpr,
+):  # fmt: skip
     """Offsets of positions [1, R, L]. RUN: rows lie one behind the other. ALONG: accesses run along rows, not
-    planes."""
+    planes. PAIR: see `follow`."""
     if RUN:
         at = position
     else:
         at = row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
         if ALONG:
-            # Lanes are to follow L, which the compiler cannot see. To say that two or VEC neighbours are adjacent orders
-            # the axes; accesses are as wide as VEC, and that is true.
-            PAIR: tl.constexpr = VEC if VEC > 1 else 2
-            at = tl.multiple_of(tl.max_contiguous(at, (1, 1, PAIR)), (1, 1, VEC))
+            # That VEC neighbours are adjacent is true, and makes accesses as wide; where VEC is 1, see `follow`.
+            NEAR: tl.constexpr = VEC if VEC > 1 else PAIR
+            at = tl.multiple_of(tl.max_contiguous(at, (1, 1, NEAR)), (1, 1, VEC))
     return at
 
 
@@ -328,32 +328,35 @@ def any_wild(value):
 
 
 @triton.jit
-def follow(a, b):
-    """Offsets a + b, [x, y], for lanes to follow y whatever the compiler would choose: it is told that pairs
-    are adjacent, which orders the axes, and that no access may be wider than one element."""
-    return tl.multiple_of(tl.max_contiguous(a + b, (1, 2)), (1, 1))
+def follow(a, b, PAIR: tl.constexpr):
+    """Offsets a + b, [x, y], for lanes to follow y.
+
+    A compiler that would order the lanes otherwise is told that pairs along y are adjacent, though they need not be,
+    and that no access may be wider than one element. PAIR is 1 for one that would believe it.
+    """
+    return tl.multiple_of(tl.max_contiguous(a + b, (1, PAIR)), (1, 1))
 
 
 @triton.jit
-def load_kernels(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr):
+def load_kernels(weights, at, mask, KH: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr, PAIR: tl.constexpr):
     """Whole kernels, whose first taps are at offsets `at` [a, b]: [a, b, KK], KK >= KH * KW; and their taps."""
     tap = tl.arange(0, KK)[None, None, :]
-    # Accesses are as wide as a kernel lets them be. That pairs along b are adjacent orders the lanes; see `follow`.
+    # Accesses are as wide as a kernel lets them be. PAIR: see `follow`.
     WIDE: tl.constexpr = KK if KK == KH * KW else 1
-    at = tl.multiple_of(tl.max_contiguous(at[:, :, None] + tap, (1, 2, KK)), (1, 1, WIDE))
+    at = tl.multiple_of(tl.max_contiguous(at[:, :, None] + tap, (1, PAIR, KK)), (1, 1, WIDE))
     return tl.load(weights + at, mask=mask[:, :, None] & (tap < KH * KW), other=0), tap
 
 
 @triton.jit
 def load_taps(weights, at, mask, band: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS_H: tl.constexpr,
-              TAPS_W: tl.constexpr):  # fmt: skip
+              TAPS_W: tl.constexpr, PAIR: tl.constexpr):  # fmt: skip
     """Each tap of a band, of kernels whose first taps are at offsets `at` [a, b]: a tuple of [a, b]."""
     CB: tl.constexpr = len(TAPS_W) - 1
     taps = ()
     for tap in tl.static_range(KH * KW):
         if (tap // KW >= TAPS_H[band // CB] and tap // KW < TAPS_H[band // CB + 1]
                 and tap % KW >= TAPS_W[band % CB] and tap % KW < TAPS_W[band % CB + 1]):  # fmt: skip
-            taps += (tl.load(weights + follow(at, tap), mask=mask, other=0),)
+            taps += (tl.load(weights + follow(at, tap, PAIR), mask=mask, other=0),)
     return taps
 
 
@@ -409,7 +412,7 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
                  C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines, step, blocks, blocks_by,
                  parts, parts_by, cuts, cuts_by,
                  TENSOR: tl.constexpr, ACC: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
-                 L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+                 L: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr, UNROLL: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     # 1 who am I
     tile, part, n, block, down, across = locate(blocks, blocks_by, parts, parts_by, cuts, cuts_by)
     n = n.to(tl.int64)
@@ -425,7 +428,7 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
     if not RUN:
         live &= busy & in_part(col, W - c0, RUN, ALONG, VEC)
     # 3 masked load, 4 accumulate
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC, PAIR)
     lo = tl.full((), 0, tl.int32)
     acc = stream(ptrs, position, live, lo, rows, cols, step, stride_h, RUN and BP == 1, ACC, UNROLL)
     # 5 reduce
@@ -477,7 +480,7 @@ def band_sums(x, sums, partials, counters,
               parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
               AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr,
-              BP: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
+              BP: tl.constexpr, R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr, UNROLL: tl.constexpr,
               RIMS: tl.constexpr, LR: tl.constexpr, WIDTH: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -492,7 +495,7 @@ def band_sums(x, sums, partials, counters,
     # 2 addresses
     position, row, col, busy = deal(R, L, cols, cols_by, lines)
     planes = x + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC, PAIR)
     live = (c < C)[:, None, None]
     # From here on a block's first plane is number 0, in sums and in partials alike.
     sums += (n * C + block * BP) * (RB * CB)
@@ -626,7 +629,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              N, G, CI, CO, H, W, share, n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by,
              TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
              BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
-             AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, EMPTY: tl.constexpr, FOLD: tl.constexpr, KK: tl.constexpr,
+             AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, PAIR: tl.constexpr, EMPTY: tl.constexpr, FOLD: tl.constexpr, KK: tl.constexpr,
              BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -650,30 +653,32 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             w_mask = (ci < last)[:, None] & (co < CO)[None, :]
             t_at = ((n * G * CI)[:, None] + ci[None, :]) * (RB * CB)
             mask = (n < N)[:, None] & (ci < last)[None, :]
-            t = tl.load(sums + follow(t_at, split * 0), mask=mask, other=0)
+            t = tl.load(sums + follow(t_at, split * 0, PAIR), mask=mask, other=0)
             # What the next band needs is under way while a band is multiplied.
             if KH * KW % 4 == 0:
                 # Accesses of 16 bytes bring whole kernels, which stay in registers.
-                kernels, tap = load_kernels(weight, w_at, w_mask, KH, KW, KK)
+                kernels, tap = load_kernels(weight, w_at, w_mask, KH, KW, KK, PAIR)
                 kernels = kernels.to(ACC)
                 own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
                 own = own_rb * CB + own_cb
                 for band in range(rolled(RB * CB)):
                     more = mask & (0 * ci + band + 1 < RB * CB)[None, :]
-                    following = tl.load(sums + follow(t_at, band + 1), mask=more, other=0)
+                    following = tl.load(sums + follow(t_at, band + 1, PAIR), mask=more, other=0)
                     # 4 accumulate
                     w = fold(kernels, own, band, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, EMPTY)
                     acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
                     t = following
             else:
                 # Accesses have one element whatever is done, so each band loads its own taps.
-                taps = load_taps(weight, w_at, w_mask, 0, KH, KW, TAPS_H, TAPS_W)
+                taps = load_taps(weight, w_at, w_mask, 0, KH, KW, TAPS_H, TAPS_W, PAIR)
                 for band in tl.static_range(RB * CB):
                     w = add_taps(taps, ACC)
                     following = t
                     if band + 1 < RB * CB:
-                        taps = load_taps(weight, w_at, w_mask, band + 1, KH, KW, TAPS_H, TAPS_W)
-                        following = tl.load(sums + follow(t_at, split * 0 + band + 1), mask=mask, other=0)
+                        taps = load_taps(weight, w_at, w_mask, band + 1, KH, KW, TAPS_H, TAPS_W, PAIR)
+                        following = tl.load(
+                            sums + follow(t_at, split * 0 + band + 1, PAIR), mask=mask, other=0
+                        )
                     # 4 accumulate
                     if EMPTY:
                         w = tl.where(
@@ -703,7 +708,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
                        TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                        BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
                        AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr,
-                       R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, UNROLL: tl.constexpr,
+                       R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr, UNROLL: tl.constexpr,
                        RIMS: tl.constexpr, LR: tl.constexpr, BCO: tl.constexpr, KK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -726,13 +731,13 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
         + c0 * stride_w
         + tl.zeros((1, 1, 1), tl.int32)
     )
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC, PAIR)
     co = tl.arange(0, BCO)
     tap = tl.arange(0, KK)[:, None]
     place = tap % KW * KH + tap // KW if SWAPPED else tap
     weight += (g * CI + ci) * CO * (KH * KW)
     # 3 masked load, 4 accumulate. Weights come first: they arrive while the plane streams.
-    w_at = follow(co[None, :] * (KH * KW), place)
+    w_at = follow(co[None, :] * (KH * KW), place, PAIR)
     w = tl.load(weight + w_at, mask=(co < CO)[None, :] & (tap < KH * KW), other=0)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     live = tl.full((1, 1, 1), 1, tl.int1)
@@ -767,7 +772,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
 
 @triton.jit
 def load_planes(x, n, ci, end, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN: tl.constexpr,
-                P: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+                P: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr):  # fmt: skip
     """Whole planes ci of samples n, up to channel `end`: [BN, BCI, P], and the rows and columns of their
     elements."""
     position = tl.arange(0, P)[None, None, :]
@@ -776,7 +781,7 @@ def load_planes(x, n, ci, end, N, H, W, stride_n, stride_c, stride_h, stride_w, 
     at = (n * stride_n)[:, None, None] + (ci * stride_c)[None, :, None]
     if RUN:
         # Lanes follow a plane, then the next; see `follow`.
-        at = tl.multiple_of(tl.max_contiguous(at + position, (1, 2, P)), (1, 1, VEC))
+        at = tl.multiple_of(tl.max_contiguous(at + position, (1, PAIR, P)), (1, 1, VEC))
     else:
         at += row.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
     mask = (n < N)[:, None, None] & (ci < end)[None, :, None] & (position < H * W)
@@ -798,7 +803,7 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                     TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
                     BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
                     AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, EMPTY: tl.constexpr, SWAPPED: tl.constexpr,
-                    RUN: tl.constexpr, P: tl.constexpr, VEC: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
+                    RUN: tl.constexpr, P: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr, KK: tl.constexpr, BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr,
                     FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -819,9 +824,9 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
         # 3 masked load
         ci = ci0 + tl.arange(0, BCI)
         planes, row, col = load_planes(x, n, ci, last, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN, P,
-                                       VEC)  # fmt: skip
+                                       VEC, PAIR)  # fmt: skip
         w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
-        kernels, tap = load_kernels(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, KK)
+        kernels, tap = load_kernels(weight, w_at, (ci < last)[:, None] & (co < CO)[None, :], KH, KW, KK, PAIR)
         kernels = kernels.to(ACC)
         planes = planes.to(ACC)
         own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
@@ -841,7 +846,7 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
         for ci0 in range(start, last, BCI):
             ci = ci0 + tl.arange(0, BCI)
             planes, row, col = load_planes(x, n, ci, last, N, H, W, stride_n, stride_c, stride_h, stride_w, cols_by, RUN,
-                                           P, VEC)  # fmt: skip
+                                           P, VEC, PAIR)  # fmt: skip
             w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
             for k in range(rolled(KH * KW)):
                 h, v = bands_of(k, KW, TAPS_H, TAPS_W)
@@ -850,7 +855,7 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
                 t = plane_sums(planes.to(ACC), row, col, rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
                 own = tl.load(
-                    weight + follow(w_at, k), mask=(ci < last)[:, None] & (co < CO)[None, :], other=0
+                    weight + follow(w_at, k, PAIR), mask=(ci < last)[:, None] & (co < CO)[None, :], other=0
                 ).to(ACC)
                 by_tap = tl.dot(t, tl.where(live, own, 0), by_tap, input_precision="ieee", out_dtype=ACC)
         acc = tl.where(acc - acc == 0, acc, by_tap)
@@ -928,7 +933,7 @@ def band_fill(d, dx,
               parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
               AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
-              L: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
+              L: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
@@ -954,7 +959,7 @@ def band_fill(d, dx,
         core += tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
     core = narrow(core.to(tl.float64), dx.dtype.element_ty)
     # 7 store
-    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC)
+    ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC, PAIR)
     ptrs += core_lo * stride_h
     for r in range(core_lo, core_hi, step):
         live = (
@@ -979,7 +984,7 @@ def band_fill(d, dx,
                 own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
                 band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
                 value += tl.where(own, band, 0)
-        to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC)
+        to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC, PAIR)
         tl.store(
             to,
             narrow(value.to(tl.float64), dx.dtype.element_ty),
@@ -991,7 +996,7 @@ def band_fill(d, dx,
 def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
                 N, G, CI, CO, H, W, k_blocks, k_blocks_by, blocks, blocks_by,
                 ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
-                TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr,
+                TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, PAIR: tl.constexpr,
                 BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
@@ -1010,9 +1015,9 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
     for n0 in range(0, rolled(N), BN):
         # 3 masked load
         n = (n0 + tl.arange(0, BN)).to(tl.int64)
-        v_at = follow((n * grad_n)[:, None], ((g * CO + co) * grad_c)[None, :])
+        v_at = follow((n * grad_n)[:, None], ((g * CO + co) * grad_c)[None, :], PAIR)
         v = tl.load(grad + v_at, mask=(n < N)[:, None] & (co < CO)[None, :], other=0)
-        t_at = follow((n * G * CI)[:, None] * (RB * CB), (ci * (RB * CB) + rb * CB + cb)[None, :])
+        t_at = follow((n * G * CI)[:, None] * (RB * CB), (ci * (RB * CB) + rb * CB + cb)[None, :], PAIR)
         t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
         # 4 accumulate, 5 reduce
         acc = tl.dot(tl.trans(v), t, acc, input_precision="ieee", out_dtype=ACC)

@@ -14,6 +14,11 @@ from triton_impl import constants as c
 from triton_impl import tiles
 from triton_impl.launch import POINTER
 
+PAIR = 2 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9) else 1
+"""Neighbours that kernels call adjacent though they need not be (`kernels.follow`). Triton before 3.9 gives a tie
+between axes to the first, and this breaks it. Triton 3.9 gives it to the last, and works out the second address from
+the first, so that it must not be told."""
+
 NEVER = 2**62
 """In place of a larger number of rows or columns that a band leaves out: no plane has 2^62 of them."""
 
@@ -41,6 +46,11 @@ def tap_tables(problem: Chain) -> dict[str, Any]:
         "TAPS_H": problem.distinct(0).taps,
         "TAPS_W": problem.distinct(1).taps,
     }
+
+
+def product_tables(problem: Chain) -> dict[str, Any]:
+    """Bands, taps, and PAIR: what a product of band sums takes."""
+    return {**band_tables(problem), **tap_tables(problem), "PAIR": PAIR}
 
 
 def count_bands(problem: Chain) -> int:
@@ -81,6 +91,7 @@ def tile_constants(tile: tiles.Tile, layout: Layout) -> dict[str, Any]:
         "R": tile.R,
         "L": tile.L,
         "VEC": tile.VEC,
+        "PAIR": PAIR,
         "UNROLL": tile.UNROLL,
         **tiles.unit_strides(layout),
     }
