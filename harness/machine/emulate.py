@@ -23,7 +23,8 @@ Array = np.ndarray[Any, Any]
 LANES = 32
 SHARED_BYTES = 100 * 1024
 LANE = np.arange(LANES)
-_HALTS = ("bar", "barrier", "ret")
+_TOGETHER = ("bar", "barrier", "ret", "shfl", "stmatrix", "ldmatrix")
+"""Instructions that all lanes of a warp do together, once the last of them has come."""
 
 
 class RaceError(RuntimeError):
@@ -47,6 +48,7 @@ class Program:
     instructions: tuple[Instruction, ...]
     labels: dict[str, int]
     parameters: tuple[tuple[str, str], ...]
+    together: Array  # of each instruction, whether all lanes do it together
 
 
 _INSTRUCTION = re.compile(r"^(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*?)\s*;$")
@@ -67,7 +69,9 @@ def read(ptx: str) -> Program:
             no, predicate, words, rest = found.groups()
             when = (predicate, not no) if predicate else None
             instructions.append(Instruction(tuple(words.split(".")), _operands(rest), when, line))
-    return Program(tuple(instructions), labels, tuple(_PARAMETER.findall(ptx[entry : ptx.index("{", entry)])))
+    parameters = tuple(_PARAMETER.findall(ptx[entry : ptx.index("{", entry)]))
+    together = np.array([instruction.words[0] in _TOGETHER for instruction in instructions])
+    return Program(tuple(instructions), labels, parameters, together)
 
 
 def _operands(text: str) -> tuple[str, ...]:
@@ -168,9 +172,9 @@ class Warp:
     def to_barrier(self) -> None:
         """Go on until the next barrier, or the end."""
         while not self.done:
-            # Lanes that part are joined again by this: those that are behind go first, those at a barrier last.
-            halted = np.array([self.program.instructions[at].words[0] in _HALTS for at in self.at])
-            at = int(self.at[LANE if halted.all() else ~halted].min())
+            # Lanes that part are joined again by this: those that are behind go first, those that wait last.
+            waits = self.program.together[self.at]
+            at = int(self.at[LANE if waits.all() else ~waits].min())
             here = self.at == at
             self.active = None if here.all() else here
             self.at[here] += 1
@@ -180,7 +184,7 @@ class Warp:
             if now.when:
                 wanted = self.registers[now.when[0]] == now.when[1]
                 mask = wanted if mask is None else wanted & mask
-            if kind in _HALTS and self.active is not None:
+            if self.active is not None and waits.all():
                 raise NotImplementedError(f"some threads of a warp only: {now.text}")
             if kind in ("bar", "barrier"):
                 return

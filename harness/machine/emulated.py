@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ from harness.mutants.interpose import interposed
 
 
 @contextmanager
-def emulated(arch: int, *, backwards: bool = False) -> Iterator[list[str]]:
+def emulated(arch: int, *, backwards: bool = False, sized: bool = False) -> Iterator[list[str]]:
     """Every launch of a Triton kernel on CPU tensors runs what Triton compiles for sm_<arch>; gives the names of the
-    kernels that ran. backwards: warps take turns from the last to the first.
+    kernels that ran. backwards: warps take turns from the last to the first. sized: code for just the sizes of each
+    launch.
 
     Triton has to be imported without TRITON_INTERPRET.
     """
@@ -27,10 +30,11 @@ def emulated(arch: int, *, backwards: bool = False) -> Iterator[list[str]]:
     programs: dict[Hashable, tuple[emulate.Program, int]] = {}
 
     def run(launch: Any, device: torch.device, stream: int, *arguments: Any) -> None:
-        if launch.kind not in programs:
-            binary = compile_triton(launch, arch)
-            programs[launch.kind] = emulate.read(binary.ptx), binary.threads
-        program, threads = programs[launch.kind]
+        kind = replace(launch.kind, sizes=launch.sizes) if sized else launch.kind
+        if kind not in programs:
+            binary = compile_triton(SimpleNamespace(kind=kind), arch)
+            programs[kind] = emulate.read(binary.ptx), binary.threads
+        program, threads = programs[kind]
         memory = emulate.Memory()
         for tensor in (a for a in arguments if isinstance(a, Tensor)):
             storage = tensor.untyped_storage()
