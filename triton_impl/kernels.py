@@ -13,8 +13,8 @@
 Sizes and strides are run-time arguments, or constants where a launch is fixed (fixed.py). Compiled code
 depends on the dtype, on how many elements an access has and along which axis, on the tile, and on the bands:
 row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]), and is what the kernel rows [TAPS_H[rb], TAPS_H[rb + 1])
-see; columns likewise. Taps of one band are added before they meet T (FOLD), or where that takes longer, each
-meets T by itself.
+see; columns likewise. Taps of one band are added before they meet T (FOLD); of kernels with more than FOLD_TAPS
+taps, each meets T by itself.
 
 A program that reads planes has BP of them and walks down their rows in steps of R lines of L positions. A
 line holds `lines` whole rows of `cols` columns, one behind the other, and what is left of it is idle; so a

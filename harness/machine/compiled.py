@@ -7,7 +7,6 @@ nothing in a process that interprets its kernels (TRITON_INTERPRET).
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import torch
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.errors import UsageError, last_line
-from harness.machine import ptx, sass
+from harness.machine import compilers, ptx, sass
 from harness.machine.compilers import Binary, compile_baseline, compile_launch
 from reference.problem import Problem, Tail
 from runtime.names import ROOT, importable
@@ -221,7 +220,7 @@ def _cuobjdump(cubin: bytes) -> dict[str, int]:
 
 def collect_elsewhere(arch: int) -> list[Compiled]:
     """`collect` in a process in which Triton compiles. UsageError if that process fails."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     done = subprocess.run(
         [sys.executable, "-m", importable("harness.machine.compiled"), str(arch)],
         env=environment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,11 @@ from harness.errors import UsageError
 from reference.problem import Tail
 
 MULTIPLIER = 0.5
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process in which Triton compiles its kernels, whatever it does in this one."""
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from harness.cli import COMMANDS, main
 from harness.commands import check, compare, doctor
 from harness.console import console
 from harness.entries.entry import Built, Entry
+from harness.machine import compilers
 from harness.records.as_json import load
 from harness.runs import timer
 from tests.harness.planted import broken, eagerly, fake_timer
@@ -248,7 +249,7 @@ def test_the_front_door_opens() -> None:
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 def test_the_front_door_interprets_triton_where_there_is_no_gpu() -> None:
     # In a process whose environment does not say so: these tests' own does.
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env = compilers.environment()
     done = subprocess.run(
         [sys.executable, "bench.py", "check", *SMALL, "--backends", "triton"],
         cwd=ROOT,

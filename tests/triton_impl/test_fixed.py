@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import convgap
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
+from harness.machine import compilers
 from harness.mutants.interpose import interposed
 from reference.problem import Chain, Tail
 from tests.triton_impl.test_kinds import X2, contiguous
@@ -91,7 +91,7 @@ print(json.dumps(found))
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[str], int, int]]:
     """Of each launch of some calls: the kernel, sums and products of the fixed form that the general one has not in the
     same layout, instructions of the general form and of the fixed one."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], check=False, capture_output=True, text=True, env=environment

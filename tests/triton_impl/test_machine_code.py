@@ -17,6 +17,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.backends.compiler import GPUTarget
 
+from harness.machine import compilers
 from triton_impl import machine_code as module
 from triton_impl.machine_code import FILE, MachineCode, machine_code
 
@@ -135,7 +136,7 @@ print(json.dumps([code.name, code.threads, code.shared, hashlib.sha256(code.cubi
 
 
 def test_another_process_finds_it(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
 
     def run(which: str) -> Any:
@@ -152,7 +153,7 @@ def test_another_process_finds_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["", "cut short"])
 def test_damage_in_tritons_own_cache_is_mended(tmp_path: Path, damage: str) -> None:
     """Files of Triton's own cache that a full disk or a loss of power left empty or cut short."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", PROGRAM, "first"]
 

@@ -16,6 +16,7 @@ import torch
 from harness.candidates import export, rules
 from harness.cases.catalogue import select
 from harness.cli import main
+from harness.machine import compilers
 from harness.machine.compiled import stride_of
 from reference.problem import Chain, Tail
 from tests.harness.candidates.judged import judged
@@ -121,7 +122,7 @@ def test_compiles_to_as_much_machine_code_as_the_package(texts: dict[str, str], 
     """In a process in which Triton compiles, for sm_89, without a GPU."""
     (tmp_path / "model_new.py").write_text(texts["collapsed"], encoding="utf-8")
     code = _SAME_CODE.format(root=str(Path(__file__).parents[3]), folder=str(tmp_path))
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )

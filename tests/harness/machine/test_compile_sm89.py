@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from cupy_impl.signatures import signatures
+from harness.machine import compilers
 from harness.machine.compiled import launches
 from harness.machine.compilers import compile_cuda
 from reference.problem import Chain, Problem, Tail
@@ -137,7 +138,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize("kinds", KINDS, ids=", ".join)
 def test_triton(kinds: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/harness/machine")])}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.machine import emulate
+from harness.machine import compilers, emulate
 
 ROOT = Path(__file__).parents[3]
 KERNELS = [
@@ -98,7 +97,7 @@ def test_an_unknown_instruction_is_named() -> None:
 def test_what_triton_compiles_for_sm_89_is_right(dtype: str) -> None:
     """Every kernel, gradients included, warps in both orders, in a process in which Triton compiles."""
     pytest.importorskip("triton")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     done = subprocess.run(
         [sys.executable, "-m", "tests.harness.machine.emulated_calls", dtype],
         env=environment,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +13,7 @@ import pytest
 
 from harness.cli import main
 from harness.commands import inspect_kernels
-from harness.machine import audit
+from harness.machine import audit, compilers
 from harness.machine.compiled import Compiled, collect_elsewhere, read
 from harness.machine.compilers import compile_cuda_source
 from harness.machine.occupancy import ARCHITECTURES, blocks_per_sm, occupancy
@@ -150,7 +149,7 @@ def test_planted_cuda_kernel(name: str) -> None:
 
 def test_planted_triton_kernels() -> None:
     needs_compilers()
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     script = Path(__file__).with_name("planted_triton.py")
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False

@@ -1,6 +1,5 @@
 """The PTX that both compilers make for sm_89, made anywhere and, on a GPU of 8.9 or more, run and judged."""
 
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import convgap
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
-from harness.machine import sm89
+from harness.machine import compilers, sm89
 from harness.mutants.interpose import interposed
 from harness.mutants.score import Trial, trial
 from harness.numerics.examine import examine
@@ -123,7 +122,7 @@ for problem, dtype in ((tail, torch.float16), (problem, torch.float32), (problem
 def test_triton_ptx_is_for_sm_89() -> None:
     """In a process of its own, as Triton compiles nothing in one that interprets its kernels."""
     pytest.importorskip("triton", reason="Triton is not installed")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = compilers.environment()
     done = subprocess.run(
         [sys.executable, "-c", TRITON], check=False, env=environment, capture_output=True, text=True,
         cwd=Path(sm89.__file__).parents[2],
