@@ -250,7 +250,8 @@ def _as_integer(name: str, value: Any) -> Any:
         value = value.item()
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
-    if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+    # Before 2.1, NumPy's bools say that they are indices.
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
         raise TypeError(f"{name}: expected an int, got bool")
     try:
         return operator.index(value)

@@ -112,10 +112,14 @@ PRODUCT_REGISTERS = 128
 PLANES_REGISTERS = 168
 """The same where it adds up small planes on the way in."""
 
+HELD_FEW = 32
+"""32-bit registers for what is on its way to shared memory, up to which such a thread does with PRODUCT_REGISTERS: two
+blocks side by side."""
+
 PLANES_HELD = 80
 """32-bit registers of a thread of planes_contract for its sums and for what is on its way, in a block of 32 outputs."""
 
-WIDE_PLANES_HELD = 104
+WIDE_PLANES_HELD = 80
 """The same in a block of 64 outputs."""
 
 PLANES_ROWS = 16
@@ -129,6 +133,9 @@ HELD_REGISTERS = 32
 
 SLICES = 16
 """Slices that the products of one output are cut into at most: the last block of an output has to add them up."""
+
+PLANES_SLICES = 32
+"""The same where planes_contract reads the planes: its blocks are few."""
 
 LARGE_SLICES = 32
 """The same of large kernels, whose taps are what takes time."""

@@ -31,7 +31,7 @@ def chain_depth(problem: Chain, stride: Stride, dtype: torch.dtype, alignment: i
     shape = products.contraction(problem, dtype.itemsize)
     depth = _bands(tile, problem, layout) + tile.parts + _products(problem, shape, products.slice_of(problem))
     if found := products.small_planes(problem, layout, dtype.itemsize):
-        shape, planes = found
+        shape, planes, _ = found
         slice_ = products.slice_of(problem, problem.h * problem.w > c.TINY_PLANE)
         own = planes.ACROSS + planes.LOADS + _halvings(planes.SHARE)
         depth = max(depth, own + _products(problem, shape, slice_))

@@ -991,13 +991,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
     // 2 addresses. A thread has the same places of every plane, in the same bands.
     x += at.n0 * stride_n + at.g * CI * stride_c;
     int row[LOADS], col[LOADS];
-    index_t place[LOADS];
     #pragma unroll
     for (int u = 0; u < LOADS; u++) {
         int i = (lane + u * SHARE) * ACROSS;
         row[u] = quotient(i, W_by);
         col[u] = i - row[u] * W;
-        place[u] = row[u] * stride_h + col[u] * stride_w;
     }
     access held[MINE][LOADS];
     Folded folded(weight + (at.g * CI * CO) * KK, CO, H, W);
@@ -1019,7 +1017,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
                 bool live = at.n0 + m < N && ci + p < at.to;
                 #pragma unroll
                 for (int u = 0; u < LOADS; u++)
-                    held[j][u] = live && row[u] < H ? load_streaming((const access*)(plane + place[u])) : access{};
+                    held[j][u] = live && row[u] < H ? load_streaming((const access*)(plane + row[u] * stride_h + col[u] * stride_w)) : access{};
             }
             folded.load(ci, at.co0, at.to - ci, CO - at.co0);
         },

@@ -191,13 +191,14 @@ def prepare_band_sums(problem: Chain, stride: Stride, dtype: torch.dtype, alignm
 
 
 def _multiplied(
-    kernel: str, dtype: torch.dtype, problem: Chain, shape: products.Product, more: dict[str, Any]
-) -> Code:
+    kernel: str, dtype: torch.dtype, problem: Chain, shape: products.Product, more: dict[str, Any],
+    registers: int | None = None,
+) -> Code:  # fmt: skip
     macros = {name: value for name, value in vars(shape).items() if name != "THREADS"}
     if not shape.OUTS:
         del macros["OUTS"]
-    registers = c.PLANES_REGISTERS if kernel == "planes_contract" else c.PRODUCT_REGISTERS
-    return _code(kernel, dtype, shape.THREADS, registers, macros | _bands(problem) | _taps(problem) | more)
+    macros |= _bands(problem) | _taps(problem) | more
+    return _code(kernel, dtype, shape.THREADS, registers or c.PRODUCT_REGISTERS, macros)
 
 
 def _channels(problem: Chain) -> tuple[int, int, int, int]:
@@ -246,8 +247,8 @@ def prepare_band_sums_contract(
     """Prepare the chain in one launch, or say None where two are better."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     if found := products.small_planes(problem, layout, dtype.itemsize):
-        shape, planes = found
-        code = _multiplied("planes_contract", dtype, problem, shape, vars(planes))
+        shape, planes, registers = found
+        code = _multiplied("planes_contract", dtype, problem, shape, vars(planes), registers)
         place = problem.h, problem.w, divisor(problem.w), *stride
         return _sliced(
             code,

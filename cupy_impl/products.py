@@ -76,7 +76,9 @@ def slice_of(problem: Chain, planes: bool = False) -> int:
     if is_large(problem):
         return ceil(count / c.LARGE_SLICES)
     least = c.FEW_PLANES_SLICE if count <= c.FEW_PLANES else c.MIN_SLICE
-    return max(ceil(count / c.SLICES), min(count, c.MIN_PLANES_SLICE if planes else least))
+    if planes:
+        return max(ceil(count / c.PLANES_SLICES), min(count, c.MIN_PLANES_SLICE))
+    return max(ceil(count / c.SLICES), min(count, least))
 
 
 def expansion(problem: Chain, itemsize: int) -> Product:
@@ -113,8 +115,9 @@ class Planes:
     LOADS: int
 
 
-def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product, Planes] | None:
-    """For `planes_contract`, or None where band sums and contract are better."""
+def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product, Planes, int] | None:
+    """For `planes_contract`, with the registers that a thread may have, or None where band sums and contract are
+    better."""
     area, sums, taps = problem.h * problem.w, sums_of(problem), taps_of(problem)
     outputs = problem.c_out // problem.groups
     if (
@@ -136,15 +139,17 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
     threads = 2 * c.PRODUCT_THREADS
     if share > c.WARP or itemsize == 8:
         return None
-    best = 0
+    best = held = 0
     planes = 1
     room = (c.WIDE_PLANES_HELD if BN == 64 else c.PLANES_HELD) - BM * BN / c.WARP
     while planes <= 32:
         mine = BM * planes * share / threads
         registers = mine * loads * across * itemsize / 4 + planes * BN * taps * itemsize / 4 / threads
         if mine >= 1 and planes * sums <= 72 and (registers <= room or not best):
-            best = planes
+            best, held = planes, registers
         planes *= 2
     if not best:
         return None
-    return Product(threads, BM, BN, columns, best * sums, best, BN, sums, 1), Planes(across, share, loads)
+    product = Product(threads, BM, BN, columns, best * sums, best, BN, sums, 1)
+    most = c.PRODUCT_REGISTERS if held <= c.HELD_FEW else c.PLANES_REGISTERS
+    return product, Planes(across, share, loads), most

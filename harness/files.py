@@ -7,6 +7,7 @@ pipe) is written through. Of a document only what lies between two marks is repl
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with path.open("wb") as file:
             file.write(data)
         return
-    target = path.resolve()
+    target = _target(path)
     temporary = _beside(target)
     try:
         with temporary.open("xb") as file:
@@ -123,7 +124,7 @@ def check_writable(path: Path) -> None:
             raise PermissionError(f"{path}: cannot be written (permission denied)")
         return
     try:
-        target = path.resolve()
+        target = _target(path)
         if not target.parent.is_dir():
             raise FileNotFoundError(f"{path}: no directory {path.parent}")
         temporary = _beside(target)
@@ -142,6 +143,14 @@ def _replaced(path: Path) -> bool:
         return path.is_file() or not path.exists()
     except OSError:
         return True
+
+
+def _target(path: Path) -> Path:
+    """What the name leads to. Raises OSError for a ring of links."""
+    target = path.resolve()
+    if target.is_symlink():  # from Python 3.13 on a ring is no error there
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def _beside(path: Path) -> Path:

@@ -27,6 +27,8 @@ FRAMES = {"sys._getframe", "sys._current_frames", "sys._current_exceptions"}
 FRAME_ATTRIBUTES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame"}
 HOOKS = {"sys.settrace", "sys.setprofile", "sys.addaudithook"}
 PROCESSES = {"os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "subprocess.Popen", "os.kill"}
+THREADS = {"_thread.start_new_thread", "_thread.start_joinable_thread"}
+"""The second is what threading.Thread starts from Python 3.13 on."""
 RAW = {"ctypes.string_at", "ctypes.wstring_at", "ctypes.cdata", "ctypes.cdata/buffer"}
 
 
@@ -110,7 +112,7 @@ class Watch:
             path = arguments[0]
             if isinstance(path, str) and path.startswith(("/proc", self._judge)) and self._theirs():
                 return f"search: looked into {path}"
-        elif event == "_thread.start_new_thread":
+        elif event in THREADS:
             return "thread: started a thread" if self._theirs() else ""
         elif event in HOOKS:
             return f"hook: {event}" if self._theirs() else ""

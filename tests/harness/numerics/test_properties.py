@@ -111,7 +111,8 @@ def test_holds_where_it_once_did_not(backend: str, seen: tuple[Any, ...], device
 
 
 def test_every_property_is_drawn_and_counted() -> None:
-    found = search("torch", "cpu", examples=300, seed=1, pool_size=20)
+    # Few problems have taps of one band to add up: of 60 some have, whichever hypothesis draws.
+    found = search("torch", "cpu", examples=400, seed=1, pool_size=60)
     assert set(found.ran) == set(PROPERTIES)
     assert not found.miss
 

@@ -120,7 +120,8 @@ def test_the_command_writes_a_record_that_diff_takes(tmp_path: Path, capsys) -> 
     command = ["calls", "--shape", "tail:1,2,3,4", "--calls", "host,wall", "--backends", "eager,mean,triton"]
     assert main([*command, "--budget-seconds", "0.5", "--json", str(path), "--text", str(text)]) == 0
     shown = capsys.readouterr().out
-    assert text.read_text() == shown and "/ mean, 95 %" in shown and "…" not in shown
+    # Some versions of rich end their progress with an empty line.
+    assert text.read_text().strip() == shown.strip() and "/ mean, 95 %" in shown and "…" not in shown
     without = not torch.cuda.is_available()
     assert ("interpreted without a GPU" in shown) == without
     assert ("no GPU: only what torch itself runs is timed" in shown) == without
