@@ -21,6 +21,8 @@ from harness.machine.compiled import stride_of
 from reference.problem import Chain, Tail
 from tests.harness.candidates.judged import judged
 
+pytestmark = pytest.mark.usefixtures("fewer_samples")
+
 pytest.importorskip("triton", reason="the exported file is made of the Triton kernels")
 
 

@@ -12,6 +12,8 @@ from harness.candidates.isolation import Isolation
 from harness.candidates.judging import Settings, judge
 from harness.candidates.verdict import UNJUDGED
 
+pytestmark = pytest.mark.usefixtures("fewer_samples")
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -18,6 +18,8 @@ from tests.harness.candidates.judged import judged
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples" / "candidates"
 
+pytestmark = pytest.mark.usefixtures("fewer_samples")
+
 MODEL = """
 import torch
 import torch.nn as nn
