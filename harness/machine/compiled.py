@@ -15,7 +15,6 @@ from collections.abc import Hashable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -194,21 +193,23 @@ def read(binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_b
     )
 
 
-@lru_cache(maxsize=1)
-def _tools() -> Path:
-    """Directory with cuobjdump and nvdisasm: Triton's wheel brings them."""
+@lru_cache(maxsize=2)
+def tool(name: str) -> str:
+    """Path of cuobjdump or nvdisasm: where TRITON_CUOBJDUMP_PATH or TRITON_NVDISASM_PATH says, or in Triton's wheel.
+    Raises UsageError."""
     try:
-        import triton
-    except ImportError as error:
-        raise UsageError(f"cuobjdump and nvdisasm come with Triton: {error}") from None
-    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+        from triton import knobs
+
+        return getattr(knobs.nvidia, name).path
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(f"{name} comes with Triton: {error}") from None
 
 
 def _tool(name: str, cubin: bytes, *options: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [_tools() / name, *options, file.name]
+        command = [tool(name), *options, file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

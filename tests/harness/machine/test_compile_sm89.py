@@ -20,7 +20,7 @@ import torch
 
 from cupy_impl.signatures import signatures
 from harness.machine import compilers
-from harness.machine.compiled import launches
+from harness.machine.compiled import launches, tool
 from harness.machine.compilers import compile_cuda
 from reference.problem import Chain, Problem, Tail
 
@@ -90,11 +90,10 @@ def wanted(kernel_set: Any, kinds: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def dump(cubin: bytes, path: Path) -> dict[str, int]:
     """Registers and bytes of stack, shared and local memory of the one kernel in a cubin."""
-    triton = pytest.importorskip("triton", reason="cuobjdump comes with Triton, which is not installed")
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    pytest.importorskip("triton", reason="cuobjdump comes with Triton, which is not installed")
     path.write_bytes(cubin)
     text = subprocess.run(
-        [tool, "--dump-resource-usage", path], check=True, capture_output=True, text=True
+        [tool("cuobjdump"), "--dump-resource-usage", path], check=True, capture_output=True, text=True
     ).stdout
     (line,) = re.findall(r"REG:.*", text)
     return {name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)}

@@ -13,8 +13,9 @@ import pytest
 
 from harness.cli import main
 from harness.commands import inspect_kernels
+from harness.errors import UsageError
 from harness.machine import audit, compilers
-from harness.machine.compiled import Compiled, collect_elsewhere, read
+from harness.machine.compiled import Compiled, collect_elsewhere, read, tool
 from harness.machine.compilers import compile_cuda_source
 from harness.machine.occupancy import ARCHITECTURES, blocks_per_sm, occupancy
 from harness.machine.sass import bytes_in_flight, parse_sass, width_of
@@ -163,6 +164,22 @@ def test_planted_triton_kernels() -> None:
         ("spills", "no spill"),
     ):
         assert [line[: len(rule)] for line in found[name]["broken"]] == [rule], name
+
+
+def test_a_tool_is_where_triton_is_told_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Triton was installed without NVIDIA's tools, and the CUDA toolkit has them."""
+    triton = pytest.importorskip("triton")
+    elsewhere = tmp_path / "disassembler"
+    elsewhere.symlink_to(tool("nvdisasm"))
+    tool.cache_clear()
+    monkeypatch.setenv("TRITON_NVDISASM_PATH", str(elsewhere))
+    assert tool("nvdisasm") == str(elsewhere)
+    tool.cache_clear()
+    triton.knobs.NvidiaTool.from_path.cache_clear()
+    monkeypatch.setattr(triton.knobs.subprocess, "check_output", lambda *_, **__: b"no release")
+    with pytest.raises(UsageError, match=r"^nvdisasm comes with Triton: Cannot find nvdisasm"):
+        tool("nvdisasm")
+    triton.knobs.NvidiaTool.from_path.cache_clear()
 
 
 def test_cuda_that_does_not_compile_says_why() -> None:
