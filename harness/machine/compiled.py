@@ -169,8 +169,7 @@ def _itemsize(case: Case) -> int:
 def read(binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_bytes: int = 0) -> Compiled:
     """Facts of a compiled kernel."""
     usage = _cuobjdump(binary.cubin)
-    lines = _tool("nvdisasm", binary.cubin, "-c").splitlines()
-    code = [parsed for line in lines if (parsed := sass.parse_sass(line))]
+    code = [parsed for line in disassembly(binary.cubin).splitlines() if (parsed := sass.parse_sass(line))]
     mnemonics = [instruction.mnemonic for instruction in code]
     accesses = ptx.buffer_accesses(binary)
     return Compiled(
@@ -203,6 +202,11 @@ def tool(name: str) -> str:
         return getattr(knobs.nvidia, name).path
     except (ImportError, RuntimeError) as error:
         raise UsageError(f"{name} comes with Triton: {error}") from None
+
+
+def disassembly(cubin: bytes) -> str:
+    """Machine code in words, a line for each instruction."""
+    return _tool("nvdisasm", cubin, "-c")
 
 
 def _tool(name: str, cubin: bytes, *options: str) -> str:

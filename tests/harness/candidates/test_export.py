@@ -104,8 +104,7 @@ _SAME_CODE = """
 import sys, torch
 sys.path[:0] = [{root!r}, {folder!r}]
 import model_new
-from harness.machine.compiled import read
-from harness.machine.compilers import compile_triton
+from harness.machine.compiled import disassembly
 from triton.backends.compiler import GPUTarget
 from triton_impl import prepare
 from reference.problem import Chain
@@ -113,9 +112,9 @@ model_new.launcher = lambda special, grid, sizes: special
 problem = Chain(16, 64, 128, 128, 128, (3, 3), (2, 2), (1, 1), (1, 1))
 arguments = problem, (64 * 128 * 128, 128 * 128, 128, 1), torch.float32, 0, False
 special = model_new.plan_prepare().prepare_band_sums_contract(*arguments).launch
-mine = special.compile(GPUTarget("cuda", 89, 32)).asm["sass"].count(";")
+mine = disassembly(special.compile(GPUTarget("cuda", 89, 32)).asm["cubin"]).count(";")
 package = prepare.prepare_band_sums_contract(*arguments).launch.special
-theirs = package.compile(GPUTarget("cuda", 89, 32)).asm["sass"].count(";")
+theirs = disassembly(package.compile(GPUTarget("cuda", 89, 32)).asm["cubin"]).count(";")
 print(mine, theirs)
 """
 
