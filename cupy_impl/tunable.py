@@ -29,6 +29,7 @@ TUNABLE: dict[str, tuple[int, ...]] = {
     "FILL": (64, 100, 128, 256),
     "MIN_SLICE": (16, 32, 64),
     "SLICES": (8, 16, 32),
+    "PLANES_SLICES": (8, 16, 32),
     "PRODUCT_REGISTERS": REGISTERS[1:4],
     "PLANES_REGISTERS": REGISTERS[2:],
 }

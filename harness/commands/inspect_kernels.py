@@ -11,11 +11,14 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
+from harness.cases.catalogue import select
 from harness.console import console
+from harness.errors import UsageError
 from harness.files import add_outputs, check_outputs, write_outputs
 from harness.machine import audit
-from harness.machine.compiled import Compiled, collect_elsewhere
+from harness.machine.compiled import CASES, Compiled, collect_elsewhere
 from harness.machine.occupancy import ARCHITECTURES, Architecture, blocks_per_sm, occupancy
+from harness.options import words
 from harness.show.text import new_table, number
 
 SUMMARY = "what the compilers make of both kernel sets for a given architecture; needs no GPU"
@@ -31,13 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=89,
         help="compute capability without its dot (default: 89, the RTX 4090)",
     )
+    parser.add_argument(
+        "--cases",
+        type=words,
+        default=CASES,
+        metavar="LIST",
+        help="sets, names or globs, as bench.py list has them (default: one case of each operator, dtype and layout)",
+    )
     add_outputs(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; 1 if a kernel of the two sets breaks a rule of the audit."""
     check_outputs(args, "inspect")
-    found = collect_elsewhere(args.arch)
+    try:
+        select(args.cases)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    found = collect_elsewhere(args.arch, args.cases)
     text = render(found, args.arch)
     block = render([item for item in found if item.main], args.arch)
     write_outputs(args, "inspect", text, document(found, args.arch), block=block)

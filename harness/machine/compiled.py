@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -86,13 +86,13 @@ class Compiled:
         return max((int(bits) for bits in self.loads), default=0)
 
 
-def collect(arch: int) -> list[Compiled]:
-    """Facts of both kernel sets and the baseline schedule, compiled for sm_<arch>."""
+def collect(arch: int, cases: Sequence[str] = CASES) -> list[Compiled]:
+    """Facts of both kernel sets and the baseline schedule, compiled for sm_<arch>. cases: names of cases or sets."""
     from cupy_impl import prepare as cuda
     from triton_impl import prepare as triton
 
     found: list[Compiled] = []
-    for case in select(CASES):
+    for case in select(cases):
         stride = stride_of(case)
         for backend, kernels in (("triton", triton), ("cupy", cuda)):
             found += _of_case(backend, kernels, case, stride, arch)
@@ -223,11 +223,11 @@ def _cuobjdump(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}
 
 
-def collect_elsewhere(arch: int) -> list[Compiled]:
+def collect_elsewhere(arch: int, cases: Sequence[str] = CASES) -> list[Compiled]:
     """`collect` in a process in which Triton compiles. UsageError if that process fails."""
     environment = compilers.environment()
     done = subprocess.run(
-        [sys.executable, "-m", importable("harness.machine.compiled"), str(arch)],
+        [sys.executable, "-m", importable("harness.machine.compiled"), str(arch), *cases],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -240,4 +240,4 @@ def collect_elsewhere(arch: int) -> list[Compiled]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(item) for item in collect(int(sys.argv[1]))]))
+    print(json.dumps([asdict(item) for item in collect(int(sys.argv[1]), sys.argv[2:])]))
