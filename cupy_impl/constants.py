@@ -112,7 +112,7 @@ PRODUCT_REGISTERS = 128
 PLANES_REGISTERS = 168
 """The same where it adds up small planes on the way in."""
 
-HELD_FEW = 32
+HELD_FEW = 34
 """32-bit registers for what is on its way to shared memory, up to which such a thread does with PRODUCT_REGISTERS: two
 blocks side by side."""
 

@@ -132,7 +132,11 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
         return None
     CI = problem.c_in // problem.groups
     blocks = problem.groups * ceil(outputs / BN) * ceil(CI / slice_of(problem, area > c.TINY_PLANE))
-    BM, columns = (c.PLANES_ROWS, BN // 8) if BN == 64 else _rows(problem.n, itemsize, blocks)
+    BM, columns = c.PLANES_ROWS, BN // 8
+    least = most = BM
+    if BN == 32 and area <= c.TINY_PLANE:
+        BM, columns = _rows(problem.n, itemsize, blocks)
+        least, most = c.FEW_ROWS, c.MANY_ROWS
     across = layout.vector if layout.unit == "columns" and not layout.swapped else 1
     share = pow2_at_least(ceil(area / across / 4))
     loads = ceil(area / across / share)
@@ -141,15 +145,18 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
         return None
     best = held = 0
     planes = 1
-    room = (c.WIDE_PLANES_HELD if BN == 64 else c.PLANES_HELD) - BM * BN / c.WARP
+    room = (c.WIDE_PLANES_HELD if BN == 64 else c.PLANES_HELD) - most * BN / c.WARP
+    # The order of additions depends on how many planes a step takes: as many as any number of rows has threads and room
+    # for, so that bits do not depend on the batch.
     while planes <= 32:
-        mine = BM * planes * share / threads
+        mine = most * planes * share / threads
         registers = mine * loads * across * itemsize / 4 + planes * BN * taps * itemsize / 4 / threads
-        if mine >= 1 and planes * sums <= 72 and (registers <= room or not best):
+        shared = least * planes * share >= threads and planes * sums <= 72
+        if shared and (registers <= room or not best):
             best, held = planes, registers
         planes *= 2
     if not best:
         return None
     product = Product(threads, BM, BN, columns, best * sums, best, BN, sums, 1)
-    most = c.PRODUCT_REGISTERS if held <= c.HELD_FEW else c.PLANES_REGISTERS
-    return product, Planes(across, share, loads), most
+    allowed = c.PRODUCT_REGISTERS if held <= c.HELD_FEW else c.PLANES_REGISTERS
+    return product, Planes(across, share, loads), allowed

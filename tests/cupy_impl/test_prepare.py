@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +86,46 @@ def test_one_kind_serves_all_sizes_of_its_class() -> None:
     later = set[Code]().union(*(kinds() for _ in range(800)))
     assert later <= first
     assert len(first) <= 30, len(first)
+
+
+ROWS_OF_A_BLOCK = {"BM", "PN", "BLOCKS"}
+"""What the batch may change: how many samples, or outputs, a block has, and how many blocks lie side by side."""
+
+
+def test_no_bit_depends_on_the_batch() -> None:
+    """500 random problems, small planes among them: every batch has the same kernels, steps, slices and tiles, by which
+    additions are ordered."""
+    rng, planes = Random(4), 0
+    for _ in range(500):
+        side = rng.choice((1, 2, 16, 60))
+        h, w, k = rng.randint(1, side), rng.randint(1, side), rng.randint(1, 5)
+        one = Chain(
+            1,
+            rng.choice((16, 100, 512)),
+            rng.choice((3, 32, 64, 512)),
+            h,
+            w,
+            (k, k),
+            (2, 2),
+            (k // 3, k // 3),
+        )
+        if min(one.out_size(0), one.out_size(1)) < 1:
+            continue
+        stride, found = contiguous(one.in_shape, LAYOUTS["contiguous"]), set[object]()
+        for n in (1, 2, 17, 64, 300, 2000):
+            chain, steps = replace(one, n=n), []
+            for made in filter(None, launches(chain, stride, torch.float32, 0)):
+                launch: Any = made.launch
+                if launch.kernel != "weight_grad":  # whose additions go over the samples
+                    kept = {
+                        name: value for name, value in launch.kind.constants if name not in ROWS_OF_A_BLOCK
+                    }
+                    slice_ = launch.sizes[-9:-7] if launch.kernel in ("contract", "planes_contract") else ()
+                    steps.append((launch.kernel, *kept.items(), *slice_))
+                    planes += launch.kernel == "planes_contract"
+            found.add(tuple(steps))
+        assert len(found) == 1, one
+    assert planes > 300
 
 
 def test_contiguous_images_of_any_size_take_a_counted_number_of_kinds() -> None:
