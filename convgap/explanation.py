@@ -228,11 +228,7 @@ def prepared(kernels: call.KernelSet, operator: str, args: tuple[Any, ...], out:
     if operator == "chain":
         _, weight, bias, multiplier, _, *geometry, _ = args
         problem = weighted_problem(first.shape, weight, bias, *geometry)
-        one = kernels.prepare_band_sums_contract(problem, *where, multiplier is not None)
-        if one is not None:
-            return [one]
-        contract = kernels.prepare_contract(problem, weight.dtype, multiplier is not None)
-        return [kernels.prepare_band_sums(problem, *where), contract]
+        return call.prepare_chain(kernels, problem, *where, multiplier is not None)
     if operator in ("band_sums", "plane_sums"):
         n, c, *size = first.shape
         kernel, *bands = args[1:-1] if operator == "band_sums" else ((1, 1), *ONE_BAND)

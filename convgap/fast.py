@@ -100,13 +100,14 @@ def off() -> Iterator[None]:
 
 def forward_parts(
     problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float,
-    backend: str,
+    wants: tuple[bool, bool], channels_last: bool, backend: str,
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
-    """(output, band sums) of a chain."""
+    """(output, band sums) of a chain whose backward gives the gradients that `wants` says."""
     if _module is None or not x.is_cuda or not (_plain(weight) and (bias is None or bias.is_contiguous())):
         return None
     strides = None if multiplier is None else (multiplier.stride(0), multiplier.stride(1))
-    key = problem, x.stride(), x.dtype, x.data_ptr() % 16, strides, backend, x.device
+    where = problem, x.stride(), x.dtype, x.data_ptr() % 16
+    key = *where, strides, wants, channels_last, backend, x.device
     plan = _kept(plans.forward_parts, *key)
     return plan and _module.execute(plan, scale, x, weight, bias, multiplier)
 

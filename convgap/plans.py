@@ -12,7 +12,7 @@ from torch import Tensor
 from convgap import selection
 from convgap.arguments import check_chain, check_tail
 from reference.problem import Chain
-from runtime import call, refused
+from runtime import ahead, call, refused
 from runtime.prepared import Prepared, Unlaunchable, accumulator
 
 POINTER, WORKSPACE, COUNTERS, OUTPUT, INTEGER, MEAN, SCALE = range(7)
@@ -54,14 +54,14 @@ def chain(
     def steps(kernels: call.KernelSet) -> tuple[Any, ...]:
         where = batched.stride(), batched.dtype, batched.data_ptr() % 16
         plan = _Plan(batched.dtype, batched.device)
-        one = kernels.prepare_band_sums_contract(problem, *where, given)
-        if one is not None:
-            plan.launch(one, [(POINTER, X), *ends], _strides(tensor), scales)
-        else:
+        made = call.prepare_chain(kernels, problem, *where, given)
+        ahead.load(batched.device, made)
+        source = POINTER, X
+        if len(made) > 1:
             sums = plan.space(prod(problem.sums_shape) * accumulator(batched.dtype).itemsize)
-            plan.launch(kernels.prepare_band_sums(problem, *where), [(POINTER, X), sums])
-            made = kernels.prepare_contract(problem, weight.dtype, given)
-            plan.launch(made, [sums, *ends], _strides(tensor), scales)
+            plan.launch(made[0], [source, sums])
+            source = sums
+        plan.launch(made[-1], [source, *ends], _strides(tensor), scales)
         return plan.given(_output(problem.c_out, batched, x.dim() == 4), area=problem.out_area)
 
     return _planned("chain", backend, multiplier, tensor, batched, steps)
@@ -158,16 +158,19 @@ SUMS, GRAD = X, MULTIPLIER
 
 def forward_parts(
     problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int, multiplier: tuple[int, int] | None,
-    backend: str, device: torch.device,
+    wants: tuple[bool, bool], channels_last: bool, backend: str, device: torch.device,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Of (x, weight, bias, multiplier) -> (output, band sums). Raises Unlaunchable, RuntimeError or LookupError."""
+    """Of (x, weight, bias, multiplier) -> (output, band sums). `wants` and `channels_last` are its backward's, whose
+    code is compiled meanwhile. Raises Unlaunchable, RuntimeError or LookupError."""
     kernels = _kernels(problem, backend, device, "contract")
+    made = call.prepare_parts(kernels, problem, stride, dtype, alignment, multiplier is not None)
+    ahead.load(device, made)
+    call.begin_backward(kernels, problem, dtype, wants, channels_last, device)
     plan = _Plan(dtype, device)
     sums = OUTPUT, 1
-    plan.launch(kernels.prepare_band_sums(problem, stride, dtype, alignment), [(POINTER, X), sums])
+    plan.launch(made[0], [(POINTER, X), sums])
     pointers = [sums, (POINTER, WEIGHT), (POINTER, BIAS) if problem.bias else (OUTPUT, 0), (OUTPUT, 0)]
-    made = kernels.prepare_contract(problem, dtype, multiplier is not None)
-    plan.launch(made, pointers, multiplier, [(MEAN, 0), (SCALE, 0)])
+    plan.launch(made[1], pointers, multiplier, [(MEAN, 0), (SCALE, 0)])
     out = problem.out_shape, (problem.c_out, 1, 1, 1), dtype
     return plan.given(
         out, (problem.sums_shape, _contiguous(problem.sums_shape), accumulator(dtype)), area=problem.out_area
@@ -180,19 +183,18 @@ def backward(
 ) -> tuple[Any, ...]:  # fmt: skip
     """Of (band sums, weight, None, gradient) -> the gradients of x and of the weight, of those that are wanted."""
     kernels = _kernels(problem, backend, device, "expand" if wants[0] else "weight_grad")
+    made = call.prepare_backward(kernels, problem, dtype, wants, channels_last)
+    ahead.load(device, made)
     plan = _Plan(dtype, device)
     outputs = []
     numbers = [*((INTEGER, stride) for stride in grad_stride), (MEAN, 0)]
     if wants[0]:
-        _, c, h, w = problem.in_shape
-        stride = (c * h * w, 1, c * w, c) if channels_last else _contiguous(problem.in_shape)
         d = plan.space(prod(problem.sums_shape) * accumulator(dtype).itemsize)
-        plan.add(kernels.prepare_expand(problem, dtype), [(POINTER, GRAD), (POINTER, WEIGHT), d, *numbers])
-        plan.add(kernels.prepare_band_fill(problem, stride, dtype), [d, (OUTPUT, 0)])
-        outputs.append((problem.in_shape, stride, dtype))
+        plan.add(made[0], [(POINTER, GRAD), (POINTER, WEIGHT), d, *numbers])
+        plan.add(made[1], [d, (OUTPUT, 0)])
+        outputs.append((problem.in_shape, call.dx_stride(problem, channels_last), dtype))
     if wants[1]:
-        made = kernels.prepare_weight_grad(problem, dtype)
-        plan.add(made, [(POINTER, GRAD), (POINTER, SUMS), (OUTPUT, len(outputs)), *numbers])
+        plan.add(made[-1], [(POINTER, GRAD), (POINTER, SUMS), (OUTPUT, len(outputs)), *numbers])
         outputs.append((problem.weight_shape, _contiguous(problem.weight_shape), dtype))
     return plan.given(*outputs, area=problem.out_area)
 

@@ -8,6 +8,7 @@ yet, and where the first call is one that the kernel set cannot launch, a small 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference.problem import Chain
-from runtime import call, plan, private
+from reference.problem import Chain, Tail
+from runtime import ahead, call, plan, private
 from runtime.names import importable
-from runtime.prepared import Unlaunchable, accumulator
+from runtime.prepared import Prepared, Unlaunchable, accumulator
 from torch_impl import forward
 
 
@@ -32,6 +33,10 @@ def kernel_set(name: str) -> ModuleType:
 
 Check = Callable[[Any], None]
 """check(kernel set): one call of the kind that is asked for; raises WrongAnswer, or what is in the way."""
+
+
+Backward = tuple[tuple[bool, bool], bool]
+"""Which gradients of (x, weight) a call will be asked for, and whether x is channels last."""
 
 
 class WrongAnswer(RuntimeError):
@@ -119,23 +124,33 @@ def check_tail(y: Tensor, tensor: bool) -> Check | None:
     return partial(_tail, y=y, tensor=tensor) if _usual(y) else None
 
 
-def check_chain(problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, tensor: bool) -> Check | None:
-    """The same for a chain."""
+def check_chain(
+    problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, tensor: bool, backward: Backward | None = None
+) -> Check | None:  # fmt: skip
+    """The same for a chain. backward: where the band sums are kept for one."""
     given = {"problem": problem, "x": x, "weight": weight, "bias": bias, "tensor": tensor}
-    return partial(_chain, **given) if _usual(x) else None
+    return partial(_chain, **given, backward=backward) if _usual(x) else None
 
 
 def _tail(kernels: Any, y: Tensor, tensor: bool) -> None:
+    def prepare(problem: Tail, *where: Any) -> list[Prepared]:
+        return [kernels.prepare_multiply_gap(problem, *where)]
+
+    _begin(Tail(*y.shape), y, tensor, prepare)
     stream = private.current_stream(y.device)
     sample = _whole_numbers(y[:1])
     multiplier = _ones(y.shape[1], y) if tensor else None
-    got = call.tail(kernels, sample, 1.0, multiplier, stream)
-    _expect("tail", got, sample.double().mean((2, 3), keepdim=True))
+    expected = sample.double().mean((2, 3), keepdim=True)
+    _expect("tail", call.tail(kernels, sample, 1.0, multiplier, stream), expected)
 
 
 def _chain(
-    kernels: Any, problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, tensor: bool
-) -> None:
+    kernels: Any, problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, tensor: bool,
+    backward: Backward | None = None,
+) -> None:  # fmt: skip
+    _begin(problem, x, tensor, partial(call.prepare_parts if backward else call.prepare_chain, kernels))
+    if backward:
+        call.begin_backward(kernels, problem, x.dtype, *backward, x.device)
     stream = private.current_stream(x.device)
     one = replace(problem, n=1)
     sample, taps = _whole_numbers(x[:1]), _whole_numbers(weight)
@@ -146,7 +161,19 @@ def _chain(
         expected = forward.chain(one, sample.double(), taps.double(), wide, 1.0, None)
     except RuntimeError as error:
         raise Unlaunchable(f"plain torch has no answer to compare with: {error}") from error
-    _expect("chain", call.chain(kernels, one, sample, taps, added, 1.0, multiplier, stream), expected)
+    given = taps, added, 1.0, multiplier, stream
+    if backward:
+        got = call.contract(kernels, one, call.band_sums(kernels, one, sample, stream), *given)
+    else:
+        got = call.chain(kernels, one, sample, *given)
+    _expect("chain", got, expected)
+
+
+def _begin(problem: Any, x: Tensor, tensor: bool, prepare: Callable[..., list[Prepared]]) -> None:
+    """Have the code of the sample and of the call itself compiled while the expected answer is worked out."""
+    for each, alignment in ((replace(problem, n=1), 0), (problem, x.data_ptr() % 16)):
+        with suppress(Unlaunchable):
+            ahead.load(x.device, prepare(each, x.stride(), x.dtype, alignment, tensor))
 
 
 MOST = 1 << 24
@@ -176,6 +203,8 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 4e-3, torch
 
 
 def _expect(what: str, got: Tensor, expected: Tensor) -> None:
+    # On the CPU: each of torch's operations that a process has not used yet takes some 10 ms to load on a GPU.
+    got, expected = got.cpu(), expected.cpu()
     right = torch.isclose(got.double(), expected, rtol=ROUNDING[got.dtype], atol=0)
     if not right.all():
         values = tuple(t.double()[~right][:4].tolist() for t in (got, expected))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from math import ceil
+from threading import Lock
 from typing import Any
 
 import torch
@@ -74,6 +75,16 @@ class Code:
         return with_constants(text, self.kernel, self.sizes) if self.sizes else text
 
 
+_kinds: dict[Code, Code] = {}
+
+
+def kind(kernel: str, constants: tuple[tuple[str, str], ...]) -> Code:
+    """The code of a kind for any sizes, as one object: the prepared launches of a thousand sizes hold the same few, and
+    Python's collector has no more to walk over."""
+    code = Code(kernel, constants)
+    return _kinds.setdefault(code, code)
+
+
 def device_source(code: Code, kernels: str | None = None) -> str:
     """The translation unit for NVRTC; `kernels` takes the place of kernels.cu."""
     # Macros are in the text because CuPy runs NVRTC once per set of options, only to see its version.
@@ -133,7 +144,7 @@ class Launch:
                 self(device, stream, *arguments)
             return
         if self._on_cuda is None:
-            self._on_cuda = _compiled(self.kind)
+            self._on_cuda = _loaded(self.kind)
         filled = self._slots.fill((*arguments, *self.sizes))
         self._on_cuda(self.grid, self._block, filled, shared_mem=self.shared, stream=_Stream(stream))
 
@@ -169,7 +180,7 @@ class Launch:
     def _load(self, code: Code, device: torch.device) -> None:
         if device != CPU:
             with torch.cuda.device(device):
-                _compiled(code).compile()
+                _loaded(code)
 
     def handle(self, device: torch.device) -> tuple[int, int, int]:
         """(CUfunction as a number, threads of a block, bytes of dynamic shared memory). Raises RuntimeError on the
@@ -177,7 +188,7 @@ class Launch:
         if device == CPU:
             raise RuntimeError("interpreted kernels have no CUfunction")
         with torch.cuda.device(device):
-            return _compiled(self.kind).kernel.ptr, self.threads, self.shared
+            return _loaded(self.kind).kernel.ptr, self.threads, self.shared
 
 
 def on_cpu(kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:
@@ -207,6 +218,17 @@ def _compiled(code: Code) -> Any:
     import cupy
 
     return cupy.RawKernel(device_source(code), code.kernel, options=OPTIONS)
+
+
+_locks: dict[Code, Lock] = {}
+
+
+def _loaded(code: Code) -> Any:
+    """The kernel, on the current device. Threads that ask for the same code compile it once."""
+    with _locks.setdefault(code, Lock()):
+        kernel = _compiled(code)
+        kernel.compile()
+        return kernel
 
 
 def warps(threads: int) -> int:

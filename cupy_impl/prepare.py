@@ -15,7 +15,7 @@ import torch
 
 from cupy_impl import constants as c
 from cupy_impl import products, tiles
-from cupy_impl.launch import Code, Launch
+from cupy_impl.launch import Code, Launch, kind
 from reference.problem import Chain, Tail
 from runtime.layout import Layout, describe, pow2_at_least, pow2_at_most
 from runtime.prepared import Prepared, accumulator
@@ -46,7 +46,7 @@ def _code(kernel: str, dtype: torch.dtype, threads: int, registers: int, macros:
         "THREADS": threads,
         "BLOCKS": blocks,
     }
-    return Code(kernel, tuple((name, str(value)) for name, value in (types | macros).items()))
+    return kind(kernel, tuple((name, str(value)) for name, value in (types | macros).items()))
 
 
 def _reading(kernel: str, dtype: torch.dtype, tile: tiles.Tile, macros: dict[str, Any]) -> Code:

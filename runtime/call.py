@@ -10,6 +10,7 @@ accumulator's dtype.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 from reference.problem import Chain, Tail
-from runtime import refused, workspace
-from runtime.prepared import Prepared, accumulator
+from runtime import ahead, refused, workspace
+from runtime.prepared import Prepared, Unlaunchable, accumulator
 
 Stride = tuple[int, ...]
 
@@ -51,6 +52,48 @@ class KernelSet(Protocol):
     def prepare_weight_grad(self, problem: Chain, dtype: torch.dtype) -> Prepared: ...
 
 
+def prepare_chain(
+    kernels: KernelSet, problem: Chain, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool
+) -> list[Prepared]:
+    """The launches of a chain: one, or those of its band sums and their product. Arguments as in KernelSet."""
+    one = kernels.prepare_band_sums_contract(problem, stride, dtype, alignment, tensor)
+    return [one] if one else prepare_parts(kernels, problem, stride, dtype, alignment, tensor)
+
+
+def prepare_parts(
+    kernels: KernelSet, problem: Chain, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool
+) -> list[Prepared]:
+    """The launches of a chain whose band sums are kept for its backward."""
+    sums = kernels.prepare_band_sums(problem, stride, dtype, alignment)
+    return [sums, kernels.prepare_contract(problem, dtype, tensor)]
+
+
+def prepare_backward(
+    kernels: KernelSet, problem: Chain, dtype: torch.dtype, wants: tuple[bool, bool], channels_last: bool
+) -> list[Prepared]:
+    """The launches of the gradients of x and of the weight, of those that are wanted; `channels_last`: how x lies."""
+    made = []
+    if wants[0]:
+        stride = dx_stride(problem, channels_last)
+        made += [kernels.prepare_expand(problem, dtype), kernels.prepare_band_fill(problem, stride, dtype)]
+    return [*made, kernels.prepare_weight_grad(problem, dtype)] if wants[1] else made
+
+
+def begin_backward(
+    kernels: KernelSet, problem: Chain, dtype: torch.dtype, wants: tuple[bool, bool], channels_last: bool,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Have the code of a backward compiled while its forward runs."""
+    with suppress(Unlaunchable):  # the backward says so itself, if there is one
+        ahead.load(device, prepare_backward(kernels, problem, dtype, wants, channels_last))
+
+
+def dx_stride(problem: Chain, channels_last: bool) -> Stride:
+    """Strides of the gradient of x."""
+    _, c, h, w = problem.in_shape
+    return (c * h * w, 1, c * w, c) if channels_last else (c * h * w, h * w, w, 1)
+
+
 tail_of = lru_cache(maxsize=4096)(Tail)
 """Tail(n, c, h, w), made once."""
 
@@ -79,17 +122,17 @@ def chain(
     stream: int,
 ) -> Tensor:
     """multiplier * scale * (bias + mean of the transposed convolution) -> [n, c_out, 1, 1]."""
-    made = None
-    if problem.n:
-        made = kernels.prepare_band_sums_contract(
-            problem, x.stride(), x.dtype, x.data_ptr() % 16, multiplier is not None
-        )
-    if made is None:
+    if not problem.n:
+        return torch.empty(problem.out_shape, dtype=x.dtype, device=x.device)
+    where = x.stride(), x.dtype, x.data_ptr() % 16
+    one, *rest = prepare_chain(kernels, problem, *where, multiplier is not None)
+    if rest:
+        ahead.load(x.device, rest)
         sums = band_sums(kernels, problem, x, stream)
         return contract(kernels, problem, sums, weight, bias, scale, multiplier, stream)
     out = torch.empty(problem.out_shape, dtype=x.dtype, device=x.device)
     pointers = x, _aligned(weight), out if bias is None else bias, out
-    _launch(made, out.device, stream, pointers, multiplier, (scale / problem.out_area, scale))
+    _launch(one, out.device, stream, pointers, multiplier, (scale / problem.out_area, scale))
     return out
 
 

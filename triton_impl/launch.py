@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import Any
 
@@ -195,7 +195,7 @@ POINTER = {
 """Triton's types of tensors."""
 
 WIDE = {"H", "W", "stride_n", "stride_c", "stride_h", "stride_w"}
-"""Sizes of 64 bits; divisors, whose names end in _by, are too. The others have 32."""
+"""Sizes of 64 bits; divisors, whose names end in _by, have as many. The others have 32."""
 
 
 def specialize(
@@ -214,27 +214,45 @@ def specialize(
     constants as well are left out. fused: as in Specialization. Raises Unlaunchable for a size that its parameter
     cannot hold.
     """
-    kept = {name: value for name, value in sizes.items() if name not in constants}
-    types = dict(call)
-    for name, value in kept.items():
-        wide = name in WIDE or name.endswith("_by")
-        types[name] = "i64" if wide else "i32"
-        if not -(2**63) <= value < 2**63 or (not wide and value >= 2**31):
-            raise Unlaunchable(
-                f"sizes: {name} is {value}, more than the Triton kernel {kernel.__name__} can take"
-            )
-    names = kernel.arg_names
-    ordered = sorted(types, key=names.index)
+    types, order = _parameters(kernel, tuple(call.items()), tuple(sizes), tuple(constants))
+    values = tuple(sizes[name] for name in order)
+    if max(map(abs, values), default=0) >= 2**31:
+        for name, value in zip(order, values, strict=True):
+            if not -(2**63) <= value < 2**63 or (value >= 2**31 and not _wide(name)):
+                raise Unlaunchable(
+                    f"sizes: {name} is {value}, more than the Triton kernel {kernel.__name__} can take"
+                )
     special = Specialization(
         kernel,
-        tuple((name, types[name]) for name in ordered),
+        types,
         tuple(constants.items()),
         tuple((name, by) for name, by in divisible.items() if by > 1 and name not in constants),
         warps,
         registers,
         fused,
     )
-    return special, tuple(kept[name] for name in ordered if name in kept)
+    return _kinds.setdefault(special, special), values
+
+
+_kinds: dict[Specialization, Specialization] = {}
+"""Each kind once: the prepared launches of a thousand sizes hold the same few, and Python's collector has no more to
+walk over."""
+
+
+@lru_cache(maxsize=1024)
+def _parameters(
+    kernel: Any, call: tuple[tuple[str, str], ...], sizes: tuple[str, ...], constants: tuple[str, ...]
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Run-time parameters in order with their types, and the sizes among them."""
+    kept = set(sizes).difference(constants)
+    types = dict(call) | {name: "i64" if _wide(name) else "i32" for name in kept}
+    ordered = sorted(types, key=kernel.arg_names.index)
+    return tuple((name, types[name]) for name in ordered), tuple(name for name in ordered if name in kept)
+
+
+def _wide(name: str) -> bool:
+    """Whether a size has 64 bits."""
+    return name in WIDE or name.endswith("_by")
 
 
 def divisor(d: int) -> int:

@@ -1,8 +1,9 @@
-"""Machine code on disk, found without Triton's compiler.
+"""From a Triton kernel to machine code, kept on disk and found again without Triton's compiler.
 
-Triton keeps what it has compiled too, but before it looks there it hashes its whole installation, 400 MB: the
-larger part of a first call that has nothing to compile. Its version and its library's size and time tell as
-much, unless somebody edits its Python files in place: TRITON_ALWAYS_COMPILE=1 is for them.
+`triton.compile` keeps what it has compiled too, but before it looks there, and before it compiles, it hashes its whole
+installation, 400 MB: 0.4 to 0.9 s of the first call of a process. So its stages are called one after the other here,
+and what they make is kept under a key of its own. Triton's version and its library's size and time tell as much as the
+hash does, unless somebody edits Triton's Python files in place: TRITON_ALWAYS_COMPILE=1 is for them.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ import json
 import logging
 import os
 from base64 import b64decode, b64encode
-from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
-from uuid import uuid4
 
 import triton
 from triton import knobs
 from triton._C import libtriton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 from triton.runtime.cache import get_cache_manager
 
 FILE = "machine_code.json"
@@ -55,24 +55,44 @@ def machine_code(
     path = None if anew or knobs.compilation.always_compile else files.get_file(FILE)
     found = _read(path) if path else None
     if found is None:
-        found = _compiled(_compile(source, target, options, anew))
+        found = _made(*compiled(source, target, options))
         files.put(json.dumps(vars(found) | {"cubin": b64encode(found.cubin).decode()}), FILE, binary=False)
     return found
 
 
-def _compile(source: ASTSource, target: GPUTarget, options: dict[str, Any], anew: bool) -> Any:
-    """What Triton makes of it. Files in its own cache that cannot be read are made once more, as if they were
-    not there."""
-    if not anew:
+def compiled(source: ASTSource, target: GPUTarget, options: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """A cubin and its metadata: by Triton's stages or, where somebody watches `triton.compile` or this Triton's stages
+    are called in another way, by that. Raises whatever it raises."""
+    if not _watched():
         try:
-            return triton.compile(source, target=target, options=options)
+            return _by_stages(source, target, options)
         except Exception as error:
-            _log.debug("compiled anew, past Triton's cache, after %r", error)
-    # Under a name of its own: even where Triton is told to compile always, it reads its list of files first.
-    other = copy(source)
-    name = f"{source.hash()}-{uuid4()}"
-    other.hash = lambda: name
-    return triton.compile(other, target=target, options=options)
+            _log.debug("by triton.compile, after %r", error)
+    made = triton.compile(source, target=target, options=options)
+    return made.asm["cubin"], made.metadata._asdict()
+
+
+def _watched() -> bool:
+    """Whether Triton was asked to dump or replace what its stages make, or to tell somebody."""
+    asked = knobs.compilation
+    hook = getattr(knobs.runtime, "add_stages_inspection_hook", None)
+    return bool(asked.dump_ir or asked.override or asked.listener or hook)
+
+
+def _by_stages(source: ASTSource, target: GPUTarget, options: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    backend: Any = make_backend(target)
+    chosen = backend.parse_options(options | source.parse_options())
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, chosen, source.language)
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    module_map = backend.get_module_map()
+    made = source.make_ir(target, chosen, backend.get_codegen_implementation(chosen), module_map, context)
+    metadata = {"target": target, **vars(chosen)}
+    for stage in stages.values():
+        made = stage(made, metadata)
+    return made, metadata
 
 
 def _key(source: ASTSource, target: GPUTarget, options: dict[str, Any]) -> str:
@@ -95,8 +115,8 @@ def _read(path: str) -> MachineCode | None:
         return None
 
 
-def _compiled(compiled: Any) -> MachineCode:
-    made = compiled.metadata
-    if made.global_scratch_size or made.profile_scratch_size:
-        raise RuntimeError(f"{made.name}: expected a kernel without scratch memory")
-    return MachineCode(compiled.asm["cubin"], made.name, 32 * made.num_warps, made.shared)
+def _made(cubin: bytes, metadata: dict[str, Any]) -> MachineCode:
+    name = metadata["name"]
+    if metadata["global_scratch_size"] or metadata["profile_scratch_size"]:
+        raise RuntimeError(f"{name}: expected a kernel without scratch memory")
+    return MachineCode(cubin, name, 32 * metadata["num_warps"], metadata["shared"])

@@ -84,13 +84,11 @@ class Straight:
     def band_fill(self, d: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
         return kernels.band_fill(self.problem, d, dtype, channels_last, self.backend)
 
-    def forward_parts(self, x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-        """(output, band sums), from x, weight, bias, multiplier and scale."""
-        found = fast.forward_parts(self.problem, x, *given, backend=self.backend)
-        if found is not None:
-            return found
-        sums = self.band_sums(x)
-        return self.contract(sums, *given), sums
+    def forward_parts(self, wants: tuple[bool, bool], x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        """(output, band sums), from x, weight, bias, multiplier and scale. `wants`: which gradients of x and of the
+        weight will be asked for."""
+        everything: Any = self.problem, x, *given, wants, is_channels_last(x), self.backend
+        return fast.forward_parts(*everything) or kernels.forward_parts(*everything)
 
     def dispatched(self) -> Dispatched:
         p = self.problem
@@ -130,7 +128,7 @@ def chain_forward(
     """`wanted`: which of the tensors want a gradient. Those of x and of the bias need no band sums."""
     if not (wanted[1] or wanted[3]):
         return steps.chain(x, weight, bias, multiplier, scale), None
-    return steps.forward_parts(x, weight, bias, multiplier, scale)
+    return steps.forward_parts(wanted[:2], x, weight, bias, multiplier, scale)
 
 
 def keep_chain(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:

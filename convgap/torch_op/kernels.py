@@ -6,7 +6,7 @@ one output channel and one group.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from convgap.probe import check_chain, check_tail
 from convgap.selection import serve
 from convgap.torch_op.schemas import ONE_BAND, Sizes, empty_dx
 from reference.problem import Chain
-from runtime import call
+from runtime import ahead, call
 from runtime.private import current_stream
 from torch_impl import backward, forward
 
@@ -75,6 +75,30 @@ def chain(
 
     given = multiplier is not None
     return serve(backend, x.device, "chain", run, lambda: check_chain(problem, x, weight, bias, given))
+
+
+def forward_parts(
+    problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float,
+    wants: tuple[bool, bool], channels_last: bool, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(output, band sums) of a chain whose backward gives the gradients of x and of the weight that `wants` says."""
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    given = multiplier is not None
+
+    def run(kernels: Any) -> tuple[Tensor, Tensor]:
+        if kernels is None:
+            sums = forward.band_sums(problem, x).contiguous()
+            return forward.contract(problem, sums, weight, bias, scale, multiplier), sums
+        stream = current_stream(x.device)
+        if problem.n:
+            where = x.stride(), x.dtype, x.data_ptr() % 16
+            ahead.load(x.device, call.prepare_parts(kernels, problem, *where, given))
+            call.begin_backward(kernels, problem, x.dtype, wants, channels_last, x.device)
+        sums = call.band_sums(kernels, problem, x, stream)
+        return call.contract(kernels, problem, sums, weight, bias, scale, multiplier, stream), sums
+
+    check = partial(check_chain, problem, x, weight, bias, given, (wants, channels_last))
+    return serve(backend, x.device, "contract", run, check)
 
 
 def band_sums(problem: Chain, x: Tensor, backend: str) -> Tensor:

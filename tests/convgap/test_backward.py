@@ -302,6 +302,8 @@ def test_a_batch_of_none_has_nothing_to_launch(backend: str, device: torch.devic
     )  # now it is chosen
     none: Any = replace(case.problem, n=0)
     with pytest.raises(LookupError):
-        plans.forward_parts(none, inputs.x.stride(), torch.float32, 0, None, backend, device)
+        plans.forward_parts(
+            none, inputs.x.stride(), torch.float32, 0, None, (True, True), False, backend, device
+        )
     with pytest.raises(LookupError):
         plans.backward(none, torch.float32, (4, 1), (True, True), False, backend, device)

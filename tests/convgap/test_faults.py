@@ -136,7 +136,8 @@ FAULTS = {
         "", {}, {"PATH": "/nowhere", "TRITON_CACHE_DIR": "{tmp}"}, gpu="Triton's interpreter has no launcher",
     ),
     "Triton's compiler raises": Fault(
-        'import triton\ntriton.compile = fail(RuntimeError("ptxas fatal: unsupported"))',
+        'from triton.backends.nvidia.compiler import CUDABackend\n'
+        'CUDABackend.make_cubin = fail(RuntimeError("ptxas fatal: unsupported"))',
         {"triton": "ptxas fatal: unsupported"}, {"TRITON_CACHE_DIR": "{tmp}"},
         gpu="Triton's interpreter compiles nothing",
     ),

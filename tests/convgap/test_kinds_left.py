@@ -12,6 +12,7 @@ import convgap
 from convgap import probe
 from cupy_impl.interpret import unavailable
 from reference.problem import Chain
+from runtime import call
 from runtime.prepared import Unlaunchable
 from tests.convgap.test_faults import DEVICE, GPU, PROGRAM, run
 from torch_impl import forward
@@ -69,6 +70,10 @@ def test_what_plain_torch_cannot_do_is_laid_on_no_kernel_set(monkeypatch: pytest
     def fail(*_: Any) -> None:
         raise RuntimeError("planted")
 
+    def nothing(*_: Any) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(call, "prepare_chain", nothing)
     monkeypatch.setattr(forward, "chain", fail)
     with pytest.raises(Unlaunchable, match="planted"):
         check(None)

@@ -142,9 +142,9 @@ def test_a_training_step_can_be_captured(backend: str, device: torch.device) -> 
 CAPTURED = """
 def refuse(*args, **kwargs):
     raise AssertionError("compiled or loaded during capture")
-import triton, cupy
-from triton_impl import driver
-triton.compile = cupy.RawKernel = driver.Kernel = refuse
+import cupy
+from triton_impl import driver, machine_code
+machine_code.compiled = cupy.RawKernel = driver.Kernel = refuse
 for n in BATCHES:
     x = torch.rand(n, *x.shape[1:], device="cuda")
     graph = torch.cuda.CUDAGraph()

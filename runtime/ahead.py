@@ -1,0 +1,34 @@
+"""Kinds of launches compiled ahead, each in a thread of its own: what needs several of them waits for the slowest to
+compile, not for one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from threading import Thread
+
+import torch
+
+from runtime.prepared import Launch, Prepared
+
+_begun: set[tuple[Hashable, torch.device]] = set()
+
+
+def load(device: torch.device, prepared: Iterable[Prepared]) -> None:
+    """Begin to compile and load what this process has not yet begun. Whoever launches one of these waits for its
+    thread, and meets the error that it met. On the CPU nothing is compiled for a launch."""
+    if device.type != "cuda":
+        return
+    for made in prepared:
+        key = made.launch.kind, device
+        if key not in _begun:
+            if torch.cuda.is_current_stream_capturing():
+                return  # loading code would end the capture
+            _begun.add(key)
+            # Python waits for it at its end, for a compiler must not be cut off at work.
+            Thread(target=_load, args=(made.launch, device)).start()
+
+
+def _load(launch: Launch, device: torch.device) -> None:
+    with suppress(Exception):
+        launch.load(device)
