@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from math import ceil
 from threading import Lock
@@ -75,14 +75,9 @@ class Code:
         return with_constants(text, self.kernel, self.sizes) if self.sizes else text
 
 
-_kinds: dict[Code, Code] = {}
-
-
-def kind(kernel: str, constants: tuple[tuple[str, str], ...]) -> Code:
-    """The code of a kind for any sizes, as one object: the prepared launches of a thousand sizes hold the same few, and
-    Python's collector has no more to walk over."""
-    code = Code(kernel, constants)
-    return _kinds.setdefault(code, code)
+kind = lru_cache(maxsize=4096)(Code)
+"""The code of a kind for any sizes, one object a kind: the prepared launches of a thousand sizes hold the same few, and
+Python's collector has no more to walk over."""
 
 
 def device_source(code: Code, kernels: str | None = None) -> str:

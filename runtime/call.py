@@ -127,7 +127,6 @@ def chain(
     where = x.stride(), x.dtype, x.data_ptr() % 16
     one, *rest = prepare_chain(kernels, problem, *where, multiplier is not None)
     if rest:
-        ahead.load(x.device, rest)
         sums = band_sums(kernels, problem, x, stream)
         return contract(kernels, problem, sums, weight, bias, scale, multiplier, stream)
     out = torch.empty(problem.out_shape, dtype=x.dtype, device=x.device)

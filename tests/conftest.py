@@ -29,6 +29,14 @@ else:
         import triton_impl.launch  # noqa: F401
 
 from harness.numerics.guards import Guards  # noqa: E402
+from tests.long import LONG  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.partition("[")[0] in LONG:
+            item.add_marker("long")
 
 
 @pytest.fixture(scope="session")

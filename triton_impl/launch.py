@@ -222,20 +222,12 @@ def specialize(
                 raise Unlaunchable(
                     f"sizes: {name} is {value}, more than the Triton kernel {kernel.__name__} can take"
                 )
-    special = Specialization(
-        kernel,
-        types,
-        tuple(constants.items()),
-        tuple((name, by) for name, by in divisible.items() if by > 1 and name not in constants),
-        warps,
-        registers,
-        fused,
-    )
-    return _kinds.setdefault(special, special), values
+    known = tuple((name, by) for name, by in divisible.items() if by > 1 and name not in constants)
+    return _kind(kernel, types, tuple(constants.items()), known, warps, registers, fused), values
 
 
-_kinds: dict[Specialization, Specialization] = {}
-"""Each kind once: the prepared launches of a thousand sizes hold the same few, and Python's collector has no more to
+_kind = lru_cache(maxsize=4096)(Specialization)
+"""One object a kind: the prepared launches of a thousand sizes hold the same few, and Python's collector has no more to
 walk over."""
 
 

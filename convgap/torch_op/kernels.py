@@ -66,14 +66,17 @@ def chain(
     backend: str,
 ) -> Tensor:  # fmt: skip
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    given = multiplier is not None
 
     def run(kernels: Any) -> Tensor:
         if kernels is None:
             return forward.chain(problem, x, weight, bias, scale, multiplier)
+        if x.is_cuda and problem.n:
+            where = x.stride(), x.dtype, x.data_ptr() % 16
+            ahead.load(x.device, call.prepare_chain(kernels, problem, *where, given))
         stream = current_stream(x.device)
         return call.chain(kernels, problem, x, weight, bias, scale, multiplier, stream)
 
-    given = multiplier is not None
     return serve(backend, x.device, "chain", run, lambda: check_chain(problem, x, weight, bias, given))
 
 
