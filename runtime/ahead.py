@@ -25,8 +25,9 @@ def load(device: torch.device, prepared: Iterable[Prepared]) -> None:
             if torch.cuda.is_current_stream_capturing():
                 return  # loading code would end the capture
             _begun.add(key)
-            # Python waits for it at its end, for a compiler must not be cut off at work.
-            Thread(target=_load, args=(made.launch, device)).start()
+            # Python waits for it at its end, for a compiler must not be cut off at work. There are no new threads then.
+            with suppress(RuntimeError):
+                Thread(target=_load, args=(made.launch, device)).start()
 
 
 def _load(launch: Launch, device: torch.device) -> None:

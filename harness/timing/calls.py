@@ -158,7 +158,7 @@ def _rounds(
     meters: dict[str, Callable[[], float]] = {}
     for name, caller in ready.items():
         step = found.call.startswith("step")
-        act: Callable[[Inputs], object] = partial(_train, caller) if step else caller
+        act: Act = _training(caller) if step else partial(partial, caller)
         try:
             if found.call in NEW:
                 first = 1 + MOST_NEW * NEW.index(found.call)
@@ -178,22 +178,26 @@ def _rounds(
         found.missing |= dict.fromkeys(meters, f"a round failed: {one_line(error)}")
 
 
-def _train(caller: Caller, inputs: Inputs) -> None:
+Act = Callable[[Inputs], Callable[[], object]]
+"""From inputs to what is timed."""
+
+
+def _training(caller: Caller) -> Act:
     """Forward and backward, to gradients of every tensor argument."""
-    tracked, leaves = inputs.tracked()
-    torch.autograd.grad(
-        caller(tracked).sum(), [leaf for leaf in leaves.values() if leaf.requires_grad], allow_unused=True
-    )
+
+    def act(inputs: Inputs) -> Callable[[], object]:
+        tracked, leaves = inputs.tracked()
+        wanted = [leaf for leaf in leaves.values() if leaf.requires_grad]
+        return lambda: torch.autograd.grad(caller(tracked).sum(), wanted, allow_unused=True)
+
+    return act
 
 
 def _known_size(
-    act: Callable[[Inputs], object], case: Case, device: torch.device, wait: Callable[[], object], host: bool
+    act: Act, case: Case, device: torch.device, wait: Callable[[], object], host: bool
 ) -> Callable[[], float]:
     """Meter of calls of one size: host time, or wall time of calls one after the other."""
-    inputs = make_inputs(case, device)
-
-    def call() -> None:
-        act(inputs)
+    call = act(make_inputs(case, device))
 
     def wall(calls: int) -> float:
         wait()
@@ -227,17 +231,17 @@ def _warm(caller: Caller, step: bool, case: Case, device: torch.device) -> None:
 
 
 def _new_sizes(
-    act: Callable[[Inputs], object], case: Case, device: torch.device, wait: Callable[[], object], first: int
+    act: Act, case: Case, device: torch.device, wait: Callable[[], object], first: int
 ) -> Callable[[], float]:
     """Meter of calls of which each has another height and width, after one call of the case's own size."""
-    act(make_inputs(case, device))
+    act(make_inputs(case, device))()
     numbers = count(first)
 
     def meter() -> float:
-        inputs = make_inputs(_resized(case, next(numbers)), device)
+        call = act(make_inputs(_resized(case, next(numbers)), device))
         wait()
         start = time.perf_counter()
-        act(inputs)
+        call()
         wait()
         return 1e6 * (time.perf_counter() - start)
 

@@ -59,6 +59,16 @@ def test_what_fails_is_left_to_the_launch(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().err == ""
 
 
+def test_where_no_thread_can_be_started_the_launch_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    loaded = list[torch.device]()
+    ahead.load(DEVICE, [prepared("a", loaded.append)])
+    assert not loaded
+
+
 def test_nothing_is_begun_on_the_cpu_or_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, before = list[torch.device](), active_count()
     ahead.load(torch.device("cpu"), [prepared("a", loaded.append)])
