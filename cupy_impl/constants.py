@@ -116,6 +116,10 @@ HELD_FEW = 34
 """32-bit registers for what is on its way to shared memory, up to which such a thread does with PRODUCT_REGISTERS: two
 blocks side by side."""
 
+WIDENED = 64
+"""Weights of a thread in bfloat16 from which on it takes PLANES_REGISTERS: the compiler makes each a float32 as it
+comes."""
+
 PLANES_HELD = 80
 """32-bit registers of a thread of planes_contract for its sums and for what is on its way, in a block of 32 outputs."""
 

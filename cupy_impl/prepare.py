@@ -198,7 +198,8 @@ def _multiplied(
     if not shape.OUTS:
         del macros["OUTS"]
     macros |= _bands(problem) | _taps(problem) | more
-    return _code(kernel, dtype, shape.THREADS, registers or c.PRODUCT_REGISTERS, macros)
+    registers = max(registers or c.PRODUCT_REGISTERS, products.least_registers(problem, shape, dtype))
+    return _code(kernel, dtype, shape.THREADS, registers, macros)
 
 
 def _channels(problem: Chain) -> tuple[int, int, int, int]:

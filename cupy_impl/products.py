@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+import torch
+
 from cupy_impl import constants as c
 from reference.problem import Chain
 from runtime.layout import Layout, pow2_at_least, pow2_at_most
@@ -67,6 +69,12 @@ def contraction(problem: Chain, itemsize: int) -> Product:
     blocks = problem.groups * ceil(CO / BN) * ceil(CI / slice_of(problem))
     samples, columns = _rows(problem.n, itemsize, blocks)
     return Product(c.PRODUCT_THREADS, samples, BN, columns, planes * sums, planes, BN, sums, 1)
+
+
+def least_registers(problem: Chain, product: Product, dtype: torch.dtype) -> int:
+    """Registers that a thread must have for the weights on their way, where that is more than its kernel gives it."""
+    weights = product.PLANES * product.OUTS * taps_of(problem) // product.THREADS
+    return c.PLANES_REGISTERS if dtype == torch.bfloat16 and weights >= c.WIDENED else 0
 
 
 def slice_of(problem: Chain, planes: bool = False) -> int:

@@ -137,7 +137,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
         },
         {"sums": 16, "weight": 16, "partials": 16, "share": 16},
         c.PRODUCT_WARPS,
-        None if dtype == torch.float64 else c.FOLD_REGISTERS if fold else c.TAP_REGISTERS,
+        c.FOLD_REGISTERS if fold or dtype == torch.float64 else c.TAP_REGISTERS,
         fused=True,
     )
     how = "taps of one band are added, then multiplied" if fold else "each tap is multiplied by itself"

@@ -1,7 +1,8 @@
 """Both kernel files compile for the target card (sm_89) without a driver, and nothing spills.
 
 What an RTX 4090 would run is made here: by Triton's own compiler, and by NVRTC through CuPy. cuobjdump
-then tells the registers and memory of each kernel; a byte of stack or local memory is a spill.
+then tells the registers and memory of each kernel. A byte of local memory is a spill, and so is one of stack that an
+instruction touches: for a call, of a division of float64 say, ptxas sets stack aside that nothing does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 
 from cupy_impl.signatures import signatures
 from harness.machine import compilers
-from harness.machine.compiled import launches, tool
+from harness.machine.compiled import disassembly, launches, tool
 from harness.machine.compilers import compile_cuda
 from reference.problem import Chain, Problem, Tail
 
@@ -89,21 +90,31 @@ def wanted(kernel_set: Any, kinds: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def dump(cubin: bytes, path: Path) -> dict[str, int]:
-    """Registers and bytes of stack, shared and local memory of the one kernel in a cubin."""
+    """Registers and bytes of stack, shared and local memory of the one kernel in a cubin, and instructions that touch
+    stack or local memory."""
     pytest.importorskip("triton", reason="cuobjdump comes with Triton, which is not installed")
     path.write_bytes(cubin)
     text = subprocess.run(
         [tool("cuobjdump"), "--dump-resource-usage", path], check=True, capture_output=True, text=True
     ).stdout
     (line,) = re.findall(r"REG:.*", text)
-    return {name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)}
+    code = disassembly(cubin)
+    touched = {"TOUCHED": len(re.findall(r"\b(?:LDL|STL)\b", code))}
+    return touched | {
+        name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)
+    }
 
 
-def check(found: list[tuple[str, str, dict[str, int]]], kinds: Sequence[str]) -> None:
-    """No kernel is missing in any dtype, none spills, each fits sm_89's 99 KiB of shared memory."""
+def check(
+    found: list[tuple[str, str, dict[str, int]]], kinds: Sequence[str], absent: Mapping[str, set[str]] = {}
+) -> None:  # fmt: skip
+    """No kernel is missing in any dtype but those that are `absent` in it, none spills, each fits sm_89's 99 KiB of
+    shared memory."""
     for dtype in (kind for kind in kinds if " " not in kind):
-        assert {kernel for kernel, of, _ in found if of == dtype} == device_kernels()
-    unfit = [row for row in found if row[2]["STACK"] or row[2]["LOCAL"] or row[2]["SHARED"] > 99 * 1024]
+        assert {kernel for kernel, of, _ in found if of == dtype} == device_kernels() - absent.get(
+            dtype, set()
+        )
+    unfit = [row for row in found if row[2]["TOUCHED"] or row[2]["LOCAL"] or row[2]["SHARED"] > 99 * 1024]
     assert not unfit
 
 
@@ -166,4 +177,5 @@ def test_cuda(kinds: tuple[str, ...], tmp_path: Path) -> None:
     for dtype, launch in wanted(prepare, kinds):
         cubin = compile_cuda(launch, 89).cubin
         found.append((launch.kernel, dtype, dump(cubin, tmp_path / f"{len(found)}.cubin")))
-    check(found, kinds)
+    # Twice the bytes of float32 do not fit the registers with its planes.
+    check(found, kinds, absent={"float64": {"planes_contract"}})
