@@ -18,30 +18,30 @@ AHEAD = 8
 thread."""
 
 FAR_AHEAD = 16
-"""The same where a block has nothing to do but to add up whole planes or parts of them, or has two planes: fewer blocks
-at a time, for the memory likes few streams."""
+"""The same where a block only adds up whole planes or parts of them, or has two planes: memory is read fastest by few
+blocks that each ask for much."""
 
 WHOLE_THREADS = 256
 """Threads of a block that adds up whole planes, however large, or rows with gaps between them."""
 
 MOST_THREADS = 512
-"""Threads of a block at most. Rows of which one step takes more are cut."""
+"""Most threads of a block. Rows of which one step takes more are cut."""
 
 SMALL_BYTES = 16 * 1024
-"""Bytes of a plane that is contracted by a block of SMALL_THREADS at most."""
+"""Most bytes of a plane that a block of SMALL_THREADS contracts."""
 
 SMALL_THREADS = 32
-"""Threads of a block that contracts a small plane: what follows the stream takes as many instructions in each warp
-however little came before it, so there is one warp."""
+"""Threads of a block that contracts a small plane. What follows the reading takes as many instructions in each warp
+however little was read, so there is one warp."""
 
 SMALL_AHEAD = 4
-"""Accesses of a small plane that a thread has at least, as far as the plane goes: fewer lanes to add up."""
+"""Fewest accesses of a thread to a small plane, as far as the plane goes: fewer lanes to add up."""
 
 GROUPS = 32
-"""Planes that a block works on at most, and warps of a block at most: kernels.cu has room for the sums of 32."""
+"""Most planes that a block works on, and most warps of a block: kernels.cu has room for the sums of 32."""
 
 PLANES_SUM_REGISTERS = 72
-"""Registers of a thread that sums bands of several neighbouring planes; 64, as elsewhere, are a few too few."""
+"""Registers of a thread that sums bands of several neighbouring planes: 64, as elsewhere, are not enough."""
 
 FEW_SUMS = 16
 """Band sums that a thread keeps in registers at a time. With more of them kernels get more registers."""
@@ -54,10 +54,11 @@ PLANES_PART_BYTES = 128 * 1024
 """The same for bands of neighbouring planes, since the last block adds all of a block's planes at once."""
 
 WHOLE_BYTES = 256 * 1024
-"""Bytes of a plane that stays whole at most, where a sample has WHOLE_PLANES planes: then no finish is needed."""
+"""Most bytes of a plane that one block reads whole, where a sample has WHOLE_PLANES planes: no block then has to add up
+what others left."""
 
 WHOLE_PLANES = 128
-"""Planes of a sample that are blocks enough for a card, each uncut."""
+"""Planes of a sample from which on one block a plane fills a card."""
 
 LINE_BYTES = 256
 """Bytes of neighbouring planes that a block adds up: two whole lines of the L2."""
@@ -70,22 +71,22 @@ PAIRS = 32
 blocks with twice the bytes in flight, and half as many rows to finish."""
 
 FUSED_SUMS = 1024
-"""Pairs of bands of a plane that band_sums_contract keeps in shared memory at most."""
+"""Most pairs of bands of a plane that band_sums_contract keeps in shared memory."""
 
 FUSED_ROWS = 16 * 1024
-"""Partial outputs that the last block of band_sums_contract adds up at most."""
+"""Most partial outputs that the last block of band_sums_contract adds up."""
 
 FUSED_BYTES = 24 * 1024
-"""Bytes of weights of one input plane that band_sums_contract keeps in shared memory at most."""
+"""Most bytes of weights of one input plane that band_sums_contract keeps in shared memory."""
 
 SHARES = 16
-"""Threads that share a column of partial results at most, where the last block adds them up."""
+"""Most threads that share a column of partial results, where the last block adds them up."""
 
 FLAT_PLANE = 1024
-"""Elements of a small plane at most, where small planes lie one behind the other."""
+"""Most elements of a small plane, where small planes lie one behind the other."""
 
 FLAT_ELEMENTS = 2048
-"""Elements of all such planes of a block at most."""
+"""Most elements of all such planes of a block."""
 
 KEPT = 2048
 """Gradients of band sums that band_fill keeps in shared memory: 8 KiB of float32."""
@@ -104,7 +105,7 @@ FEW_ROWS = 16
 """The same where MANY_ROWS would leave fewer blocks."""
 
 FILL = 100
-"""Blocks from which on products take many rows a block: enough for a large card."""
+"""Blocks from which on a block takes MANY_ROWS: they fill a large card."""
 
 PRODUCT_REGISTERS = 128
 """Registers of a thread that multiplies: four blocks of PRODUCT_THREADS side by side."""
@@ -113,8 +114,8 @@ PLANES_REGISTERS = 168
 """The same where it adds up small planes on the way in."""
 
 HELD_FEW = 34
-"""32-bit registers for what is on its way to shared memory, up to which such a thread does with PRODUCT_REGISTERS: two
-blocks side by side."""
+"""32-bit registers for what is on its way to shared memory, up to which such a thread does with PRODUCT_REGISTERS in
+float32: two blocks side by side."""
 
 WIDENED = 64
 """Weights of a thread in bfloat16 from which on it takes PLANES_REGISTERS: the compiler makes each a float32 as it
@@ -136,38 +137,38 @@ HELD_REGISTERS = 32
 """32-bit registers of a thread for weights that are on their way to shared memory."""
 
 SLICES = 16
-"""Slices that the products of one output are cut into at most: the last block of an output has to add them up."""
+"""Most slices that the products of one output are cut into: the last block of an output has to add them up."""
 
 PLANES_SLICES = 32
-"""The same where planes_contract reads the planes: its blocks are few."""
+"""The same where planes_contract reads the planes, for it has few blocks."""
 
 LARGE_SLICES = 32
 """The same of large kernels, whose taps are what takes time."""
 
 MIN_SLICE = 32
-"""Input planes that a slice has at least, where kernels are not large."""
+"""Fewest input planes of a slice, where kernels are not large."""
 
 MIN_PLANES_SLICE = 8
 """The same where planes_contract reads the planes."""
 
 FEW_PLANES = 128
-"""Input planes of a group, up to which a slice has FEW_PLANES_SLICE at least."""
+"""Input planes of a group up to which a slice has FEW_PLANES_SLICE or more."""
 
 FEW_PLANES_SLICE = 64
 """Input planes of a slice where there are few in all: to add up more slices would take as long as the products do."""
 
 BANDS = 32
-"""Pairs of bands that a product takes at a time where there are more."""
+"""Most pairs of bands that a product takes at a time."""
 
 CUT = 256
-"""Taps that a block of weight_grad stores at most."""
+"""Most taps that a block of weight_grad stores."""
 
 SMALL_PLANE = 256
-"""Elements of planes whose band sums planes_contract makes on the way into shared memory."""
+"""Most elements of a plane whose band sums planes_contract makes on the way into shared memory."""
 
 PLANE_TILES = 2
-"""Blocks of outputs of planes_contract at most, for each of them reads x and adds up its bands; planes of at most
+"""Most blocks of outputs of planes_contract, for each of them reads x and adds up its bands. Planes of no more than
 TINY_PLANE elements may have any number."""
 
 TINY_PLANE = 1
-"""Elements of a plane that is as quickly added up as its sums are read."""
+"""Most elements of a plane that is as quickly added up as its sums are read."""

@@ -166,5 +166,6 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
     if not best:
         return None
     product = Product(threads, BM, BN, columns, best * sums, best, BN, sums, 1)
-    allowed = c.PRODUCT_REGISTERS if held <= c.HELD_FEW else c.PLANES_REGISTERS
+    # Half formats are widened on the way, and spill with few registers.
+    allowed = c.PRODUCT_REGISTERS if held <= c.HELD_FEW and itemsize == 4 else c.PLANES_REGISTERS
     return product, Planes(across, share, loads), allowed

@@ -7,7 +7,7 @@ The rest is the run for every day, 4 minutes on two cores. Each subject keeps so
 CONVGAP = {
     "convgap/test_any_size.py": ["test_representatives_have_every_kind"],
     "convgap/test_backends.py": ["test_dtype", "test_layout"],
-    "convgap/test_backward.py": ["test_second_derivative"],
+    "convgap/test_backward.py": ["test_derivatives_of_a_case", "test_second_derivative"],
     "convgap/test_faults.py": ["test_out_of_memory_blames_no_backend", "test_the_next_backend_serves"],
     "convgap/test_kinds_left.py": [
         "test_a_call_that_cannot_be_launched_costs_no_other_call",
@@ -60,12 +60,14 @@ CANDIDATES = {
 }
 
 LAB = {
-    "harness/machine/test_compile_sm89.py": ["test_triton"],
+    "harness/commands/test_sanitize.py": ["test_driver_reaches_every_kernel"],
+    "harness/machine/test_compile_sm89.py": ["test_cuda", "test_triton"],
     "harness/machine/test_emulated.py": ["test_what_triton_compiles_for_sm_89_is_right"],
     "harness/machine/test_inspect.py": [
         "test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills",
         "test_cases_are_chosen_by_name",
     ],
+    "harness/machine/test_sm89_executed.py": ["test_triton_ptx_is_for_sm_89"],
     "harness/operators/test_judged.py": ["test_a_file_is_judged_by_the_operators_own_budget"],
     "harness/operators/test_second_operator.py": [
         "test_a_wrong_softmax_is_found",

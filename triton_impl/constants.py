@@ -12,7 +12,7 @@ WARP = 32
 # Streams of whole planes (multiply_gap)
 
 GAP_BYTES = 32 * 1024
-"""Bytes that a program has in flight: few programs at a time, for the memory likes few streams."""
+"""Bytes that a program has in flight: memory is read fastest by few programs that each ask for much."""
 
 WHOLE_WARPS = 16
 """Warps of a program that has whole planes: four accesses of 16 bytes per thread."""
@@ -22,22 +22,23 @@ PART_WARPS = 8
 the counter."""
 
 GAP_REGISTERS = 64
-"""Most registers per thread of both: those of a multiprocessor that has 64 KiB in flight."""
+"""Most registers per thread: two programs of WHOLE_WARPS then fit a multiprocessor, which has 64 KiB in flight."""
 
 UNCUT_BYTES = 256 * 1024
-"""Bytes of a plane that stays whole at most, where a sample has UNCUT_PLANES planes: then no finish is needed."""
+"""Most bytes of a plane that one program reads whole, where a sample has UNCUT_PLANES planes: no program then has to
+add up what others left."""
 
 UNCUT_PLANES = 128
-"""Planes of a sample that are programs enough for a card."""
+"""Planes of a sample from which on one program a plane fills a card."""
 
 PLANES_WARPS = 4
 """Warps where neighbouring planes are read together (channels_last)."""
 
 SHORT_PLANE = 64
-"""Elements of a plane that two of these warps, with half the bytes, read."""
+"""Most elements of a plane (channels_last) that half of PLANES_WARPS reads, with half the bytes."""
 
 PLANES_LINE_BYTES = 256
-"""Bytes of neighbouring planes that a program has: two lines of the L2."""
+"""Bytes of neighbouring planes that a program reads: two lines of the L2."""
 
 GRID_WARPS = 4
 """Warps where rows have gaps between them, or are strided."""
@@ -51,13 +52,13 @@ GRID_UNROLL = 2
 # Small planes in a run (multiply_gap_flat)
 
 FLAT_PLANE = 1024
-"""Elements of a small plane at most."""
+"""Most elements of a small plane."""
 
 FLAT_BYTES = 4 * 1024
 """Bytes of one program, which is one warp: it needs no barrier."""
 
 FLAT_LEAST = 16
-"""Elements that a smaller plane has room for, so that there are few kinds."""
+"""Fewest elements that a program sets aside for a plane: with one number for all smaller planes there are few kinds."""
 
 # Parts
 
@@ -72,13 +73,13 @@ BANDS_ELEMENTS = 64
 done by fewer threads."""
 
 LARGE_PLANE_BYTES = 32 * 1024
-"""Planes of more bytes are long enough for twice the step and two warps."""
+"""Bytes of a plane above which it is long enough for twice the step and two warps."""
 
 BANDS_REGISTERS = 255
 """Most registers per thread: a thread keeps its sums of a whole step to the end."""
 
 BANDS_PLANES_BYTES = 128
-"""Bytes of neighbouring planes (channels_last) that a program has: one line of the L2."""
+"""Bytes of neighbouring planes (channels_last) that a program reads: one line of the L2."""
 
 BANDS_PLANES_COLUMNS = 32
 """Columns of a program that reads neighbouring planes together."""
@@ -87,22 +88,22 @@ BANDS_PLANES_ROWS = 4
 """Rows of these under way at a time."""
 
 SHORTEST_LINE = 128
-"""Positions of a line at least: one access of each thread of a warp."""
+"""Fewest positions of a line: one access of each thread of a warp."""
 
 LONGEST_LINE = 1024
 """Columns of a part: rim rows are loaded whole."""
 
 WHOLE_BYTES = 4 * 1024
-"""Bytes (in float32) of planes of one line that a program has."""
+"""Bytes, in float32, of the planes of one line that a program reads."""
 
 SMALL_WARPS = 1
-"""Its warps."""
+"""Warps of a program that reads such planes."""
 
 SMALL_PLANE = 256
-"""Elements of a plane that is over in one step: all its bands are summed from what one load brings."""
+"""Most elements of a plane that one step reads: all its bands are summed from what one load brings."""
 
 RIM_ROWS = 4
-"""Accesses of a thread to rim rows that are asked for before the stream at most."""
+"""Most accesses of a thread to rim rows that it asks for before it reads the core."""
 
 FINISH = 32
 """Partial results that a thread of the last program loads at a time."""
@@ -119,10 +120,10 @@ OWN_WEIGHTS = 2048
 """Weights that a warp of band_sums_contract keeps in registers: 64 per thread."""
 
 OWN_ROWS = 16 * 1024
-"""Partial outputs of a sample that the last program of band_sums_contract adds up at most."""
+"""Most partial outputs of a sample that the last program of band_sums_contract adds up."""
 
 SMALLEST_PLANE = 4
-"""Elements of a plane for planes_contract: more do not fit the registers with all the channels of a product's
+"""Most elements of a plane for planes_contract: more do not fit the registers with all the channels of a product's
 step."""
 
 REREAD = 256
@@ -134,7 +135,7 @@ PRODUCT_WARPS = 4
 """Warps of a program."""
 
 FEW_SAMPLES = 16
-"""Samples of a program where there are no more."""
+"""Samples of a program where the batch has no more."""
 
 MANY_SAMPLES = 64
 """Samples of a program otherwise."""
@@ -150,7 +151,7 @@ PROGRAMS = 264
 programs, whatever the batch."""
 
 SLICES = 32
-"""Slices of an output at most: the last program has to add them up."""
+"""Most slices of an output: the last program has to add them up."""
 
 FOLD_REGISTERS = 255
 """Most registers per thread of a product of folded taps: all there are, for 64 samples spill with fewer."""
@@ -165,10 +166,10 @@ TAP_STEPS = 4
 """Steps of weights under way."""
 
 LONG_PRODUCT = 16 * 1024
-"""(channel, tap) pairs of an output that are cut in more slices than SLICES."""
+"""(channel, tap) pairs of an output above which they are cut in more slices than SLICES."""
 
 TAP_SLICES = 128
-"""Slices of such an output at most."""
+"""Most slices of such an output."""
 
 TAP_REGISTERS = 128
 """Most registers per thread: eight programs on a multiprocessor."""
@@ -180,7 +181,7 @@ EXPAND_REGISTERS = 255
 """Most registers per thread of `expand`: all there are. Where nothing is said, ptxas makes do with 64, and spills."""
 
 EXPAND_TAPS = 16
-"""Taps that `expand` adds at a time at most: 32 registers of a thread."""
+"""Most taps that `expand` adds at a time: 32 registers of a thread."""
 
 GRAD_STEP = 64
 """(channel, tap) pairs, and outputs, of a program of weight_grad."""
