@@ -210,8 +210,9 @@ def _product(
     if problem.groups > 1:
         total = torch.bmm(left, right).transpose(0, 1).reshape(problem.out_shape)
     elif bias is not None and multiplier is None and _moderate(scale):
-        # One operation for the product, the bias and the scale.
-        added = bias.to(left.dtype)
+        # One operation for the product, the bias and the scale. The bias as all rows of a matrix: one row that is taken
+        # once (beta = 1) is added by another kernel on a GPU, so that twice the scale would not be twice the answer.
+        added = bias.to(left.dtype).expand(left.shape[1], -1)
         total = torch.addmm(added, left[0], right[0], beta=scale, alpha=scale / problem.out_area)
         # Unsqueezed in place: a view must not leave an operator that has a derivative, or nobody may write to it.
         return total.to(dtype).unsqueeze_(2).unsqueeze_(3)

@@ -89,7 +89,8 @@ def run(fault: str, device: str = DEVICE, program: str = PROGRAM, **variables: s
     environment = {k: v for k, v in os.environ.items() if k not in ("CONVGAP_BACKEND", "CC")}
     environment |= {"PYTHONPATH": str(ROOT), **variables}
     if device == "cpu":
-        environment = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+        # Whatever devices the caller has chosen, and whatever else a test asks for: the CPU is meant.
+        environment = {"TRITON_INTERPRET": "1", **environment, "CUDA_VISIBLE_DEVICES": ""}
     else:
         environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
