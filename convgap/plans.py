@@ -22,9 +22,33 @@ X, WEIGHT, BIAS, MULTIPLIER = range(4)
 """The tensors of a call, as native.c numbers them."""
 
 
+Node = tuple[Callable[..., Any], Any]
+"""What makes a node of autograd of a call, and what it is given to know its kind by."""
+
+_chain_node: Callable[..., Any]
+_tail_node: Callable[..., Any]
+_chain_kind: Callable[..., Any]
+
+
+def differentiate(
+    chain_node: Callable[..., Any], chain_kind: Callable[..., Any], tail_node: Callable[..., Any]
+) -> None:
+    """Have calls that want gradients made nodes of autograd by these:
+
+    chain_node(x, weight, bias, multiplier, scale, kind, made)
+    tail_node(y, multiplier, scale, backend, made)
+
+    `made` is a tuple of what the launches have made.
+    chain_kind(problem, x, weight, bias, multiplier, backend) is the `kind`, or None where no gradient is wanted.
+    """
+    global _chain_node, _chain_kind, _tail_node
+    _chain_node, _chain_kind, _tail_node = chain_node, chain_kind, tail_node
+
+
 def tail(y: Tensor, multiplier: Any, backend: str) -> tuple[Any, ...] | None:
     batched, _, tensor = check_tail(y, multiplier)
     given = tensor is not None
+    node = (_tail_node, backend) if torch.is_grad_enabled() and y.requires_grad else None
 
     def steps(kernels: call.KernelSet) -> tuple[Any, ...]:
         problem = call.tail_of(*batched.shape)
@@ -32,9 +56,9 @@ def tail(y: Tensor, multiplier: Any, backend: str) -> tuple[Any, ...] | None:
         pool = kernels.prepare_multiply_gap(problem, *where, given)
         plan = _Plan(batched.dtype, batched.device)
         plan.launch(pool, [(POINTER, X), (OUTPUT, 0)], _strides(tensor), [(MEAN, 0)])
-        return plan.given(_output(problem.c, batched, y.dim() == 4), area=problem.h * problem.w)
+        return plan.given(_output(problem.c, batched, y.dim() == 4), area=problem.h * problem.w, node=node)
 
-    return _planned("multiply_gap", backend, multiplier, tensor, batched, steps)
+    return _planned("multiply_gap", backend, multiplier, tensor, y, node, steps)
 
 
 def chain(
@@ -42,29 +66,36 @@ def chain(
 ) -> tuple[Any, ...] | None:
     *options, backend = rest
     batched, problem, _, tensor = check_chain(x, weight, bias, multiplier, *options)
-    if not (
-        weight.is_contiguous() and weight.data_ptr() % 16 == 0 and (bias is None or bias.is_contiguous())
-    ):
+    if not (_plain(weight) and (bias is None or bias.is_contiguous())):
         return None  # the way through Python copies them
     assert isinstance(problem, Chain)
-    given = tensor is not None
+    given, dtype, device = tensor is not None, x.dtype, x.device
+    kind = _chain_kind(problem, batched, weight, bias, tensor, backend)
+    keeps = kind.wants[1] if kind else False
     ends = [(POINTER, WEIGHT), (OUTPUT, 0) if bias is None else (POINTER, BIAS), (OUTPUT, 0)]
     scales = [(MEAN, 0), (SCALE, 0)]
 
     def steps(kernels: call.KernelSet) -> tuple[Any, ...]:
-        where = batched.stride(), batched.dtype, batched.data_ptr() % 16
-        plan = _Plan(batched.dtype, batched.device)
-        made = call.prepare_chain(kernels, problem, *where, given)
-        ahead.load(batched.device, made)
+        where = batched.stride(), dtype, batched.data_ptr() % 16
+        plan = _Plan(dtype, device)
+        prepare = call.prepare_parts if keeps else call.prepare_chain
+        made = prepare(kernels, problem, *where, given)
+        ahead.load(device, made)
+        outputs = [_output(problem.c_out, batched, x.dim() == 4)]
         source = POINTER, X
+        if kind and keeps:
+            call.begin_backward(kernels, problem, dtype, kind.wants[:2], kind.channels_last, device)
+            outputs.append((problem.sums_shape, _contiguous(problem.sums_shape), accumulator(dtype)))
         if len(made) > 1:
-            sums = plan.space(prod(problem.sums_shape) * accumulator(batched.dtype).itemsize)
+            size = prod(problem.sums_shape) * accumulator(dtype).itemsize
+            sums = (OUTPUT, 1) if keeps else plan.space(size)
             plan.launch(made[0], [source, sums])
             source = sums
         plan.launch(made[-1], [source, *ends], _strides(tensor), scales)
-        return plan.given(_output(problem.c_out, batched, x.dim() == 4), area=problem.out_area)
+        node = None if kind is None else (_chain_node, kind)
+        return plan.given(*outputs, area=problem.out_area, node=node)
 
-    return _planned("chain", backend, multiplier, tensor, batched, steps)
+    return _planned("contract" if keeps else "chain", backend, multiplier, tensor, x, kind, steps)
 
 
 def _planned(
@@ -73,16 +104,19 @@ def _planned(
     multiplier: Any,
     tensor: Tensor | None,
     x: Tensor,
+    node: Any,
     steps: Callable[[call.KernelSet], tuple[Any, ...]],
 ) -> tuple[Any, ...] | None:
     """`steps` of the kernel set that serves the call; None where Python has more to do for it than to launch."""
     name = selection.chosen(backend, x.device, operator)
     if name is None:
         raise LookupError("the first call of an operator is its probe, and goes through Python")
-    if name == "torch" or not x.shape[0]:
+    if name == "torch" or not x.numel():
         return None
     if isinstance(multiplier, Tensor) and multiplier.dtype != accumulator(x.dtype):
         return None  # the way through Python converts it
+    if node is not None and x.dim() != 4:
+        return None  # there x and the output are views, which are differentiated too
     try:
         kernels: Any = selection.kernel_set(name)
         return steps(kernels)
@@ -128,9 +162,9 @@ class _Plan:
         function, threads, shared = made.launch.handle(self._device)
         self._launches.append((function, *made.launch.grid, threads, shared, (*arguments, *sizes)))
 
-    def given(self, *outputs: tuple[Any, ...], area: int) -> tuple[Any, ...]:
-        """The plan of these outputs; `area`: positions that the mean is taken over."""
-        return outputs, float(area), self._space, self._counters, tuple(self._launches)
+    def given(self, *outputs: tuple[Any, ...] | None, area: int, node: Node | None = None) -> tuple[Any, ...]:
+        """The plan of these outputs, None for one that is not wanted; `area`: positions that the mean is taken over."""
+        return outputs, float(area), self._space, self._counters, tuple(self._launches), node
 
 
 def _output(channels: int, x: Tensor, batched: bool) -> tuple[Any, ...]:
@@ -139,6 +173,11 @@ def _output(channels: int, x: Tensor, batched: bool) -> tuple[Any, ...]:
     if batched:
         size, stride = (x.shape[0], *size), (channels, *stride)
     return size, stride, x.dtype
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether kernels may read the tensor where it is."""
+    return tensor.is_contiguous() and tensor.data_ptr() % 16 == 0
 
 
 def _strides(multiplier: Tensor | None) -> tuple[int, int] | None:
@@ -150,52 +189,37 @@ def _contiguous(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     return b * c * d, c * d, d, 1
 
 
-# The parts of a derivative, by all that fixes them.
-
 SUMS, GRAD = X, MULTIPLIER
 """Tensors of a backward, in the places that native.c has: band sums, and the gradient of the output."""
 
 
-def forward_parts(
-    problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int, multiplier: tuple[int, int] | None,
-    wants: tuple[bool, bool], channels_last: bool, backend: str, device: torch.device,
-) -> tuple[Any, ...]:  # fmt: skip
-    """Of (x, weight, bias, multiplier) -> (output, band sums). `wants` and `channels_last` are its backward's, whose
-    code is compiled meanwhile. Raises Unlaunchable, RuntimeError or LookupError."""
-    kernels = _kernels(problem, backend, device, "contract")
-    made = call.prepare_parts(kernels, problem, stride, dtype, alignment, multiplier is not None)
-    ahead.load(device, made)
-    call.begin_backward(kernels, problem, dtype, wants, channels_last, device)
-    plan = _Plan(dtype, device)
-    sums = OUTPUT, 1
-    plan.launch(made[0], [(POINTER, X), sums])
-    pointers = [sums, (POINTER, WEIGHT), (POINTER, BIAS) if problem.bias else (OUTPUT, 0), (OUTPUT, 0)]
-    plan.launch(made[1], pointers, multiplier, [(MEAN, 0), (SCALE, 0)])
-    out = problem.out_shape, (problem.c_out, 1, 1, 1), dtype
-    return plan.given(
-        out, (problem.sums_shape, _contiguous(problem.sums_shape), accumulator(dtype)), area=problem.out_area
-    )
-
-
 def backward(
-    problem: Chain, dtype: torch.dtype, grad_stride: tuple[int, int], wants: tuple[bool, bool], channels_last: bool,
-    backend: str, device: torch.device,
-) -> tuple[Any, ...]:  # fmt: skip
-    """Of (band sums, weight, None, gradient) -> the gradients of x and of the weight, of those that are wanted."""
-    kernels = _kernels(problem, backend, device, "expand" if wants[0] else "weight_grad")
-    made = call.prepare_backward(kernels, problem, dtype, wants, channels_last)
+    number: int, kind: Any, scale: float, grad: Tensor, sums: Tensor | None, weight: Tensor
+) -> tuple[Any, ...] | None:
+    """Of the gradients of x, weight and bias that the node's `kind` wants, and that are made by kernels."""
+    wants_x, wants_weight, wants_bias, _ = kind.wants
+    problem, dtype, device = kind.problem, kind.dtype, grad.device
+    if not (wants_x or wants_weight) or (wants_bias and not wants_weight):
+        return None
+    read = [weight, sums] if wants_weight else [weight]
+    if grad.dtype != accumulator(dtype) or not all(tensor is not None and _plain(tensor) for tensor in read):
+        return None  # hooks may have put something else in their places
+    kernels = _kernels(problem, kind.backend, device, "expand" if wants_x else "weight_grad")
+    made = call.prepare_backward(kernels, problem, dtype, (wants_x, wants_weight), kind.channels_last)
     ahead.load(device, made)
     plan = _Plan(dtype, device)
-    outputs = []
-    numbers = [*((INTEGER, stride) for stride in grad_stride), (MEAN, 0)]
-    if wants[0]:
+    outputs: list[Any] = [None] * 3
+    numbers = [*((INTEGER, stride) for stride in grad.stride()[:2]), (MEAN, 0)]
+    if wants_x:
         d = plan.space(prod(problem.sums_shape) * accumulator(dtype).itemsize)
         plan.add(made[0], [(POINTER, GRAD), (POINTER, WEIGHT), d, *numbers])
         plan.add(made[1], [d, (OUTPUT, 0)])
-        outputs.append((problem.in_shape, call.dx_stride(problem, channels_last), dtype))
-    if wants[1]:
-        plan.add(made[-1], [(POINTER, GRAD), (POINTER, SUMS), (OUTPUT, len(outputs)), *numbers])
-        outputs.append((problem.weight_shape, _contiguous(problem.weight_shape), dtype))
+        outputs[0] = problem.in_shape, call.dx_stride(problem, kind.channels_last), dtype
+    if wants_weight:
+        pointers = [(POINTER, GRAD), (POINTER, SUMS), (OUTPUT, 1), (OUTPUT, 2 if wants_bias else 1)]
+        plan.add(made[-1], [*pointers, *numbers, (SCALE, 0), (INTEGER, int(wants_bias))])
+        outputs[1] = problem.weight_shape, _contiguous(problem.weight_shape), dtype
+        outputs[2] = ((problem.c_out,), (1,), dtype) if wants_bias else None
     return plan.given(*outputs, area=problem.out_area)
 
 

@@ -8,7 +8,8 @@
 //     planes_contract      both in one launch, for small planes: a matrix product, one operand made of x on the way in
 //     expand               d[n, ci, rb, cb] = multiplier/(Hout*Wout) * sum over co of grad * weight
 //     band_fill            dx[n, ci, h, w]  = sum of d[n, ci] over the bands that hold (h, w)
-//     weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T
+//     weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T,
+//                          dbias[co] = multiplier * sum over n of grad
 //
 // Sizes and strides are arguments. One compilation makes one kernel, and what fixes its code are macros: KERNEL_<name>,
 // ELEMENT and ACC (types), THREADS (most threads of a block), the bands (BEFORE_H, AFTER_H, TAPS_H and the same of W),
@@ -1196,8 +1197,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
 
 #ifdef KERNEL_weight_grad
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
-    const ACC* grad, const ACC* sums, ELEMENT* dw, index_t grad_n, index_t grad_c, double scale, int N, int G, int CI, int CO,
-    index_t H, index_t W, int tiles, int outputs, int cuts) {
+    const ACC* grad, const ACC* sums, ELEMENT* dw, ELEMENT* db, index_t grad_n, index_t grad_c, double scale, double bias_scale,
+    int wants_bias, int N, int G, int CI, int CO, index_t H, index_t W, int tiles, int outputs, int cuts) {
     constexpr int CHUNKS = (SUMS + BANDS - 1) / BANDS, A_LOADS = KS * BM / THREADS, B_LOADS = KS * BN / THREADS;
     static_assert(A_LOADS * THREADS == KS * BM && B_LOADS * THREADS == KS * BN, "every thread loads as much as the others");
     __shared__ Matrices shared;
@@ -1211,7 +1212,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     grad += (g * CO + co0) * grad_c;
     sums += (g * CI + ci) * SUMS + b0;
     int length = CHUNKS == 1 ? planes * SUMS : min(BANDS, SUMS - b0);
-    ACC left[A_LOADS], right[B_LOADS];
+    ACC left[A_LOADS], right[B_LOADS], added = 0;
     products(
         shared, (N + KS - 1) / KS,
         [&](int step) {
@@ -1235,6 +1236,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
             for (int j = 0; j < A_LOADS; j++) {
                 int i = threadIdx.x + j * THREADS;
                 a[bank<BM>(i / BM, i % BM)] = left[j];
+                added += left[j];
             }
             #pragma unroll
             for (int j = 0; j < B_LOADS; j++) {
@@ -1245,6 +1247,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
         },
         // 4 accumulate: a product of two numbers, whatever they are
         [&](int, int, int, int, ACC a, ACC b, ACC total) { return mad(a, b, total); });
+    // A thread has loaded one output's grad alone, so the bias's gradient has been added up on the way. Of all blocks that have
+    // loaded these outputs, the first stores it.
+    static_assert(THREADS % BM == 0 && WARPS >= 4 && BM * BN >= THREADS, "made[1] holds a number of every thread");
+    if (wants_bias && ci == 0 && b0 == 0 && cut == 0) {
+        shared.made[1][threadIdx.x] = added;
+        __syncthreads();
+        int o = threadIdx.x;
+        if (o < BM && co0 + o < CO) {
+            ACC total = 0;
+            for (int i = o; i < THREADS; i += BM) total += shared.made[1][i];
+            db[g * CO + co0 + o] = narrow<ELEMENT>((ACC)(total * bias_scale));
+        }
+    }
     // Taps of one input plane and neighbouring outputs lie one behind the other.
     int from = cut * CUT, taps = min(CUT, KK - from);
     #pragma unroll 1

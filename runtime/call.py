@@ -191,16 +191,20 @@ def weight_grad(
     sums: Tensor,
     scale: float,
     dtype: torch.dtype,
+    wants_bias: bool,
     stream: int,
-) -> Tensor:
-    """Gradient of the weight in `dtype`, from grad [n, c_out, 1, 1] and band sums, both in the accumulator's dtype."""
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the weight and, if it is wanted, of the bias, both in `dtype`, from grad [n, c_out, 1, 1] and band
+    sums, both in the accumulator's dtype."""
     dw = torch.empty(problem.weight_shape, dtype=dtype, device=grad.device)
+    db = torch.empty(problem.c_out, dtype=dtype, device=grad.device) if wants_bias else None
     if not problem.n:
-        return dw.zero_()
+        return dw.zero_(), None if db is None else db.zero_()
     made = kernels.prepare_weight_grad(problem, dtype)
-    numbers = grad.stride(0), grad.stride(1), scale / problem.out_area
-    _start(made, dw.device, stream, grad, _aligned(sums), dw, *numbers)
-    return dw
+    pointers = grad, _aligned(sums), dw, dw if db is None else db
+    numbers = grad.stride(0), grad.stride(1), scale / problem.out_area, scale, int(wants_bias)
+    _start(made, dw.device, stream, *pointers, *numbers)
+    return dw, db
 
 
 def _launch(

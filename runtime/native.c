@@ -1,9 +1,10 @@
 /* The ordinary call of the operator on a CUDA device in C: from torch's tensors to the launches of its kernels.
 
-   A call is looked up by its sizes, strides, dtypes, alignments, device and settings. What is found was worked out in
-   Python at the first call of its kind (convgap/fast.py): the shape of the output, the bytes of workspace, and one or two
-   launches. What is left is to read addresses, to allocate the output and to launch. Whatever is not ordinary is answered
-   with None, and the caller goes the way through Python.
+   A call is looked up by its sizes, strides, dtypes, alignments, device, settings and the gradients that are wanted. What
+   is found was worked out in Python at the first call of its kind (convgap/plans.py): the shapes of the outputs, the bytes
+   of workspace, and up to four launches. What is left is to read addresses, to allocate the outputs, to launch, and to have
+   a node of autograd made where a gradient is wanted. Whatever is not ordinary is answered with None, and the caller goes
+   the way through Python.
 
    Tensors are read through DLPack's table of C functions, which torch offers as torch.Tensor.__dlpack_c_exchange_api__:
    no header of torch is needed and no release of torch is special. Of Python only the limited API of 3.11 is used, of
@@ -83,6 +84,14 @@ static int read_multiplier(PyObject* given, double* scale, PyObject** tensor) {
   return YES;
 }
 
+/* Which gradients are wanted; NO where one is that Python makes: the multiplier's. */
+static int read_wanted(PyObject** tensors, uint64_t* word) {
+  int wanted = wanted_gradients(tensors);
+  if (wanted < 0) return FAILED;
+  *word = (uint64_t)wanted;
+  return !(wanted >> 3);
+}
+
 static PyObject* no(void) {
   misses++;
   /* What went wrong goes wrong again on the way through Python, which says so. An interrupt is not to be lost. */
@@ -93,9 +102,9 @@ static PyObject* no(void) {
   return Py_NewRef(Py_None);
 }
 
-/* Looks the call up, or has it planned, and runs it. */
+/* Looks the call up, or has it planned, and runs it. `inputs`: how many of the arguments a node takes as they are. */
 static PyObject* serve(Key* key, PyObject** tensors, int device, double scale, PyObject* planner, PyObject* const* arguments,
-                       Py_ssize_t count) {
+                       Py_ssize_t count, int inputs) {
   if (is_ordinary(tensors) != YES) return no();
   uint64_t hash = hash_of(key);
   Entry* entry = find(key, hash);
@@ -122,6 +131,11 @@ static PyObject* serve(Key* key, PyObject** tensors, int device, double scale, P
     if (!plan) return no();
   }
   PyObject* out = run(plan, tensors, device, scale);
+  if (out && plan->apply) {
+    PyObject* made = out;
+    out = differentiate(plan, arguments, inputs, tensors[3], scale, made);
+    Py_DecRef(made);
+  }
   let_go(plan);
   if (!out) return no();
   hits++;
@@ -139,12 +153,12 @@ static PyObject* tail(PyObject* self, PyObject* const* a, Py_ssize_t count) {
   DLTensor t;
   PyObject* tensors[TENSORS] = {a[0], NULL, NULL, NULL};
   if (read_backend(a[2], &key.word[1]) != YES || read_multiplier(a[1], &scale, &tensors[3]) != YES) return no();
-  if (is_differentiated(tensors) != NO) return no();
+  if (read_wanted(tensors, &key.word[3]) != YES) return no();
   if (read_tensor(a[0], &t, &key.word[4], &device) != YES) return no();
   if (tensors[3] && read_tensor(tensors[3], &t, &key.word[4 + 3 * 11], &device) != YES) return no();
   key.word[0] = 1;
   key.word[2] = device;
-  return serve(&key, tensors, (int)device - 1, scale, plan_tail, a, count);
+  return serve(&key, tensors, (int)device - 1, scale, plan_tail, a, count, 1);
 }
 
 /* chain(x, weight, bias, multiplier, stride, padding, output_padding, dilation, groups, strategy, backend) */
@@ -159,7 +173,7 @@ static PyObject* chain(PyObject* self, PyObject* const* a, Py_ssize_t count) {
   DLTensor t;
   PyObject* tensors[TENSORS] = {a[0], a[1], a[2] == Py_None ? NULL : a[2], NULL};
   if (read_backend(a[10], &key.word[1]) != YES || read_multiplier(a[3], &scale, &tensors[3]) != YES) return no();
-  if (is_differentiated(tensors) != NO) return no();
+  if (read_wanted(tensors, &key.word[3]) != YES) return no();
   for (int i = 0; i < 4; i++)
     if (read_pair(a[4 + i], &options[2 * i]) != YES) return no();
   if (read_int(a[8], &options[8]) != YES) return no();
@@ -167,44 +181,25 @@ static PyObject* chain(PyObject* self, PyObject* const* a, Py_ssize_t count) {
     if (tensors[i] && read_tensor(tensors[i], &t, &key.word[4 + i * 11], &device) != YES) return no();
   key.word[0] = 2;
   key.word[2] = device;
-  return serve(&key, tensors, (int)device - 1, scale, plan_chain, a, count);
+  return serve(&key, tensors, (int)device - 1, scale, plan_chain, a, count, 3);
 }
 
-/* ---- plans that Python keeps: the parts of a derivative ---- */
-
-static const char* const CAPSULE = "convgap plan";
-
-static void free_capsule(PyObject* capsule) { let_go(PyCapsule_GetPointer(capsule, CAPSULE)); }
-
-static PyObject* plan(PyObject* self, PyObject* given) {
-  Plan* made = plan_from(given);
-  if (!made) return NULL;
-  PyObject* capsule = PyCapsule_New(made, CAPSULE, free_capsule);
-  if (!capsule) let_go(made);
-  return capsule;
-}
-
-/* execute(plan, scale, *tensors), for tensors that the caller found ordinary */
-static PyObject* execute(PyObject* self, PyObject* const* a, Py_ssize_t count) {
-  PyObject* tensors[TENSORS] = {NULL, NULL, NULL, NULL};
-  if (!enabled || count < 3 || count > 2 + TENSORS) return no();
-  Plan* found = PyCapsule_GetPointer(a[0], CAPSULE);
-  double scale = PyFloat_AsDouble(a[1]);
-  if (!found || PyErr_Occurred()) return no();
-  for (Py_ssize_t i = 2; i < count; i++) {
-    if (a[i] == Py_None) continue;
-    if (!is_tensor(a[i])) return no();
-    tensors[i - 2] = a[i];
-  }
-  DLTensor first;
-  if (!tensors[0] || exchange->dltensor_from_py_object_no_sync(tensors[0], &first)) return no();
-  if (first.device.device_type != device_type) return no();
-  found->references++;
-  PyObject* out = run(found, tensors, first.device.device_id, scale);
-  let_go(found);
-  if (!out) return no();
-  hits++;
-  return out;
+/* backward(number, kind, scale, grad, sums, weight): the number stands for all that `kind` says, which Python alone reads */
+static PyObject* backward(PyObject* self, PyObject* const* a, Py_ssize_t count) {
+  if (!enabled || count != 6 || !is_tensor(a[3]) || (a[4] != Py_None && !is_tensor(a[4])) || !is_tensor(a[5])) return no();
+  /* Where a derivative of this is wanted, it is made of operators that have one. */
+  if (truth_of(PyObject_CallNoArgs(grad_enabled)) != NO) return no();
+  Key key;
+  memset(&key, 0, sizeof key);
+  uint64_t device = 0;
+  DLTensor t;
+  PyObject* tensors[TENSORS] = {a[4] == Py_None ? NULL : a[4], a[5], NULL, a[3]};
+  if (read_int(a[0], &key.word[1]) != YES || Py_TYPE(a[2]) != &PyFloat_Type) return no();
+  for (int i = 0; i < TENSORS; i++)
+    if (tensors[i] && read_tensor(tensors[i], &t, &key.word[4 + i * 11], &device) != YES) return no();
+  key.word[0] = 3;
+  key.word[2] = device;
+  return serve(&key, tensors, (int)device - 1, PyFloat_AsDouble(a[2]), plan_backward, a, count, 0);
 }
 
 /* ---- set-up ---- */
@@ -213,10 +208,10 @@ static PyObject* configure(PyObject* self, PyObject* settings) {
   const char *library;
   PyObject *capsule, *keys;
   unsigned long long added, inplace, cast, autograd;
-  PyObject *o[13];
-  if (!PyArg_ParseTuple(settings, "siOOOOOOOOOOOOOOO(KKKK)", &library, &device_type, &capsule, &keys, &o[0], &o[1], &o[2],
-                        &o[3], &o[4], &o[5], &o[6], &o[7], &o[8], &o[9], &o[10], &o[11], &o[12], &added, &inplace, &cast,
-                        &autograd)) return NULL;
+  PyObject *o[14];
+  if (!PyArg_ParseTuple(settings, "siOOOOOOOOOOOOOOOO(KKKK)", &library, &device_type, &capsule, &keys, &o[0], &o[1], &o[2],
+                        &o[3], &o[4], &o[5], &o[6], &o[7], &o[8], &o[9], &o[10], &o[11], &o[12], &o[13], &added, &inplace,
+                        &cast, &autograd)) return NULL;
   const Exchange* found = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
   if (!found) return NULL;
   while (found && found->header.version.major != 1) found = (const Exchange*)found->header.prev_api;
@@ -239,9 +234,9 @@ static PyObject* configure(PyObject* self, PyObject* settings) {
   inplace_key = inplace;
   cast_keys = cast;
   autograd_keys = autograd;
-  PyObject** to[13] = {&tensor_type, &parameter_type, &has_torch_function, &grad_enabled, &keys_of, &included, &excluded,
-                       &profiling, &forward_ad, &empty_strided, &plan_tail, &plan_chain, &make_room};
-  for (int i = 0; i < 13; i++) {
+  PyObject** to[14] = {&tensor_type, &parameter_type, &has_torch_function, &grad_enabled, &keys_of, &included, &excluded,
+                       &profiling, &forward_ad, &empty_strided, &plan_tail, &plan_chain, &plan_backward, &make_room};
+  for (int i = 0; i < 14; i++) {
     PyObject* old = *to[i];
     Py_IncRef(o[i]);
     *to[i] = o[i];
@@ -274,9 +269,8 @@ static PyMethodDef methods[] = {
     {"chain", (PyCFunction)(void (*)(void))chain, METH_FASTCALL,
      "chain(x, weight, bias, multiplier, stride, padding, output_padding, dilation, groups, strategy, backend) -> output, "
      "or None: not here."},
-    {"plan", plan, METH_O, "A plan to be executed; see plan_from."},
-    {"execute", (PyCFunction)(void (*)(void))execute, METH_FASTCALL,
-     "execute(plan, scale, *tensors) -> output or outputs, or None: not here."},
+    {"backward", (PyCFunction)(void (*)(void))backward, METH_FASTCALL,
+     "backward(number, kind, scale, grad, sums, weight) -> gradients of (x, weight, bias), or None: not here."},
     {"configure", configure, METH_VARARGS, "Everything that is used from Python; see runtime/native.py."},
     {"disable", disable, METH_NOARGS, "Answer every call with None from now on."},
     {"clear", clear, METH_NOARGS, "Forget plans and workspace."},

@@ -151,8 +151,8 @@ def make_room(stream: int, counters: int, space: int) -> tuple[torch.Tensor, tor
 
 
 def configure(
-    module: ModuleType, plan_tail: Any, plan_chain: Any, *, driver: str = "libcuda.so.1", device_type: int = CUDA,
-    empty_strided: Any = None, room: Any = make_room,
+    module: ModuleType, plan_tail: Any, plan_chain: Any, plan_backward: Any, *, driver: str = "libcuda.so.1",
+    device_type: int = CUDA, empty_strided: Any = None, room: Any = make_room,
 ) -> None:  # fmt: skip
     """Tell the module what it uses of Python. The planners take the arguments of a call and give what native.c says of
     plans, or None. Raises Unavailable."""
@@ -164,7 +164,7 @@ def configure(
             driver, device_type, private.exchange, tuple(sorted(keys.usual)), torch.Tensor, torch.nn.Parameter,
             has_torch_function_variadic, torch.is_grad_enabled, private.keys_of, private.included, private.excluded,
             private.profiling, torch.autograd.forward_ad, empty_strided or private.empty_strided_cuda, plan_tail,
-            plan_chain, room, sets,
+            plan_chain, plan_backward, room, sets,
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise Unavailable(str(error)) from error

@@ -24,16 +24,18 @@ static int start(Plan* plan, const DLTensor* t, char** out, char* workspace, voi
   return YES;
 }
 
-/* Allocates and launches. Returns the output, or a tuple of them, or NULL with or without an exception. */
+/* Allocates and launches. Returns the output, or a tuple of several (None for one that is not wanted), or NULL with or
+   without an exception. */
 static PyObject* run(Plan* plan, PyObject** tensors, int device, double scale) {
   int current = -1, capturing = 0;
   void* stream = NULL;
   if (current_device(&current) || current != device) return NULL;
   if (exchange->current_work_stream(device_type, device, &stream)) return NULL;
   if (is_capturing(stream, &capturing) || capturing) return NULL;
-  PyObject *out[MOST_OUTPUTS] = {NULL, NULL}, *own = NULL, *answer = NULL;
-  char *at[MOST_OUTPUTS] = {NULL, NULL}, *workspace = NULL;
+  PyObject *out[MOST_OUTPUTS] = {NULL}, *own = NULL, *answer = NULL;
+  char *at[MOST_OUTPUTS] = {NULL}, *workspace = NULL;
   for (int i = 0; i < plan->outputs; i++) {
+    if (!plan->output[i][0]) continue;
     out[i] = PyObject_CallFunctionObjArgs(empty_strided, plan->output[i][0], plan->output[i][1], plan->output[i][2], NULL);
     at[i] = out[i] ? address_of(out[i]) : NULL;
     if (!at[i]) goto done;
@@ -64,7 +66,7 @@ static PyObject* run(Plan* plan, PyObject** tensors, int device, double scale) {
   } else {
     answer = PyTuple_New(plan->outputs);
     for (int i = 0; answer && i < plan->outputs; i++) {
-      PyTuple_SetItem(answer, i, out[i]);
+      PyTuple_SetItem(answer, i, out[i] ? out[i] : Py_NewRef(Py_None));
       out[i] = NULL;
     }
   }
@@ -72,4 +74,28 @@ done:
   Py_DecRef(own);
   for (int i = 0; i < MOST_OUTPUTS; i++) Py_DecRef(out[i]);
   return answer;
+}
+
+/* Makes what was launched the output of a node of autograd, apply(*inputs, multiplier, scale, kind, made): its first one.
+   `made` is a tuple in any case, for a tensor would be taken for an input that the node returns. */
+static PyObject* differentiate(const Plan* plan, PyObject* const* inputs, int count, PyObject* multiplier, double scale,
+                               PyObject* made) {
+  PyObject *given = PyTuple_New(count + 4), *number = PyFloat_FromDouble(scale), *answer = NULL;
+  PyObject* all = Py_TYPE(made) == &PyTuple_Type ? Py_NewRef(made) : PyTuple_Pack(1, made);
+  if (given && number && all) {
+    for (int i = 0; i < count; i++) PyTuple_SetItem(given, i, Py_NewRef(inputs[i]));
+    PyTuple_SetItem(given, count, Py_NewRef(multiplier ? multiplier : Py_None));
+    PyTuple_SetItem(given, count + 1, Py_NewRef(number));
+    PyTuple_SetItem(given, count + 2, Py_NewRef(plan->kind));
+    PyTuple_SetItem(given, count + 3, Py_NewRef(all));
+    answer = PyObject_CallObject(plan->apply, given);
+  }
+  Py_DecRef(given);
+  Py_DecRef(number);
+  Py_DecRef(all);
+  if (!answer || Py_TYPE(answer) != &PyTuple_Type) return answer;
+  PyObject* first = PyTuple_GetItem(answer, 0);
+  if (first) Py_IncRef(first);
+  Py_DecRef(answer);
+  return first;
 }

@@ -22,15 +22,17 @@ static int truth_of(PyObject* answer) {
   return truth;
 }
 
-/* Whether a gradient is wanted: what most calls fail by that are not served here. */
-static int is_differentiated(PyObject** tensors) {
+/* Which tensors want a gradient: bit i for tensor i. */
+static int wanted_gradients(PyObject** tensors) {
   int grad = truth_of(PyObject_CallNoArgs(grad_enabled));
   if (grad != YES) return grad;
+  int found = 0;
   for (int i = 0; i < TENSORS; i++) {
     int wanted = tensors[i] ? truth_of(PyObject_GetAttr(tensors[i], name_requires_grad)) : NO;
-    if (wanted != NO) return wanted;
+    if (wanted == FAILED) return FAILED;
+    found |= wanted << i;
   }
-  return NO;
+  return found;
 }
 
 /* runtime/private.py's `ordinary`. */

@@ -2,7 +2,7 @@
 
 /* ---- plans ---- */
 
-enum { MOST_ARGUMENTS = 64, MOST_LAUNCHES = 4, MOST_OUTPUTS = 2, KEPT_PLANS = 4096, BUCKETS = 8192, KEPT_BYTES = 1 << 20 };
+enum { MOST_ARGUMENTS = 64, MOST_LAUNCHES = 4, MOST_OUTPUTS = 3, KEPT_PLANS = 4096, BUCKETS = 8192, KEPT_BYTES = 1 << 20 };
 enum { POINTER, WORKSPACE, COUNTERS, OUTPUT, INTEGER, MEAN, SCALE }; /* what an argument of a kernel is */
 
 typedef struct {
@@ -16,9 +16,10 @@ typedef struct {
 typedef struct {
   int references; /* of the table, and of calls under way: another thread may clear the table meanwhile */
   int outputs;
-  PyObject* output[MOST_OUTPUTS][3]; /* size, stride, dtype */
+  PyObject* output[MOST_OUTPUTS][3]; /* size, stride, dtype; all NULL for one that is not wanted */
   double area; /* positions that the mean is taken over */
   int64_t workspace, counters; /* bytes, and int32 zeros */
+  PyObject *apply, *kind;      /* of a call that is differentiated: what makes a node of autograd of it; see differentiate */
   int launches;
   Launch launch[MOST_LAUNCHES];
 } Plan;
@@ -40,6 +41,8 @@ static void let_go(Plan* plan) {
   if (plan && --plan->references == 0) {
     for (int i = 0; i < plan->outputs; i++)
       for (int j = 0; j < 3; j++) Py_DecRef(plan->output[i][j]);
+    Py_DecRef(plan->apply);
+    Py_DecRef(plan->kind);
     PyMem_Free(plan);
   }
 }
@@ -87,16 +90,17 @@ static int remember(const Key* key, uint64_t hash, Plan* plan) {
   return 0;
 }
 
-/* A plan from what convgap/fast.py gives:
-   (((size, stride, dtype), ...), area, workspace, counters, ((function, gx, gy, threads, shared, ((code, value), ...)), ...)) */
+/* A plan from what convgap/plans.py gives:
+   (((size, stride, dtype) or None, ...), area, workspace, counters,
+    ((function, gx, gy, threads, shared, ((code, value), ...)), ...), (apply, kind) or None) */
 static Plan* plan_from(PyObject* given) {
-  PyObject *outputs, *launches;
+  PyObject *outputs, *launches, *node;
   double area;
   long long workspace, counters;
-  if (!PyArg_ParseTuple(given, "OdLLO", &outputs, &area, &workspace, &counters, &launches)) return NULL;
+  if (!PyArg_ParseTuple(given, "OdLLOO", &outputs, &area, &workspace, &counters, &launches, &node)) return NULL;
   Py_ssize_t made = PyTuple_Size(outputs), number = PyTuple_Size(launches);
   if (made < 1 || made > MOST_OUTPUTS || number < 1 || number > MOST_LAUNCHES) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "plan: expected one or two outputs of one to four launches");
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "plan: expected one to three outputs of one to four launches");
     return NULL;
   }
   Plan* plan = PyMem_Calloc(1, sizeof(Plan));
@@ -106,12 +110,19 @@ static Plan* plan_from(PyObject* given) {
   plan->workspace = workspace;
   plan->counters = counters;
   plan->launches = (int)number;
+  if (node != Py_None) {
+    PyObject *apply, *kind;
+    if (!PyArg_ParseTuple(node, "OO", &apply, &kind)) goto wrong;
+    plan->apply = Py_NewRef(apply);
+    plan->kind = Py_NewRef(kind);
+  }
   for (Py_ssize_t i = 0; i < made; i++) {
     PyObject** output = plan->output[i];
-    PyObject* one = PyTuple_GetItem(outputs, i);
-    if (!one || !PyArg_ParseTuple(one, "OOO", &output[0], &output[1], &output[2])) goto wrong;
-    for (int j = 0; j < 3; j++) Py_IncRef(output[j]);
+    PyObject *one = PyTuple_GetItem(outputs, i), *part[3];
     plan->outputs++;
+    if (one == Py_None) continue;
+    if (!one || !PyArg_ParseTuple(one, "OOO", &part[0], &part[1], &part[2])) goto wrong;
+    for (int j = 0; j < 3; j++) output[j] = Py_NewRef(part[j]);
   }
   for (Py_ssize_t i = 0; i < number; i++) {
     Launch* launch = &plan->launch[i];
@@ -133,7 +144,7 @@ static Plan* plan_from(PyObject* given) {
       PyObject* argument = PyTuple_GetItem(arguments, j);
       if (!argument || !PyArg_ParseTuple(argument, "iL", &code, &value)) goto wrong;
       if (code < POINTER || code > SCALE || (code == POINTER && (value < 0 || value >= TENSORS)) ||
-          (code == OUTPUT && (value < 0 || value >= made))) {
+          (code == OUTPUT && (value < 0 || value >= made || !plan->output[value][0]))) {
         PyErr_SetString(PyExc_ValueError, "code: expected one of those that native.c lists");
         goto wrong;
       }

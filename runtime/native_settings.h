@@ -51,7 +51,7 @@ static PyObject *has_torch_function; /* torch.overrides.has_torch_function_varia
 static PyObject *grad_enabled;       /* torch.is_grad_enabled */
 static PyObject *keys_of, *included, *excluded, *profiling, *forward_ad; /* of runtime/private.py, as `ordinary` uses them */
 static PyObject *empty_strided;      /* (size, stride, dtype) -> fresh tensor on the current device */
-static PyObject *plan_tail, *plan_chain; /* (*arguments of a call) -> plan or None */
+static PyObject *plan_tail, *plan_chain, *plan_backward; /* (*arguments of a call) -> plan or None */
 static PyObject *make_room;          /* (stream, counters, bytes) -> (counters, workspace) to keep for a stream */
 static PyObject *name_raw_repr, *name_requires_grad, *name_level;
 static uint64_t usual_keys[4], added_keys, inplace_key, cast_keys, autograd_keys;

@@ -54,6 +54,12 @@ def weight_grad(problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype:
     return all_taps(problem, unfold(problem, all_bands(problem, dw))).to(dtype).contiguous()
 
 
+def bias_grad(grad: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Gradient of the bias [c_out] of `dtype`: grad added up over the samples, times scale."""
+    total = grad.flatten() if grad.shape[0] == 1 else grad.sum((0, 2, 3))
+    return scaled(total, scale).to(dtype)
+
+
 def band_fill(problem: Chain, d: Tensor, dx: Tensor) -> Tensor:
     """Fill dx [n, c_in, h, w] with the sum of d over the bands that hold each element, and return it.
 

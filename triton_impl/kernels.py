@@ -8,7 +8,8 @@
     planes_contract      both in one launch, for planes so small that a program holds many: a matrix product
     expand               d[n, ci, rb, cb] = multiplier/(Hout*Wout) * sum over co of grad * weight
     band_fill            dx[n, ci, h, w]  = sum of d[n, ci] over the bands that hold (h, w)
-    weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T
+    weight_grad          dweight[ci, co, kh, kw] = multiplier/(Hout*Wout) * sum over n of grad * T,
+                         dbias[co] = multiplier * sum over n of grad
 
 Sizes and strides are run-time arguments, or constants where a launch is fixed (fixed.py). Compiled code
 depends on the dtype, on how many elements an access has and along which axis, on the tile, and on the bands:
@@ -993,7 +994,7 @@ def band_fill(d, dx,
 
 
 @triton.jit
-def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
+def weight_grad(grad, sums, dw, db, grad_n, grad_c, scale, bias_scale, wants_bias,
                 N, G, CI, CO, H, W, k_blocks, k_blocks_by, blocks, blocks_by,
                 ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
                 TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, PAIR: tl.constexpr,
@@ -1003,7 +1004,8 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
     # 1 who am I: block of (ci, tap), block of outputs of one group
     rest = quotient(tl.program_id(0), k_blocks_by)
     g = quotient(rest, blocks_by).to(tl.int64)
-    k = (tl.program_id(0) - rest * k_blocks).to(tl.int64) * BK + tl.arange(0, BK)
+    k_block = tl.program_id(0) - rest * k_blocks
+    k = k_block.to(tl.int64) * BK + tl.arange(0, BK)
     co = (rest - g * blocks) * BCO + tl.arange(0, BCO)
     # 2 addresses
     ci = k // (KH * KW)
@@ -1012,6 +1014,7 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
     live = (ci < CI) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
     sums += g * CI * (RB * CB)
     acc = tl.zeros((BCO, BK), ACC)
+    added = tl.zeros((BN, BCO), ACC)
     for n0 in range(0, rolled(N), BN):
         # 3 masked load
         n = (n0 + tl.arange(0, BN)).to(tl.int64)
@@ -1021,6 +1024,11 @@ def weight_grad(grad, sums, dw, grad_n, grad_c, scale,
         t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
         # 4 accumulate, 5 reduce
         acc = tl.dot(tl.trans(v), t, acc, input_precision="ieee", out_dtype=ACC)
+        added += v
+    # Of all programs that have loaded the grad of these outputs, the first stores the bias's gradient.
+    if (wants_bias != 0) & (k_block == 0):
+        total = scaled(tl.sum(added, 0), bias_scale)
+        tl.store(db + g * CO + co, narrow(total, db.dtype.element_ty), mask=co < CO)
     # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
     to = dw + (g * CI + ci)[None, :] * CO * (KH * KW) + co[:, None] * (KH * KW) + tap[None, :]
     tl.store(

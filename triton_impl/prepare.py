@@ -311,16 +311,18 @@ def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtyp
 
 @lru_cache(maxsize=4096)
 def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
-    """Prepare the gradient of the weight."""
+    """Prepare the gradients of the weight and of the bias."""
     acc = POINTER[accumulator(dtype)]
     CI, CO, G = problem.c_in // problem.groups, problem.c_out // problem.groups, problem.groups
     # A number of float64 takes two registers.
     most = c.GRAD_STEP // (accumulator(dtype).itemsize // 4)
     BCO = min(most, max(c.CHANNELS, pow2_at_least(CO)))
     k_blocks, blocks = ceil(CI * problem.kernel[0] * problem.kernel[1] / c.GRAD_STEP), ceil(CO / BCO)
+    pointers = {"grad": acc, "sums": acc, "dw": POINTER[dtype], "db": POINTER[dtype]}
+    numbers = {"grad_n": "i64", "grad_c": "i64", "scale": "fp64", "bias_scale": "fp64", "wants_bias": "i32"}
     special, sizes = specialize(
         kernels.weight_grad,
-        {"grad": acc, "sums": acc, "dw": POINTER[dtype], "grad_n": "i64", "grad_c": "i64", "scale": "fp64"},
+        pointers | numbers,
         {
             "N": problem.n,
             "G": G,

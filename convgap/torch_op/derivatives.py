@@ -5,13 +5,16 @@ place. The band sums are a second output of the node, which nobody sees: a deriv
 for with create_graph only, then reaches x through them, by composition of operators that have derivatives themselves.
 
 `steps` is how the parts of a call are called: `Straight`, to the kernels, where torch's dispatcher would find
-nothing to do, or `Dispatched`, through torch.library's operators.
+nothing to do, or `Dispatched`, through torch.library's operators. Ordinary calls on a CUDA device, and their backwards,
+take neither: their launches are native.c's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from convgap.torch_op.schemas import Sizes, is_channels_last, ops
 from reference.problem import Chain, Geometry
 from runtime import private
 from runtime.prepared import accumulator
+from torch_impl.backward import bias_grad
 from torch_impl.forward import scaled
 
 
@@ -50,27 +54,33 @@ class Dispatched:
     def weight_grad(self, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
         return ops.weight_grad(grad, sums, scale, self.size, self.kernel, *self.geometry, dtype, self.backend)
 
+    def parameter_grads(
+        self, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype, wants_bias: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the weight and, if it is wanted, of the bias."""
+        return self.weight_grad(grad, sums, scale, dtype), bias_grad(
+            grad, scale, dtype
+        ) if wants_bias else None
+
     def band_fill(self, d: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
         return ops.band_fill(
             d, self.size, self.kernel, *self.geometry[:4], dtype, channels_last, self.backend
         )
 
-    def dispatched(self) -> Dispatched:
-        return self
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Straight:
-    """The same steps as calls of their kernels."""
+    """The same steps as calls of their kernels, and all else that fixes a backward."""
 
     problem: Chain
     backend: str
-
-    def chain(self, x: Tensor, *given: Any) -> Tensor:
-        return kernels.chain(self.problem, x, *given, backend=self.backend)
-
-    def band_sums(self, x: Tensor) -> Tensor:
-        return kernels.band_sums(self.problem, x, self.backend)
+    dtype: torch.dtype
+    channels_last: bool
+    """Whether the gradient of x is."""
+    wants: tuple[bool, bool, bool, bool]
+    """Which of x, weight, bias and multiplier want a gradient."""
+    number: int = field(default_factory=count().__next__)
+    """Stands for the rest in native.c: no other object ever has it."""
 
     def contract(self, sums: Tensor, *given: Any) -> Tensor:
         return kernels.contract(self.problem, sums, *given, backend=self.backend)
@@ -78,39 +88,60 @@ class Straight:
     def expand(self, grad: Tensor, weight: Tensor, scale: float) -> Tensor:
         return kernels.expand(self.problem, grad, weight, scale, self.backend)
 
-    def weight_grad(self, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-        return kernels.weight_grad(self.problem, grad, sums, scale, dtype, self.backend)
+    def parameter_grads(
+        self, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype, wants_bias: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the weight and, if it is wanted, of the bias."""
+        return kernels.weight_grad(self.problem, grad, sums, scale, dtype, wants_bias, self.backend)
 
     def band_fill(self, d: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
         return kernels.band_fill(self.problem, d, dtype, channels_last, self.backend)
 
-    def forward_parts(self, wants: tuple[bool, bool], x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-        """(output, band sums), from x, weight, bias, multiplier and scale. `wants`: which gradients of x and of the
-        weight will be asked for."""
-        everything: Any = self.problem, x, *given, wants, is_channels_last(x), self.backend
-        return fast.forward_parts(*everything) or kernels.forward_parts(*everything)
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """(output, band sums). The gradients of x and of the bias need no band sums."""
+        given = self.problem, x, weight, bias, multiplier, scale
+        if not (self.wants[1] or self.wants[3]):
+            return kernels.chain(*given, self.backend), None
+        return kernels.forward_parts(*given, self.wants[:2], self.channels_last, self.backend)
 
     def dispatched(self) -> Dispatched:
         p = self.problem
         return Dispatched(p.geometry, (p.h, p.w), p.kernel, self.backend)
 
 
+_straight = lru_cache(maxsize=4096)(Straight)
+
+
+def straight(
+    problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None, backend: str
+) -> Straight | None:
+    """The steps of a call that is differentiated, one object a kind of call; None where no gradient is wanted."""
+    if not torch.is_grad_enabled():
+        return None
+    wants = (
+        x.requires_grad,
+        weight.requires_grad,
+        bias is not None and bias.requires_grad,
+        multiplier is not None and multiplier.requires_grad,
+    )
+    return _straight(problem, backend, x.dtype, is_channels_last(x), wants) if any(wants) else None
+
+
 def _gradients(
-    steps: Straight | Dispatched, grad: Tensor, sums: Any, weight: Tensor, scale: float, wants: tuple[bool, bool],
-    like: Any,
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """Gradients of x, whose dtype and layout `like` knows, and of the weight: of those that are wanted."""
-    if isinstance(steps, Straight):
-        rest = wants, like.channels_last, steps.backend
-        found = fast.backward(steps.problem, grad, sums, weight, scale, *rest)
-        if found is not None:
-            return found
-    dx = dw = None
-    if wants[0]:
-        dx = steps.band_fill(steps.expand(grad, weight, scale), like.dtype, like.channels_last)
-    if wants[1]:
-        dw = steps.weight_grad(grad, sums, scale, weight.dtype)
-    return dx, dw
+    steps: Straight | Dispatched, kind: Straight, grad: Tensor, sums: Any, weight: Tensor, scale: float
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias, of those that `kind` wants."""
+    dx = dw = db = None
+    wants_x, wants_weight, wants_bias, _ = kind.wants
+    if wants_x:
+        dx = steps.band_fill(steps.expand(grad, weight, scale), kind.dtype, kind.channels_last)
+    if wants_weight:
+        dw, db = steps.parameter_grads(grad, sums, scale, kind.dtype, wants_bias)
+    elif wants_bias:
+        db = bias_grad(grad, scale, kind.dtype)
+    return dx, dw, db
 
 
 def _through_multiplier(grad: Tensor, multiplier: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -119,47 +150,69 @@ def _through_multiplier(grad: Tensor, multiplier: Tensor | None, dtype: torch.dt
     return grad, grad if multiplier is None else grad * multiplier
 
 
-# The chain: forward(x, weight, bias, multiplier, scale, steps) -> (out, band sums).
+class ChainNode(private.Function):
+    """The chain where torch's dispatcher would find nothing to do but to differentiate."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Any,
+        multiplier: Any,
+        scale: float,
+        kind: Straight,
+        made: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(output, band sums). `made`: a tuple of what native.c has made of these, or None."""
+        if made is None:
+            made = kind.forward(x, weight, bias, multiplier, scale)
+        elif len(made) == 1:
+            made = *made, None
+        ctx.set_materialize_grads(False)
+        ctx.scale, ctx.kind = scale, kind
+        ctx.save_for_backward(made[1], weight, bias if kind.wants[3] else None, multiplier)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_sums: Tensor | None) -> tuple[Any, ...]:
+        sums, weight, bias, multiplier = ctx.saved_tensors
+        kind, scale = ctx.kind, ctx.scale
+        wants_x, _, _, wants_multiplier = kind.wants
+        dx = dw = db = dm = None
+        if grad is not None:
+            outer, inner = _through_multiplier(grad, multiplier, kind.dtype)
+            if grad_sums is None and not wants_multiplier:
+                found = fast.backward(kind.number, kind, scale, inner, sums, weight)
+                if found is not None:
+                    return *found, None, None, None, None
+            straight = not torch.is_grad_enabled() and private.ordinary(grad, sums, weight, multiplier)
+            steps = kind if straight else kind.dispatched()
+            dx, dw, db = _gradients(steps, kind, inner, sums, weight, scale)
+            if wants_multiplier:
+                # In the accumulator's dtype, so that nothing is rounded before the product.
+                weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
+                dm = outer * steps.contract(sums, weight, bias, None, scale)
+        if grad_sums is not None and wants_x:
+            through = kind.dispatched().band_fill(grad_sums, kind.dtype, kind.channels_last)
+            dx = through if dx is None else dx + through
+        return dx, dw, db, dm, None, None, None
 
 
-def chain_forward(
-    wanted: tuple[bool, ...], x: Tensor, weight: Tensor, bias: Any, multiplier: Any, scale: float, steps: Any
-) -> tuple[Tensor, Tensor | None]:
-    """`wanted`: which of the tensors want a gradient. Those of x and of the bias need no band sums."""
-    if not (wanted[1] or wanted[3]):
-        return steps.chain(x, weight, bias, multiplier, scale), None
-    return steps.forward_parts(wanted[:2], x, weight, bias, multiplier, scale)
+class TailNode(private.Function):
+    """The same for the tail, whose multiplier wants no gradient."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, multiplier: Tensor | None, scale: float, backend: str, made: tuple[Tensor] | None
+    ) -> Tensor:
+        out = kernels.multiply_gap(y, multiplier, scale, backend) if made is None else made[0]
+        keep_multiply_gap(ctx, (y, multiplier, scale, backend), out)
+        return out
 
-def keep_chain(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
-    x, weight, bias, multiplier, ctx.scale, ctx.steps = inputs
-    ctx.set_materialize_grads(False)
-    ctx.dtype, ctx.channels_last = x.dtype, is_channels_last(x)
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(output[1], weight, bias if ctx.needs_input_grad[3] else None, multiplier)
-
-
-def chain_backward(ctx: Any, grad: Tensor | None, grad_sums: Tensor | None) -> tuple[Any, ...]:
-    sums, weight, bias, multiplier = ctx.saved_tensors
-    wants_x, wants_weight, wants_bias, wants_multiplier = ctx.needs_input_grad[:4]
-    steps, scale = ctx.steps, ctx.scale
-    if torch.is_grad_enabled() or not private.ordinary(grad, grad_sums, sums, weight, multiplier):
-        steps = steps.dispatched()
-    dx = dw = db = dm = None
-    if grad is not None:
-        outer, inner = _through_multiplier(grad, multiplier, ctx.dtype)
-        dx, dw = _gradients(steps, inner, sums, weight, scale, (wants_x, wants_weight), ctx)
-        if wants_bias:
-            total = inner.flatten() if inner.shape[0] == 1 else inner.sum((0, 2, 3))
-            db = scaled(total, scale).to(ctx.bias_dtype)
-        if wants_multiplier:
-            # In the accumulator's dtype, so that nothing is rounded before the product.
-            weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
-            dm = outer * steps.contract(sums, weight, bias, None, scale)
-    if grad_sums is not None and wants_x:
-        through = steps.band_fill(grad_sums, ctx.dtype, ctx.channels_last)
-        dx = through if dx is None else dx + through
-    return dx, dw, db, dm, None, None
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return *multiply_gap_backward(ctx, grad), None
 
 
 # The others: each operator keeps what its own backward takes.
@@ -271,4 +324,4 @@ DERIVATIVES: dict[str, tuple[Callable[..., None], Callable[..., tuple[Any, ...]]
     "weight_grad": (_keep_weight_grad, _weight_grad_grad),
     "band_fill": (_keep_band_fill, _band_fill_grad),
 }
-"""Operator -> what its backward keeps, and the backward. The chain's node has more than the operator's one output."""
+"""Operator -> what its backward keeps, and the backward."""

@@ -11,18 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgap import fast
+from convgap import plans
 from convgap.torch_op import kernels
-from convgap.torch_op.derivatives import (
-    DERIVATIVES,
-    Dispatched,
-    Straight,
-    chain_backward,
-    chain_forward,
-    keep_chain,
-    keep_multiply_gap,
-    multiply_gap_backward,
-)
+from convgap.torch_op.derivatives import DERIVATIVES, ChainNode, Dispatched, TailNode, straight
 from convgap.torch_op.schemas import library, ops
 from reference.problem import Chain, Geometry
 from runtime import private
@@ -36,8 +27,9 @@ def chain(
     dtype."""
     if not private.ordinary(x, weight, bias, multiplier):
         return ops.chain(x, weight, bias, multiplier, scale, *problem.geometry, backend)
-    if torch.is_grad_enabled() and _differentiable(x, weight, bias, multiplier):
-        return _StraightChain.apply(x, weight, bias, multiplier, scale, Straight(problem, backend))[0]
+    kind = straight(problem, x, weight, bias, multiplier, backend)
+    if kind is not None:
+        return ChainNode.apply(x, weight, bias, multiplier, scale, kind, None)[0]
     return kernels.chain(problem, x, weight, bias, multiplier, scale, backend)
 
 
@@ -49,45 +41,8 @@ def multiply_gap(y: Tensor, multiplier: Tensor | None, scale: float, backend: st
         if multiplier is not None and multiplier.requires_grad:
             return _multiply_gap_by_parts(y, multiplier, scale, backend)
         if y.requires_grad:
-            return _StraightTail.apply(y, multiplier, scale, backend)
+            return TailNode.apply(y, multiplier, scale, backend, None)
     return kernels.multiply_gap(y, multiplier, scale, backend)
-
-
-def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Tensor | None) -> bool:
-    return (
-        x.requires_grad
-        or weight.requires_grad
-        or (bias is not None and bias.requires_grad)
-        or (multiplier is not None and multiplier.requires_grad)
-    )
-
-
-class _StraightChain(private.Function):
-    """The chain where torch's dispatcher would find nothing to do but to differentiate."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None]:
-        outputs = chain_forward(ctx.needs_input_grad, *inputs)
-        keep_chain(ctx, inputs, outputs)
-        return outputs
-
-    backward = staticmethod(chain_backward)
-
-
-class _StraightTail(private.Function):
-    """The same for the tail, whose multiplier wants no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        y, multiplier, scale, backend = inputs
-        # No gradient is wanted in here, so the native path serves what it had left to the node.
-        out = fast.tail(y, scale if multiplier is None else multiplier, backend)
-        if out is None:
-            out = kernels.multiply_gap(*inputs)
-        keep_multiply_gap(ctx, inputs, out)
-        return out
-
-    backward = staticmethod(multiply_gap_backward)
 
 
 def _node(name: str, operator: Any, keep: Any, grad: Any) -> Callable[..., Tensor]:
@@ -159,6 +114,7 @@ def _multiply_gap_by_parts(y: Tensor, multiplier: Tensor | None, scale: float, b
 
 def _register() -> None:
     """Every operator's kernel, and in front of it its derivative where one is asked for."""
+    plans.differentiate(ChainNode.apply, straight, TailNode.apply)
     for name, kernel in kernels.KERNELS.items():
         for device in ("CPU", "CUDA"):
             library.impl(name, kernel, device)

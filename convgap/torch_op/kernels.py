@@ -141,14 +141,23 @@ def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float, backend: 
 
 
 def weight_grad(
-    problem: Chain, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype, backend: str
-) -> Tensor:
+    problem: Chain,
+    grad: Tensor,
+    sums: Tensor,
+    scale: float,
+    dtype: torch.dtype,
+    wants_bias: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the weight and, if it is wanted, of the bias."""
     sums = sums.contiguous()
 
-    def run(kernels: Any) -> Tensor:
+    def run(kernels: Any) -> tuple[Tensor, Tensor | None]:
         if kernels is None:
-            return backward.weight_grad(problem, grad, sums, scale, dtype).contiguous()
-        return call.weight_grad(kernels, problem, grad, sums, scale, dtype, current_stream(grad.device))
+            dw = backward.weight_grad(problem, grad, sums, scale, dtype).contiguous()
+            return dw, backward.bias_grad(grad, scale, dtype) if wants_bias else None
+        stream = current_stream(grad.device)
+        return call.weight_grad(kernels, problem, grad, sums, scale, dtype, wants_bias, stream)
 
     return serve(backend, grad.device, "weight_grad", run)
 
@@ -199,7 +208,7 @@ def _weight_grad(grad: Tensor, sums: Tensor, scale: float, size: Sizes, kernel: 
     *bands, groups, dtype, backend = rest
     shape = *sums.shape[:2], *size
     problem = problem_of(shape, tuple(kernel), grad.shape[1], False, *map(tuple, bands), groups)
-    return weight_grad(problem, grad, sums, scale, dtype, backend)
+    return weight_grad(problem, grad, sums, scale, dtype, False, backend)[0]
 
 
 def _band_fill(d: Tensor, size: Sizes, kernel: Sizes, *rest: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import convgap
-from convgap import fast, plans
+from convgap import fast
 from convgap.selection import BACKENDS
 from harness.cases.case import Case
 from harness.cases.catalogue import select
@@ -85,28 +85,6 @@ def test_gradient_of_x_keeps_channels_last(backend: str, device: torch.device) -
         replace(inputs, x=x).call(convgap, backend=backend).sum().backward()
         assert x.grad is not None
         assert x.grad.is_contiguous(memory_format=layout)
-
-
-@pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
-def test_the_native_path_serves_the_tail_in_its_node(monkeypatch: pytest.MonkeyPatch, tensor: bool) -> None:
-    """Outside of it a gradient is wanted and it has to say no; inside it is asked again, and believed."""
-    y = torch.rand(2, 3, 4, 5, requires_grad=True)
-    given = torch.rand(2, 3, 1, 1) if tensor else 0.5
-    answer = torch.rand(2, 3, 1, 1)
-    asked: list[bool] = []
-
-    def tail(*call: Any) -> Tensor | None:
-        asked.append(torch.is_grad_enabled())
-        assert call[0].shape == y.shape and call[2] == "torch"
-        assert torch.equal(torch.as_tensor(call[1]), torch.as_tensor(given))
-        return None if torch.is_grad_enabled() else answer
-
-    monkeypatch.setattr(fast, "tail", tail)
-    out = convgap.multiply_gap(y, given, backend="torch")
-    assert asked == [True, False] and torch.equal(out, answer)
-    (grad,) = torch.autograd.grad(out.sum(), y)
-    # One product and one quotient, each rounded once.
-    torch.testing.assert_close(grad, (torch.as_tensor(given) / 20).expand_as(y), rtol=2**-22, atol=0)
 
 
 # gradcheck's fast mode tries one random direction instead of every element: minutes less in Triton's interpreter.
@@ -289,21 +267,3 @@ def test_a_result_may_be_written_to(
         results.append([out, pooled, *torch.autograd.grad(out.sum() + pooled.sum(), [weight])])
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("backend", ["triton", "cupy"])
-def test_a_batch_of_none_has_nothing_to_launch(backend: str, device: torch.device) -> None:
-    """No plan of a derivative is made for the native path: what kernels divide their blocks by would be zero."""
-    require(backend, device)
-    (case,) = select(["chain/edge/7x7"])
-    inputs, leaves = make_inputs(case, device).tracked()
-    torch.autograd.grad(
-        inputs.call(convgap, backend=backend).sum(), list(leaves.values())
-    )  # now it is chosen
-    none: Any = replace(case.problem, n=0)
-    with pytest.raises(LookupError):
-        plans.forward_parts(
-            none, inputs.x.stride(), torch.float32, 0, None, (True, True), False, backend, device
-        )
-    with pytest.raises(LookupError):
-        plans.backward(none, torch.float32, (4, 1), (True, True), False, backend, device)

@@ -69,6 +69,7 @@ def operands(problem: Chain | Tail, made: Prepared, device: torch.device) -> tup
     weight, bias = numbers(c * c_out // problem.groups * taps), numbers(c_out)
     out = empty(n * c_out)
     scales = [0, 0, 0.25, 0.5]
+    gradients = empty(weight.numel()), empty(c_out)
     return {
         "band_sums": ([x, empty(count), partials, counters], 1),
         "contract": ([numbers(count), weight, bias, out, partials, counters, x, *scales], 3),
@@ -76,7 +77,7 @@ def operands(problem: Chain | Tail, made: Prepared, device: torch.device) -> tup
         "planes_contract": ([x, weight, bias, out, partials, counters, x, *scales], 3),
         "expand": ([numbers(n * c_out), weight, empty(count), c_out, 1, 0.25], 2),
         "band_fill": ([numbers(count), empty(n * c * h * w)], 1),
-        "weight_grad": ([numbers(n * c_out), numbers(count), empty(weight.numel()), c_out, 1, 0.25], 2),
+        "weight_grad": ([numbers(n * c_out), numbers(count), *gradients, c_out, 1, 0.25, 0.5, 1], 2),
     }[made.launch.kernel]
 
 

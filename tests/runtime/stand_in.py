@@ -78,7 +78,7 @@ class Calls:
         self.rooms: list[tuple[int, int, int]] = []
         self.plan: Any = None
         native.configure(
-            module, self._planner, self._planner, driver=str(driver.path), device_type=CPU,
+            module, self._planner, self._planner, self._planner, driver=str(driver.path), device_type=CPU,
             empty_strided=_empty_strided_cpu, room=self._room,
         )  # fmt: skip
 
@@ -94,9 +94,15 @@ class Calls:
         return zeros, torch.empty(max(space, 1), dtype=torch.uint8), counters, space
 
 
-def plan(*launches: Any, size: tuple[int, ...] = (2, 3, 1, 1), workspace: int = 0, counters: int = 0) -> Any:
+def plan(
+    *launches: Any,
+    size: tuple[int, ...] = (2, 3, 1, 1),
+    workspace: int = 0,
+    counters: int = 0,
+    node: Any = None,
+) -> Any:
     stride = (3, 1, 1, 1)[4 - len(size) :]
-    return ((size, stride, torch.float32),), 20.0, workspace, counters, launches
+    return ((size, stride, torch.float32),), 20.0, workspace, counters, launches, node
 
 
 ONE = (

@@ -94,7 +94,11 @@ def chain(p: Chain, x: Tensor, *, gradients: bool = True) -> str:
         grad = numbers(p.n, p.c_out, 1, 1, dtype=sums.dtype, seed=3)
         d = call.expand(prepare, p, grad, weight, SCALE, 0)
         got["gradient of x"] = call.band_fill(prepare, p, d, torch.empty_like(x), 0)
-        got["gradient of weight"] = call.weight_grad(prepare, p, grad, sums, SCALE, x.dtype, 0)
+        dw, db = call.weight_grad(prepare, p, grad, sums, SCALE, x.dtype, p.bias, 0)
+        got["gradient of weight"] = dw
+        if db is not None:
+            got["gradient of bias"] = db
+            wanted["gradient of bias"] = SCALE * grad.double().sum((0, 2, 3))
         found = torch.autograd.grad(out, inputs, grad.double())
         wanted |= dict(zip(("gradient of x", "gradient of weight"), found, strict=True))
     return complaints(got, wanted)
