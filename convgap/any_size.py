@@ -6,6 +6,7 @@ has, how large a tile is. So the kinds of all sizes are found by preparing calls
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,8 +35,9 @@ def warmup_sizes(
     these calls waits for a compiler afterwards.
 
     Inputs are taken to be contiguous or channels last, as in this call, at addresses that are multiples of 16. It takes
-    the compilers some seconds the first time, in threads of their own; later their files are found on disk. Raises
-    ValueError for an empty range or one that reaches below 1, and whatever the call raises.
+    the compilers some seconds the first time, in threads of their own; later their files are found on disk. In the end
+    Python's collector runs, for which a later call would have to wait. Raises ValueError for an empty range or one that
+    reaches below 1, and whatever the call raises.
     """
     for name, sides in (("heights", heights), ("widths", widths)):
         if not isinstance(sides, range):
@@ -59,6 +61,8 @@ def warmup_sizes(
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(load, found.values()))
+    # What was prepared stays. Python's collector looks through it, and all of torch, now and not during a later call.
+    gc.collect()
     return Explanation(tuple(steps))
 
 

@@ -9,73 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from typing import Any
 
 import torch
 
 from cupy_impl import constants as c
-from cupy_impl import products, tiles
-from cupy_impl.launch import Code, Launch, kind
+from cupy_impl import parameters, products, tiles
+from cupy_impl.launch import Code, Launch
 from reference.problem import Chain, Tail
 from runtime.layout import Layout, describe, pow2_at_least, pow2_at_most
-from runtime.prepared import Prepared, accumulator
-
-ELEMENT = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.float16: "half",
-    torch.bfloat16: "bfloat16",
-}
-"""Names of dtypes in the kernels."""
-
-FAR = 2**30
-"""Rows or columns from which on kernels count them in 64 bits."""
-
-NEVER = 2**62
-"""In place of a larger number of rows or columns that a band leaves out: no plane has 2^62 of them."""
+from runtime.prepared import Prepared
 
 Stride = tuple[int, ...]
-
-
-def _code(kernel: str, dtype: torch.dtype, threads: int, registers: int, macros: dict[str, Any]) -> Code:
-    # Blocks that fit a multiprocessor side by side: told a bound, the compiler uses the registers to load far ahead.
-    blocks = max(1, c.REGISTERS // (threads * registers))
-    types = {
-        "ELEMENT": ELEMENT[dtype],
-        "ACC": ELEMENT[accumulator(dtype)],
-        "THREADS": threads,
-        "BLOCKS": blocks,
-    }
-    return kind(kernel, tuple((name, str(value)) for name, value in (types | macros).items()))
-
-
-def _reading(kernel: str, dtype: torch.dtype, tile: tiles.Tile, macros: dict[str, Any]) -> Code:
-    return _code(
-        kernel, dtype, max(c.THREADS, pow2_at_least(tile.threads)), tile.registers, tile.macros | macros
-    )
-
-
-def _bands(problem: Chain, swapped: bool = False) -> dict[str, Any]:
-    bands = problem.distinct(0), problem.distinct(1)
-    far = max(problem.h, problem.w, *(max(*b.before, *b.after) for b in bands)) >= FAR
-    found: dict[str, Any] = {"SWAPPED": int(swapped), "LIMIT": _limit(far)}
-    for letter, b in zip("HW", bands, strict=True):
-        for name, values in (("BEFORE", b.before), ("AFTER", b.after), ("TAPS", b.taps)):
-            found[f"{name}_{letter}"] = ",".join(f"{min(value, NEVER)}{'LL' * far}" for value in values)
-    return found
-
-
-def _limit(far: bool) -> str:
-    return "index_t" if far else "int"
-
-
-def _taps(problem: Chain) -> dict[str, Any]:
-    return dict(zip(("KH", "KW"), problem.kernel, strict=True))
-
-
-ONE_BAND = {"SWAPPED": 0} | {f"{table}_{axis}": "0" for table in ("BEFORE", "AFTER") for axis in "HW"}
-ONE_BAND |= {"TAPS_H": "0,1", "TAPS_W": "0,1"}
-"""A whole plane as its only band."""
 
 
 def seen(problem: Chain, layout: Layout) -> Chain:
@@ -136,7 +80,7 @@ def prepare_multiply_gap(
     """Prepare multiply + average pool of y; `alignment` is the address modulo 16."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
     if flat := tiles.flat(layout, dtype.itemsize):
-        code = _code(
+        code = parameters.code(
             "multiply_gap_flat",
             dtype,
             c.THREADS,
@@ -164,7 +108,12 @@ def prepare_multiply_gap(
         layout.c, *_place(layout, tile), *_dealt(tile, blocks), *finish(tile.threads, tile.planes), int(tensor)
     )  # fmt: skip
     launch = Launch(
-        _reading("multiply_gap", dtype, tile, ONE_BAND | {"LIMIT": _limit(layout.h >= FAR)}),
+        parameters.reading(
+            "multiply_gap",
+            dtype,
+            tile,
+            parameters.one_band(layout.h),
+        ),
         count * tile.parts,
         tile.threads,
         sizes,
@@ -183,23 +132,11 @@ def prepare_band_sums(problem: Chain, stride: Stride, dtype: torch.dtype, alignm
     count = layout.n * blocks
     wide = tile.planes * products.sums_of(problem)
     sizes = layout.c, *_place(layout, tile), *_dealt(tile, blocks), *finish(tile.threads, wide)
-    code = _reading("band_sums", dtype, tile, _bands(own, layout.swapped))
+    code = parameters.reading("band_sums", dtype, tile, parameters.bands(own, layout.swapped))
     launch = Launch(code, count * tile.parts, tile.threads, sizes)
     cut = tile.parts > 1
     partials = cut * count * tile.parts * tile.planes * products.sums_of(problem)
     return Prepared(launch, partials, cut * count, _form(tile))
-
-
-def _multiplied(
-    kernel: str, dtype: torch.dtype, problem: Chain, shape: products.Product, more: dict[str, Any],
-    registers: int | None = None,
-) -> Code:  # fmt: skip
-    macros = {name: value for name, value in vars(shape).items() if name != "THREADS"}
-    if not shape.OUTS:
-        del macros["OUTS"]
-    macros |= _bands(problem) | _taps(problem) | more
-    registers = max(registers or c.PRODUCT_REGISTERS, products.least_registers(problem, shape, dtype))
-    return _code(kernel, dtype, shape.THREADS, registers, macros)
 
 
 def _channels(problem: Chain) -> tuple[int, int, int, int]:
@@ -210,7 +147,7 @@ def _channels(problem: Chain) -> tuple[int, int, int, int]:
 def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepared:
     """Prepare the product of band sums and folded weights."""
     shape = products.contraction(problem, dtype.itemsize)
-    code = _multiplied("contract", dtype, problem, shape, {})
+    code = parameters.multiplied("contract", dtype, problem, shape, {})
     return _sliced(
         code,
         problem,
@@ -249,7 +186,7 @@ def prepare_band_sums_contract(
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     if found := products.small_planes(problem, layout, dtype.itemsize):
         shape, planes, registers = found
-        code = _multiplied("planes_contract", dtype, problem, shape, vars(planes), registers)
+        code = parameters.multiplied("planes_contract", dtype, problem, shape, vars(planes), registers)
         place = problem.h, problem.w, divisor(problem.w), *stride
         return _sliced(
             code,
@@ -271,7 +208,9 @@ def prepare_band_sums_contract(
     sizes = (
         G, CI, CO, *_place(layout, tile), turns, *cut, *finish(tile.threads, CO), int(problem.bias), int(tensor)
     )  # fmt: skip
-    code = _reading("band_sums_contract", dtype, tile, _bands(own, layout.swapped) | _taps(own))
+    code = parameters.reading(
+        "band_sums_contract", dtype, tile, parameters.bands(own, layout.swapped) | parameters.taps(own)
+    )
     launch = Launch(code, N * G * blocks * tile.parts, tile.threads, sizes, shared)
     why = f"weights are small beside the planes: each block contracts what it has summed; {_form(tile)}"
     return Prepared(launch, N * G * blocks * tile.parts * CO, N * G, why)
@@ -317,7 +256,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     tiles_, samples = ceil(CI / shape.PLANES), ceil(N / shape.BM)
     chunks = ceil(products.sums_of(problem) / shape.BANDS)
     sizes = N, G, CI, CO, problem.h, problem.w, tiles_, samples
-    code = _multiplied("expand", dtype, problem, shape, {})
+    code = parameters.multiplied("expand", dtype, problem, shape, {})
     launch = Launch(code, samples * G * tiles_ * chunks, shape.THREADS, sizes)
     return Prepared(launch, 0, 0, f"gradients times folded weights: {shape.BM} samples a block")
 
@@ -332,18 +271,18 @@ def prepare_band_fill(problem: Chain, stride: Stride, dtype: torch.dtype) -> Pre
     sizes = layout.c, *_place(layout, tile), *_dealt(tile, blocks)
     # It streams nothing: how far ahead makes no other code.
     more = {"KEPT": c.KEPT, "UNROLL": c.AHEAD}
-    code = _reading("band_fill", dtype, tile, _bands(own, layout.swapped) | more)
+    code = parameters.reading("band_fill", dtype, tile, parameters.bands(own, layout.swapped) | more)
     return Prepared(Launch(code, layout.n * blocks * tile.parts, tile.threads, sizes), 0, 0, _form(tile))
 
 
 @lru_cache(maxsize=4096)
 def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
-    """Prepare the gradient of the weight, from band sums."""
+    """Prepare the gradients of the weight, from band sums, and of the bias."""
     shape = products.weight_gradient(problem, dtype.itemsize)
     N, G, CI, CO = _channels(problem)
     tiles_, outputs = ceil(CI / shape.PLANES), ceil(CO / shape.BM)
     chunks, cuts = ceil(products.sums_of(problem) / shape.BANDS), ceil(products.taps_of(problem) / c.CUT)
     sizes = N, G, CI, CO, problem.h, problem.w, tiles_, outputs, cuts
-    code = _multiplied("weight_grad", dtype, problem, shape, {"CUT": c.CUT})
+    code = parameters.multiplied("weight_grad", dtype, problem, shape, {"CUT": c.CUT})
     launch = Launch(code, G * tiles_ * chunks * outputs * cuts, shape.THREADS, sizes)
     return Prepared(launch, 0, 0, f"gradients times band sums: {shape.BM} outputs a block")

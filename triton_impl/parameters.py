@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 import triton
 
-from reference.problem import Chain
+from reference.problem import Bands, Chain
 from runtime.layout import Layout, pow2_at_least
 from runtime.prepared import accumulator
 from triton_impl import constants as c
@@ -30,9 +31,14 @@ def accumulator_type(dtype: torch.dtype) -> Any:
 
 def band_tables(problem: Chain) -> dict[str, Any]:
     """The distinct bands of both axes, as constants of a kernel."""
+    return _tables(problem.distinct(0), problem.distinct(1))
+
+
+@lru_cache(maxsize=512)
+def _tables(rows: Bands, columns: Bands) -> dict[str, Any]:
+    """Kept, for a layer has the same bands at every size."""
     found = {}
-    for axis, letter in enumerate("HW"):
-        bands = problem.distinct(axis)
+    for letter, bands in (("H", rows), ("W", columns)):
         found["BEFORE_" + letter] = tuple(min(before, NEVER) for before in bands.before)
         found["AFTER_" + letter] = tuple(min(after, NEVER) for after in bands.after)
     return found
