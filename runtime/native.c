@@ -29,7 +29,9 @@ static int is_tensor(PyObject* object) {
 /* Reads a tensor into the key. NO where it is not of the devices that are served. */
 static int read_tensor(PyObject* object, DLTensor* t, uint64_t* word, uint64_t* device) {
   if (exchange->dltensor_from_py_object_no_sync(object, t)) return FAILED;
-  if (t->device.device_type != device_type || t->ndim > 4 || t->dtype.lanes != 1 || !t->strides) return NO;
+  /* A tensor that stands for zeros has no memory. */
+  if (t->device.device_type != device_type || t->ndim > 4 || t->dtype.lanes != 1 || t->dtype.code == COMPLEX || !t->strides ||
+      !t->data) return NO;
   if (*device != 0 && *device != (uint64_t)t->device.device_id + 1) return NO;
   *device = (uint64_t)t->device.device_id + 1;
   uint64_t address = (uint64_t)(uintptr_t)t->data + t->byte_offset;
@@ -249,6 +251,8 @@ static PyObject* configure(PyObject* self, PyObject* settings) {
   return Py_NewRef(Py_None);
 }
 
+static PyObject* reads(PyObject* self, PyObject* none) { return PyBool_FromLong(reads_torch); }
+
 static PyObject* disable(PyObject* self, PyObject* none) {
   enabled = 0;
   return Py_NewRef(Py_None);
@@ -272,6 +276,10 @@ static PyMethodDef methods[] = {
     {"backward", (PyCFunction)(void (*)(void))backward, METH_FASTCALL,
      "backward(number, kind, scale, grad, sums, weight) -> gradients of (x, weight, bias), or None: not here."},
     {"configure", configure, METH_VARARGS, "Everything that is used from Python; see runtime/native.py."},
+    {"read_torch", read_torch, METH_VARARGS, "read_torch(included, excluded, named), or read_torch(); see native_ordinary.h."},
+    {"reads_torch", reads, METH_NOARGS, "Whether torch's libraries are read, and Python is not asked."},
+    {"thread_keys", thread_keys, METH_NOARGS, "(keys that this thread adds to a call's, keys that it takes away)."},
+    {"usual", usual, METH_O, "Whether a tensor has no keys but the usual ones."},
     {"disable", disable, METH_NOARGS, "Answer every call with None from now on."},
     {"clear", clear, METH_NOARGS, "Forget plans and workspace."},
     {"counts", counts, METH_NOARGS, "(calls that were served, calls that were not, plans that are kept)."},
@@ -284,6 +292,7 @@ PyMODINIT_FUNC PyInit_native(void) {
   name_raw_repr = PyUnicode_InternFromString("raw_repr");
   name_requires_grad = PyUnicode_InternFromString("requires_grad");
   name_level = PyUnicode_InternFromString("_current_level");
-  if (!name_raw_repr || !name_requires_grad || !name_level) return NULL;
+  name_cdata = PyUnicode_InternFromString("_cdata");
+  if (!name_raw_repr || !name_requires_grad || !name_level || !name_cdata) return NULL;
   return PyModule_Create(&definition);
 }

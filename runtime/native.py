@@ -19,10 +19,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from torch.overrides import has_torch_function_variadic
@@ -150,6 +152,34 @@ def make_room(stream: int, counters: int, space: int) -> tuple[torch.Tensor, tor
     return zeros, room, zeros.numel() if counters else 0, size
 
 
+def _thread_keys() -> tuple[int, int]:
+    """Keys that this thread adds to those of every call, and keys that it takes away."""
+    return private.included().raw_repr(), private.excluded().raw_repr()
+
+
+def _read_torch(module: ModuleType, usual: frozenset[int]) -> None:
+    """Have the module read what torch knows of threads and tensors in torch's libraries, if it finds there what Python
+    says: in states that change a thread's keys, and for tensors with other keys."""
+    ones: Any = torch.ones  # names of dimensions are in no type
+    plain = ones(1)
+    tensors = [plain, torch.complex(plain, plain).conj().imag]
+    named = hasattr(plain, "has_names")
+    if named:
+        with catch_warnings(action="ignore"):  # names are said to be an experiment
+            tensors.append(ones(1, names=("N",)))
+    module.read_torch(*_thread_keys(), named)
+
+    def right(state: AbstractContextManager[object]) -> bool:
+        with state:
+            return module.thread_keys() == _thread_keys()
+
+    states = nullcontext(), torch.inference_mode(), torch.autocast("cpu")
+    if not all(map(right, states)) or any(
+        module.usual(tensor) != (private.keys_of(tensor).raw_repr() in usual) for tensor in tensors
+    ):
+        module.read_torch()
+
+
 def configure(
     module: ModuleType, plan_tail: Any, plan_chain: Any, plan_backward: Any, *, driver: str = "libcuda.so.1",
     device_type: int = CUDA, empty_strided: Any = None, room: Any = make_room,
@@ -168,4 +198,5 @@ def configure(
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise Unavailable(str(error)) from error
+    _read_torch(module, keys.usual)
     os.register_at_fork(after_in_child=module.disable)

@@ -11,6 +11,7 @@
 
 typedef struct { int32_t device_type, device_id; } DLDevice;
 typedef struct { uint8_t code, bits; uint16_t lanes; } DLDataType;
+enum { COMPLEX = 5 }; /* a code */
 typedef struct {
   void* data;
   DLDevice device;
@@ -53,8 +54,16 @@ static PyObject *keys_of, *included, *excluded, *profiling, *forward_ad; /* of r
 static PyObject *empty_strided;      /* (size, stride, dtype) -> fresh tensor on the current device */
 static PyObject *plan_tail, *plan_chain, *plan_backward; /* (*arguments of a call) -> plan or None */
 static PyObject *make_room;          /* (stream, counters, bytes) -> (counters, workspace) to keep for a stream */
-static PyObject *name_raw_repr, *name_requires_grad, *name_level;
+static PyObject *name_raw_repr, *name_requires_grad, *name_level, *name_cdata;
 static uint64_t usual_keys[4], added_keys, inplace_key, cast_keys, autograd_keys;
+
+/* ---- what is read from torch's libraries, where that is as Python says; else Python is asked ---- */
+
+static int reads_torch;
+static void* keys_library;                           /* has a variable of each thread: the keys that it adds and takes away */
+static uint64_t stored_as[2];                        /* what these two are stored as differences to */
+static _Bool (*is_negated)(void* const* tensor);     /* a tensor is the address of its implementation, and nothing else */
+static _Bool (*has_names)(const void* implementation); /* NULL in a torch whose dimensions have no names */
 static unsigned long long hits, misses;
 
 enum { TENSORS = 4 }; /* of a call, at most */

@@ -1,7 +1,8 @@
 """Every private name of torch that the project uses, with a safe answer where one is missing.
 
 They buy speed, derivatives under nested transforms of torch.func, and sight of hooks. Torch may rename them in any
-release: nothing else depends on them, and importing this module never fails. `MISSING` says which are not there.
+release: nothing else depends on them, and importing this module never fails. `MISSING` says which are not there. What
+native.c reads in torch's libraries it looks up by itself, compares with what these say, and does without.
 """
 
 from __future__ import annotations

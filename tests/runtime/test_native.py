@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convgap.plans import (
     COUNTERS,
-    GRAD,
     INTEGER,
-    MEAN,
     MULTIPLIER,
     OUTPUT,
     POINTER,
-    SCALE,
-    SUMS,
     WEIGHT,
     WORKSPACE,
     X,
@@ -101,79 +92,6 @@ def test_two_launches_share_a_workspace_that_the_stream_keeps(path: Calls) -> No
     assert path.rooms[2:] == [(0, 0, 2 << 20)] * 2
 
 
-class Listener(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
-class Subclass(Tensor):
-    pass
-
-
-class FunctionMode(torch.overrides.TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(
-    "listening",
-    [
-        lambda: torch.autocast("cpu"), Listener, torch.autograd.forward_ad.dual_level, torch.autograd.profiler.profile,
-        torch._C._AutoDispatchBelowAutograd, FunctionMode,
-    ],
-    ids=["autocast", "dispatch mode", "forward mode", "profiler", "below autograd", "function mode"],
-)  # fmt: skip
-def test_nothing_goes_past_a_listener(
-    path: Calls, listening: Callable[[], AbstractContextManager[Any]]
-) -> None:
-    path.plan = plan(ONE)
-    y = y_like()
-    assert path.module.tail(y, 0.5, "auto") is not None
-    with listening():
-        assert path.module.tail(y, 0.5, "auto") is None
-    assert path.module.tail(y, 0.5, "auto") is not None
-    assert len(path.driver.launched()) == 2
-
-
-@pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.functionalize])
-def test_nothing_goes_past_a_transform(path: Calls, transform: Callable[..., Any]) -> None:
-    path.plan = plan(ONE)
-
-    def function(y: Tensor) -> Tensor:
-        assert path.module.tail(y, 0.5, "auto") is None
-        return y.sum()
-
-    transform(function)(torch.rand(2, 2, 3, 4))
-    assert not path.planned
-
-
-def test_calls_that_are_not_ordinary(path: Calls) -> None:
-    path.plan = plan(ONE)
-    y = y_like()
-    negated = torch.complex(torch.zeros_like(y), -y).conj().imag
-    assert negated.is_neg()
-    strange: list[tuple[Any, ...]] = [
-        (y, torch.rand(3, 1, 1, requires_grad=True), "auto"), (Subclass(y), 0.5, "auto"), (negated, 0.5, "auto"),
-        (y.to("meta"), 0.5, "auto"), (y.to_sparse(), 0.5, "auto"), (y, True, "auto"), (y, "0.5", "auto"),
-        (y, 2**2000, "auto"), (y, 0.5, "Auto"), (y, 0.5, None), ("y", 0.5, "auto"), (None, 0.5, "auto"),
-        (torch.rand(1, 1, 1, 1, 1), 0.5, "auto"), (y, 0.5), (y, 0.5, "auto", 1), (),
-    ]  # fmt: skip
-    for call in strange:
-        assert path.module.tail(*call) is None, call
-    assert not path.planned and not path.driver.launched()
-    with torch.no_grad():
-        assert path.module.tail(torch.nn.Parameter(y), 0.5, "auto") is not None
-    with torch.inference_mode():
-        assert path.module.tail(y, 0.5, "auto") is not None
-        assert path.module.tail(y_like(), 0.5, "auto") is not None
-    path.driver.launched()
-    for change in ({"capturing": 1}, {"device": 1}, {"context_status": 201}, {"status": 700}):
-        path.driver.set(**change)
-        assert path.module.tail(y, 0.5, "auto") is None
-        path.driver.set(capturing=0, device=0, context_status=0, status=0)
-    assert not path.driver.launched()
-
-
 def test_settings_of_the_chain_that_are_not_plain(path: Calls) -> None:
     path.plan = plan(ONE)
     x, weight = y_like(), torch.rand(3, 3, 2, 2)
@@ -217,121 +135,3 @@ def test_a_planner_that_fails_is_asked_again_and_an_interrupt_is_not_lost(path: 
         assert path.module.tail(y, 0.5, "auto") is None
     path.plan = plan(ONE)
     assert path.module.tail(y, 0.5, "auto") is not None
-
-
-def with_sums(node: Any) -> Any:
-    """A chain that keeps its band sums: two launches, two outputs."""
-    sums = (OUTPUT, 1)
-    first = (1, 2, 1, 32, 0, ((POINTER, X), sums, *[(INTEGER, 0)] * 6))
-    ends = (OUTPUT, 0), (MEAN, 0), (SCALE, 0)
-    second = (2, 3, 1, 32, 0, (sums, (POINTER, WEIGHT), *ends, *[(INTEGER, 0)] * 3))
-    outputs = ((2, 3, 1, 1), (3, 1, 1, 1), torch.float32), ((2, 3, 2, 2), (12, 4, 2, 1), torch.float64)
-    return outputs, 20.0, 0, 0, (first, second), node
-
-
-def test_a_call_that_wants_gradients_becomes_a_node(path: Calls) -> None:
-    """The launches are those of the plan; what they made goes to the node, whose first output is the answer."""
-    noted: list[tuple[Any, ...]] = []
-
-    def apply(*given: Any) -> Any:
-        noted.append(given)
-        return given[-1]
-
-    path.plan = with_sums((apply, "kind"))
-    x, weight, multiplier = y_like().requires_grad_(), torch.rand(3, 3, 2, 2), torch.rand(3, 1, 1)
-    options = 2, 0, 0, 1, 1, "collapsed", "auto"
-    for given, scale in ((3, 3.0), (0.5, 0.5), (multiplier, 1.0)):
-        out = path.module.chain(x, weight, None, given, *options)
-        one, two = path.driver.launched()
-        (inputs,) = noted
-        tensor = given if isinstance(given, Tensor) else None
-        assert inputs[0] is x and inputs[1] is weight and inputs[3] is tensor
-        assert inputs[2] is None and inputs[4:6] == (scale, "kind")
-        assert inputs[6][0] is out and (inputs[6][1].shape, inputs[6][1].dtype) == (
-            (2, 3, 2, 2),
-            torch.float64,
-        )
-        assert list(one.parameter)[:2] == [x.data_ptr(), inputs[6][1].data_ptr()]
-        assert list(two.parameter)[2:5] == [out.data_ptr(), double(scale / 20.0), double(scale)]
-        noted.clear()
-        del inputs
-        assert sys.getrefcount(out) == 2
-    # Where one output is made it comes in a tuple too.
-    path.plan = plan(ONE, node=(apply, "kind"))
-    out = path.module.tail(x, 0.5, "auto")
-    ((y, tensor, scale, kind, made),) = noted
-    assert y is x and (tensor, scale, kind) == (None, 0.5, "kind") and made[0] is out and len(made) == 1
-
-
-def test_which_gradients_are_wanted_is_part_of_the_key(path: Calls) -> None:
-    path.plan = with_sums((lambda *given: given[-1], None))
-    x, weight, bias, multiplier = y_like(), torch.rand(3, 3, 2, 2), torch.rand(3), torch.rand(3, 1, 1)
-    options = 2, 0, 0, 1, 1, "collapsed", "auto"
-    for count, wanted in enumerate(([], [x], [weight], [bias], [x, weight], [x, weight, bias]), 1):
-        for tensor in (x, weight, bias):
-            tensor.requires_grad_(any(tensor is one for one in wanted))
-        for _ in range(2):
-            assert path.module.chain(x, weight, bias, multiplier, *options) is not None
-        assert len(path.planned) == count
-    with torch.no_grad():
-        path.module.chain(x, weight, bias, multiplier, *options)
-    assert len(path.planned) == count, "as if none were wanted"
-    # That of a multiplier is made in Python.
-    multiplier.requires_grad_()
-    assert path.module.chain(x, weight, bias, multiplier, *options) is None
-    assert path.module.tail(x.detach(), multiplier, "auto") is None
-    assert len(path.planned) == count
-
-
-def test_a_node_that_fails_leaves_the_call_to_python(path: Calls) -> None:
-    def apply(*_: Any) -> Any:
-        raise error
-
-    path.plan = plan(ONE, node=(apply, None))
-    y = y_like().requires_grad_()
-    error: BaseException = ValueError("planted")
-    assert path.module.tail(y, 0.5, "auto") is None
-    error = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        path.module.tail(y, 0.5, "auto")
-    for wrong in ("node", (), (1,), (1, 2, 3)):
-        path.plan = plan(ONE, node=wrong)
-        path.module.clear()
-        assert path.module.tail(y, 0.5, "auto") is None
-
-
-def test_a_backward_is_found_by_its_number(path: Calls) -> None:
-    """One launch for two of three gradients; the third, which is not wanted, is None."""
-    launch = 1, 2, 1, 32, 0, ((POINTER, GRAD), (POINTER, SUMS), (POINTER, WEIGHT), (OUTPUT, 1), (OUTPUT, 2), (MEAN, 0),
-                              (SCALE, 0), (INTEGER, 1))  # fmt: skip
-    outputs = None, ((3, 3, 2, 2), (12, 4, 2, 1), torch.float32), ((3,), (1,), torch.float32)
-    path.plan = outputs, 20.0, 0, 0, (launch,), None
-    grad, sums, weight = torch.rand(2, 3, 1, 1), torch.rand(2, 3, 2, 2), torch.rand(3, 3, 2, 2)
-    call = 5, "kind", 0.5, grad, sums, weight
-    assert path.module.backward(*call) is None and not path.planned, "it may be differentiated itself"
-    with torch.no_grad():
-        for _ in range(100):
-            dx, dw, db = path.module.backward(*call)
-            assert dx is None and (dw.shape, db.shape) == (weight.shape, (3,))
-            assert sys.getrefcount(dw) == sys.getrefcount(db) == 2
-            (done,) = path.driver.launched()
-            given = [*(t.data_ptr() for t in (grad, sums, weight, dw, db)), double(0.5 / 20), double(0.5), 1]
-            assert list(done.parameter)[:8] == given
-        assert path.planned == [call]
-        other = 6, "kind", 0.5, grad, sums, weight
-        assert path.module.backward(*other) is not None and len(path.planned) == 2
-        expanded = torch.rand(1, 1, 1, 1).expand(2, 3, 1, 1)
-        assert path.module.backward(5, "kind", 0.5, expanded, sums, weight) is not None
-        assert len(path.planned) == 3, "the strides of the gradient are part of the key"
-        assert path.module.backward(5, "kind", 0.5, grad, None, weight) is not None
-        assert path.planned[3][4] is None, "without band sums it is another call"
-        for at, wrong in ((0, "5"), (0, 5.0), (0, 2**70), (2, 1), (2, "0.5"), (3, None), (3, Subclass(grad)),
-                          (4, 0), (5, None), (5, weight.to("meta"))):  # fmt: skip
-            assert path.module.backward(*call[:at], wrong, *call[at + 1 :]) is None, (at, wrong)
-        assert path.module.backward(*call[:-1]) is None
-        # An output that is not made has no address.
-        path.plan = outputs, 20.0, 0, 0, ((1, 2, 1, 32, 0, ((OUTPUT, 0),)),), None
-        assert path.module.backward(7, *call[1:]) is None
-        for wrong in (outputs * 2, ()):
-            path.plan = wrong, 20.0, 0, 0, (launch,), None
-            assert path.module.backward(7, *call[1:]) is None

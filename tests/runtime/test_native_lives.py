@@ -43,9 +43,11 @@ def test_plans_are_bounded_and_nothing_leaks(path: Calls) -> None:
     assert sys.getrefcount(size) < before
 
 
-def test_memory_does_not_grow(path: Calls) -> None:
-    path.plan = plan(ONE, workspace=512, counters=4)
-    y = y_like()
+@pytest.mark.parametrize("differentiated", [False, True], ids=["", "differentiated"])
+def test_memory_does_not_grow(path: Calls, differentiated: bool) -> None:
+    node = (lambda *given: given[-1], "kind") if differentiated else None
+    path.plan = plan(ONE, workspace=512, counters=4, node=node)
+    y = y_like().requires_grad_(differentiated)
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -137,7 +139,8 @@ def test_sanitizers() -> None:
         **os.environ, "CC": f"{compiler[0]} -fsanitize=address,undefined -fno-sanitize-recover=all -g",
         "LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
-    tests = [str(Path(__file__).with_name("test_native.py")), str(Path(__file__))]
+    names = "test_native.py", "test_native_ordinary.py", "test_native_gradients.py", Path(__file__).name
+    tests = [str(Path(__file__).with_name(name)) for name in names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests,
          "-k", "not processes and not memory and not sanitizers"],
