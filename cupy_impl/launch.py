@@ -182,8 +182,10 @@ class Launch:
         CPU."""
         if device == CPU:
             raise RuntimeError("interpreted kernels have no CUfunction")
-        with torch.cuda.device(device):
-            return _loaded(self.kind).kernel.ptr, self.threads, self.shared
+        if private.current_device() != device.index:
+            with torch.cuda.device(device):
+                return self.handle(device)
+        return _loaded(self.kind).kernel.ptr, self.threads, self.shared
 
 
 def on_cpu(kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:

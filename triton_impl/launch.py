@@ -151,8 +151,11 @@ class Launch:
         """(CUfunction, threads, bytes of shared memory). Raises RuntimeError on the CPU, where there is none."""
         if INTERPRETED:
             raise RuntimeError("Triton's interpreter has no CUfunction")
-        self.load(device)
-        return self._loaded[device.index].handle
+        kernel = _kernels.get((self.special, device.index))
+        if kernel is None:
+            self.load(device)
+            kernel = self._loaded[device.index]
+        return kernel.handle
 
     def _load(self, device: int) -> driver.Kernel:
         kernel = self._loaded[device] = _compiled(self.special, device)

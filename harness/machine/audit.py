@@ -3,7 +3,8 @@
 one store    every buffer is stored by one statement of the kernel's source, as the debug lines of the PTX tell
 no y         the call allocates nothing of the size of y: less than a sixteenth of its bytes, or what any L2 holds
 no reload    no buffer is both stored and loaded by one kernel
-no spill     no local-memory instruction in the machine code, and no stack
+no spill     no local-memory instruction in the machine code: stack that none touches, which ptxas sets aside for a
+             division of float64 say, holds no register
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def violations(facts: Compiled) -> list[str]:
     found += [
         f"no reload: {buffer} is stored and loaded" for buffer in facts.reloaded if buffer not in RELOADS
     ]
-    if facts.spills or facts.stack:
+    if facts.spills:
         found.append(
             f"no spill: {facts.local_stores} local stores, {facts.local_loads} local loads, "
             f"{facts.stack} bytes of stack per thread"

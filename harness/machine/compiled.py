@@ -168,7 +168,7 @@ def _itemsize(case: Case) -> int:
 
 def read(binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_bytes: int = 0) -> Compiled:
     """Facts of a compiled kernel."""
-    usage = _cuobjdump(binary.cubin)
+    usage = resources(binary.cubin)
     code = [parsed for line in disassembly(binary.cubin).splitlines() if (parsed := sass.parse_sass(line))]
     mnemonics = [instruction.mnemonic for instruction in code]
     accesses = ptx.buffer_accesses(binary)
@@ -217,7 +217,8 @@ def _tool(name: str, cubin: bytes, *options: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _cuobjdump(cubin: bytes) -> dict[str, int]:
+def resources(cubin: bytes) -> dict[str, int]:
+    """What the one kernel of some machine code takes: REG of a thread, and bytes of STACK, SHARED, LOCAL and more."""
     text = _tool("cuobjdump", cubin, "--dump-resource-usage")
     line = next(line for line in text.splitlines() if "REG:" in line)
     return {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}

@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 import pytest
@@ -17,11 +19,26 @@ ROOT = Path(__file__).parents[2]
 SOURCE = Path(private.__file__).read_text()
 NAMES = (*re.findall(r'_find\("([\w.]+)"\)', SOURCE), "autograd.forward_ad._current_level")
 
+# torch is imported once; then a child process for each name takes it away and imports convgap, as a fresh one would.
 PROGRAM = """
-import functools, json, sys, threading
-import torch, torch.autograd.forward_ad, torch.utils.flop_counter  # that torch needs names itself
+import functools, json, os, sys, threading, traceback
+import torch, torch.autograd.forward_ad, torch.utils.flop_counter, torch._dynamo  # that torch needs names itself
 
-*parents, name = sys.argv[1].split(".") if sys.argv[1] else [""]
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        break
+    print("" if os.waitpid(child, 0)[1] == 0 else "failed", flush=True)
+else:
+    sys.exit()
+
+def leave(*error):
+    traceback.print_exception(*error, file=sys.stdout)
+    sys.stdout.flush()
+    os._exit(1)
+
+sys.excepthook = leave
+*parents, name = line.strip().split(".")
 hidden = []
 if name:
     owner = functools.reduce(getattr, parents, torch)
@@ -37,7 +54,8 @@ def make(*shape):
     return torch.rand(shape, dtype=torch.float64, generator=generator).requires_grad_()
 
 generator = torch.Generator().manual_seed(0)
-x, w, b, m = make(2, 4, 5, 6), make(4, 2, 3, 2), make(4), make(2, 4, 1, 1)
+# As small as two groups, a cropped border and different axes allow: every element is asked for its derivatives.
+x, w, b, m = make(1, 4, 2, 3), make(4, 1, 2, 1), make(2), make(1, 2, 1, 1)
 options = dict(stride=(2, 1), padding=(1, 0), output_padding=(1, 0), groups=2)
 
 def chain(x, w, b, m):
@@ -65,24 +83,32 @@ if not name or not private.NODES:
 if private.NODES:  # torch.library's own derivatives refuse torch.func
     torch.testing.assert_close(torch.func.grad(lambda x: chain(x, w, b, m).sum())(x.detach()),
                                torch.func.grad(lambda x: right(x, w, b, m).sum())(x.detach()))
-print(json.dumps(found))
+print(json.dumps(found), flush=True)
+os._exit(0)
 """
 
 
-def run(name: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, name],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture(scope="module")
+def process() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True, cwd=ROOT) as process:
+        yield process
+        process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def test_all_are_there_and_no_thread_is_started() -> None:
-    assert run("") == {"missing": [], "ordinary": True, "nodes": True, "threads": 1}
+def run(process: subprocess.Popen[str], name: str) -> Any:
+    """What the program finds without that name; "" is none."""
+    assert process.stdin and process.stdout
+    print(name, file=process.stdin, flush=True)
+    said: list[str] = []
+    while (line := process.stdout.readline()) not in ("", "\n", "failed\n"):
+        said.append(line)
+    assert line == "\n", "".join(said)[-2000:]
+    return json.loads(said[-1])
+
+
+def test_all_are_there_and_no_thread_is_started(process: subprocess.Popen[str]) -> None:
+    assert run(process, "") == {"missing": [], "ordinary": True, "nodes": True, "threads": 1}
 
 
 # One of each use: what is ordinary, nodes, launches.
@@ -92,8 +118,8 @@ USUAL = ("_C.DispatchKeySet", "autograd.function._SingleLevelFunction", "_C._cud
 @pytest.mark.parametrize(
     "name", [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
-def test_without_one(name: str) -> None:
-    found = run(name)
+def test_without_one(process: subprocess.Popen[str], name: str) -> None:
+    found = run(process, name)
     assert found["missing"] == [name]
     # What the test of an ordinary call goes by, and what nodes of our own are made with.
     straight = ("DispatchKey", "DispatchKeySet", "_dispatch_", "_profiler_enabled", "_current_level")

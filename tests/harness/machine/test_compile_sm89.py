@@ -21,7 +21,7 @@ import torch
 
 from cupy_impl.signatures import signatures
 from harness.machine import compilers
-from harness.machine.compiled import disassembly, launches, tool
+from harness.machine.compiled import disassembly, launches, resources
 from harness.machine.compilers import compile_cuda
 from reference.problem import Chain, Problem, Tail
 
@@ -89,20 +89,10 @@ def wanted(kernel_set: Any, kinds: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield kind, launch
 
 
-def dump(cubin: bytes, path: Path) -> dict[str, int]:
-    """Registers and bytes of stack, shared and local memory of the one kernel in a cubin, and instructions that touch
-    stack or local memory."""
+def dump(cubin: bytes) -> dict[str, int]:
+    """What the one kernel in a cubin takes, and instructions that touch stack or local memory."""
     pytest.importorskip("triton", reason="cuobjdump comes with Triton, which is not installed")
-    path.write_bytes(cubin)
-    text = subprocess.run(
-        [tool("cuobjdump"), "--dump-resource-usage", path], check=True, capture_output=True, text=True
-    ).stdout
-    (line,) = re.findall(r"REG:.*", text)
-    code = disassembly(cubin)
-    touched = {"TOUCHED": len(re.findall(r"\b(?:LDL|STL)\b", code))}
-    return touched | {
-        name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)
-    }
+    return {"TOUCHED": len(re.findall(r"\b(?:LDL|STL)\b", disassembly(cubin)))} | resources(cubin)
 
 
 def check(
@@ -157,8 +147,7 @@ def test_triton(kinds: tuple[str, ...], tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = [
-        (kernel, dtype, dump(Path(path).read_bytes(), Path(path)))
-        for kernel, dtype, path in json.loads(done.stdout)
+        (kernel, dtype, dump(Path(path).read_bytes())) for kernel, dtype, path in json.loads(done.stdout)
     ]
     check(found, kinds)
 
@@ -169,13 +158,13 @@ def device_kernels() -> set[str]:
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids=", ".join)
-def test_cuda(kinds: tuple[str, ...], tmp_path: Path) -> None:
+def test_cuda(kinds: tuple[str, ...]) -> None:
     pytest.importorskip("cupy", reason="the CUDA kernels are compiled by CuPy's NVRTC")
     from cupy_impl import prepare
 
     found = []
     for dtype, launch in wanted(prepare, kinds):
         cubin = compile_cuda(launch, 89).cubin
-        found.append((launch.kernel, dtype, dump(cubin, tmp_path / f"{len(found)}.cubin")))
+        found.append((launch.kernel, dtype, dump(cubin)))
     # Twice the bytes of float32 do not fit the registers with its planes.
     check(found, kinds, absent={"float64": {"planes_contract"}})
