@@ -198,7 +198,7 @@ def calls() -> str:
     """What a person waits for: each kind of call on each problem, in us, and how often eager torch's time it is."""
     entries = ("triton", "cupy", "torch", "eager", "mean")
     rows = []
-    for found in record("h100-calls").calls:
+    for found in record("h200-calls").calls:
         if found.call not in KNOWN_SIZES:
             continue
         middle = {name: summarise(samples).median for name, samples in found.samples.items() if samples}
@@ -283,7 +283,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "provenance": lambda: provenance(BOTH),
         "results": lambda: overview(README),
     },
-    "docs/benchmarking.md": {"calls provenance": lambda: provenance("h100-calls"), "calls": calls},
+    "docs/benchmarking.md": {"calls provenance": lambda: provenance("h200-calls"), "calls": calls},
     "docs/kernels.md": {
         "provenance": provenance,
         "chain goals": lambda: chain_goals(models=False),
