@@ -58,9 +58,8 @@ class Dispatched:
         self, grad: Tensor, sums: Tensor, scale: float, dtype: torch.dtype, wants_bias: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Gradients of the weight and, if it is wanted, of the bias."""
-        return self.weight_grad(grad, sums, scale, dtype), bias_grad(
-            grad, scale, dtype
-        ) if wants_bias else None
+        dw = self.weight_grad(grad, sums, scale, dtype)
+        return dw, bias_grad(grad, scale, dtype) if wants_bias else None
 
     def band_fill(self, d: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
         return ops.band_fill(
@@ -182,13 +181,12 @@ class ChainNode(private.Function):
         dx = dw = db = dm = None
         if grad is not None:
             outer, inner = _through_multiplier(grad, multiplier, kind.dtype)
-            if grad_sums is None and not wants_multiplier:
-                found = fast.backward(kind.number, kind, scale, inner, sums, weight)
-                if found is not None:
-                    return *found, None, None, None, None
+            found = fast.backward(kind.number, kind, scale, inner, sums, weight)
+            if found is not None and grad_sums is None and not wants_multiplier:
+                return *found, None, None, None, None
             straight = not torch.is_grad_enabled() and private.ordinary(grad, sums, weight, multiplier)
             steps = kind if straight else kind.dispatched()
-            dx, dw, db = _gradients(steps, kind, inner, sums, weight, scale)
+            dx, dw, db = found or _gradients(steps, kind, inner, sums, weight, scale)
             if wants_multiplier:
                 # In the accumulator's dtype, so that nothing is rounded before the product.
                 weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
