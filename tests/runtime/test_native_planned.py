@@ -24,8 +24,20 @@ from tests.runtime.stand_in import CPU, Driver
 ARGUMENTS = 16
 """Of a launch, from the first on, that are compared: all pointers and numbers, and some sizes."""
 
-WORKSPACE = {"multiply_gap": (2, 3), "band_sums": (2, 3), "contract": (4, 5), "planes_contract": (4, 5)}
-"""Arguments that are partial results and counters. A launch that has none of them is given any address."""
+POINTERS = {
+    "multiply_gap": 5,
+    "multiply_gap_flat": 5,
+    "band_sums": 4,
+    "contract": 7,
+    "planes_contract": 7,
+    "expand": 3,
+}
+POINTERS |= {"band_fill": 2, "weight_grad": 4}
+"""How many of a kernel's first arguments are addresses."""
+
+WORKSPACE = {"multiply_gap": (2, 3), "multiply_gap_flat": (2, 3), "band_sums": (2, 3), "contract": (4, 5)}
+WORKSPACE |= {"planes_contract": (4, 5)}
+"""Which of these are of partial results and counters. A launch that has none is given any address."""
 
 Noted = tuple[str, list[int]]
 """A kernel, and its arguments as words."""
@@ -105,8 +117,9 @@ def assert_same(one: list[Noted], other: list[Noted], inputs: list[Tensor]) -> N
         for at, (word, found) in enumerate(zip(words, others, strict=True)):
             if at in WORKSPACE.get(kernel, ()):
                 continue
-            # Where there is a number there is the same one; else both are addresses of what either way has allocated.
-            assert word == found or (word > 1 << 32 and known.setdefault(word, found) == found), (kernel, at)
+            pointer = at < POINTERS[kernel]
+            assert found == (known.setdefault(word, found) if pointer else word), (kernel, at)
+    assert len(known) == len(set(known.values())), "two addresses there are one here"
 
 
 # Who wants a gradient, and how many of two calls, forward and backward, are served natively. The gradient of a
