@@ -27,8 +27,7 @@ BELOW = {
     "runtime/test_plan.py": ["test_the_same_bits_under_one_plan_which_explain_names"],
     "runtime/test_private.py": ["test_all_are_there_and_no_thread_is_started", "test_without_one"],
     "triton_impl/test_fixed.py": [
-        "test_both_forms_add_in_the_same_order",
-        "test_every_kernel_has_a_shorter_form_for_its_sizes",
+        "test_every_kernel_has_a_shorter_form_for_its_sizes_which_adds_in_the_same_order",
     ],
     "triton_impl/test_machine_code.py": ["test_stages_make_what_triton_makes"],
 }

@@ -87,29 +87,21 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[str], int, int]]:
-    """Of each launch of some calls: the kernel, sums and products of the fixed form that the general one has not in the
-    same layout, instructions of the general form and of the fixed one."""
+def test_every_kernel_has_a_shorter_form_for_its_sizes_which_adds_in_the_same_order(tmp_path: Path) -> None:
     environment = compilers.environment()
-    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], check=False, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    return [tuple(row) for row in json.loads(done.stdout)]
-
-
-def test_every_kernel_has_a_shorter_form_for_its_sizes(compiled) -> None:
-    kernels = {kernel for kernel, *_ in compiled}
-    assert kernels == {
+    # Of each launch of some calls: the kernel, sums and products of the fixed form that the general one has not in the
+    # same layout, instructions of the general form and of the fixed one.
+    compiled: list[tuple[str, list[str], int, int]] = json.loads(done.stdout)
+    assert {kernel for kernel, *_ in compiled} == {
         "multiply_gap", "multiply_gap_flat", "band_sums", "contract", "band_sums_contract", "planes_contract", "expand",
         "band_fill", "weight_grad",
     }  # fmt: skip
     assert [row for row in compiled if row[3] >= row[2]] == []
-
-
-def test_both_forms_add_in_the_same_order(compiled) -> None:
     assert [(kernel, other) for kernel, other, *_ in compiled if other] == []
 
 
