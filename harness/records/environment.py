@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def environment(device: torch.device, telemetry: Telemetry | None) -> Environmen
     """Everything about this process that the numbers may depend on."""
     found = Environment(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command_of(sys.argv),
         commit=commit_of(),
         platform=platform.platform(),
         python=platform.python_version(),
@@ -41,6 +42,15 @@ def environment(device: torch.device, telemetry: Telemetry | None) -> Environmen
         found.driver = telemetry.driver() if telemetry else None
         found.cuda = torch.version.cuda
     return found
+
+
+def command_of(words: Sequence[str]) -> str:
+    """The command line of a process. Of its own path, and of absolute paths, the names: folders of one machine tell
+    nobody anything elsewhere."""
+    own, *rest = words
+    return shlex.join(
+        [Path(own).name, *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?(?=[^/])", r"\1", word) for word in rest)]
+    )
 
 
 def _version(names: Sequence[str]) -> str | None:

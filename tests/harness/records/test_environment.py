@@ -1,11 +1,11 @@
-"""Which commit a record says it is of."""
+"""Which commit a record says it is of, and which command."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness.records.environment import commit_of
+from harness.records.environment import command_of, commit_of
 
 
 @pytest.fixture
@@ -49,3 +49,27 @@ def test_a_checkout_around_it_is_not_its_own(
     inside.mkdir()
     assert commit_of(inside) == ""
     assert commit_of(tmp_path_factory.mktemp("no repository")) == ""
+
+
+def test_a_command_names_no_folder_of_one_machine() -> None:
+    words = [
+        "/home/me/lab/bench.py",
+        "calls",
+        "--calls",
+        "host,step wall",
+        "--json",
+        "/home/me/out/calls.json",
+    ]
+    assert command_of(words) == "bench.py calls --calls 'host,step wall' --json calls.json"
+    # What is no absolute path stays as it was said.
+    words = [
+        "bench.py",
+        "--json=/tmp/a/b.json",
+        "--logs",
+        "/tmp/logs/",
+        "--shape",
+        "chain:1,2",
+        "--plot",
+        "out/a",
+    ]
+    assert command_of(words) == "bench.py --json=b.json --logs logs/ --shape chain:1,2 --plot out/a"
