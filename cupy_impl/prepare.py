@@ -108,12 +108,7 @@ def prepare_multiply_gap(
         layout.c, *_place(layout, tile), *_dealt(tile, blocks), *finish(tile.threads, tile.planes), int(tensor)
     )  # fmt: skip
     launch = Launch(
-        parameters.reading(
-            "multiply_gap",
-            dtype,
-            tile,
-            parameters.one_band(layout.h),
-        ),
+        parameters.reading("multiply_gap", dtype, tile, parameters.one_band(layout.h)),
         count * tile.parts,
         tile.threads,
         sizes,

@@ -39,9 +39,6 @@ class Dispatched:
     kernel: Sizes
     backend: str
 
-    def chain(self, x: Tensor, *given: Any) -> Tensor:
-        return ops.chain(x, *given, *self.geometry, self.backend)
-
     def band_sums(self, x: Tensor) -> Tensor:
         return ops.band_sums(x, self.kernel, *self.geometry[:4], self.backend)
 
@@ -274,7 +271,7 @@ def _contract_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[1]:
         dw = ctx.steps.weight_grad(inner, sums, ctx.scale, weight.dtype)
     if ctx.needs_input_grad[2]:
-        db = scaled(inner.sum((0, 2, 3)), ctx.scale).to(ctx.bias_dtype)
+        db = bias_grad(inner, ctx.scale, ctx.bias_dtype)
     if ctx.needs_input_grad[3]:
         weight, bias = weight.to(outer.dtype), None if bias is None else bias.to(outer.dtype)
         dm = outer * ctx.steps.contract(sums, weight, bias, None, ctx.scale)

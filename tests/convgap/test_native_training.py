@@ -36,8 +36,7 @@ def test_the_gradients_of_the_native_path_are_those_of_the_chain(
     wanted: tuple[str, ...], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its node takes the outputs that were made, and hands on the gradients that the native backward gives; where
-    that gives none, where a derivative of the derivative is asked for, and where band sums have a gradient of their
-    own, they are made in Python."""
+    that gives none, they are made in Python."""
     (case,) = select(["chain/edge/7x7"])
     inputs = make_inputs(case, device)
     leaves = [getattr(inputs, name).requires_grad_() for name in wanted]

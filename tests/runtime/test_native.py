@@ -7,16 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from convgap.plans import (
-    COUNTERS,
-    INTEGER,
-    MULTIPLIER,
-    OUTPUT,
-    POINTER,
-    WEIGHT,
-    WORKSPACE,
-    X,
-)
+from convgap.plans import COUNTERS, INTEGER, MULTIPLIER, OUTPUT, POINTER, WEIGHT, WORKSPACE, X
 from tests.runtime.stand_in import ONE, Calls, double, plan, y_like
 
 
