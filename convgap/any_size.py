@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import product
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from convgap.explanation import Explanation, prepared, warmed
 from convgap.probe import kernel_set
 from convgap.torch_op.schemas import is_channels_last
+from runtime import ahead
 from runtime.prepared import Launch
 
 BATCHES = 1, 32, 4096
@@ -53,14 +53,7 @@ def warmup_sizes(
                 found.setdefault((launch.kind, out.device), (launch, out.device))
 
     steps = warmed(function, args, kwargs, note).steps
-
-    def load(kind: tuple[Launch, torch.device]) -> None:
-        # Sizes that cannot be compiled are the matter of whoever calls with them.
-        with suppress(Exception):
-            kind[0].load(kind[1])
-
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(load, found.values()))
+    ahead.load_now(found.values())
     # What was prepared stays. Python's collector looks through it, and all of torch, now and not during a later call.
     gc.collect()
     return Explanation(tuple(steps))

@@ -4,6 +4,7 @@ compile, not for one after the other."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Thread
 
@@ -28,6 +29,15 @@ def load(device: torch.device, prepared: Iterable[Prepared]) -> None:
             # Python waits for it at its end, for a compiler must not be cut off at work. There are no new threads then.
             with suppress(RuntimeError):
                 Thread(target=_load, args=(made.launch, device)).start()
+
+
+def load_now(launches: Iterable[tuple[Launch, torch.device]]) -> None:
+    """Compile and load these and wait for all of them, each on the device beside it. No call begins with them again: to
+    start a thread takes about as long as to prepare the launch. What fails here is left to whoever launches it."""
+    wanted = list(launches)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(_load, *zip(*wanted, strict=True)))
+    _begun.update((launch.kind, device) for launch, device in wanted)
 
 
 def _load(launch: Launch, device: torch.device) -> None:

@@ -14,6 +14,7 @@ import convgap
 from convgap import any_size
 from convgap.explanation import prepared, warmed
 from convgap.probe import kernel_set
+from runtime import ahead
 from tests.usable import require
 
 GPU = torch.cuda.is_available()
@@ -115,6 +116,7 @@ def test_nothing_is_compiled_afterwards(
 
     monkeypatch.setattr(triton, "_loaded", refuse)
     monkeypatch.setattr(cupy, "RawKernel", refuse)
+    monkeypatch.setattr(ahead, "Thread", refuse)
     loaded = cuda._compiled.cache_info().misses
     rng = Random(3)
     for n, (h, w) in product((1, 3, 40), [(rng.choice(sides), rng.choice(sides)) for _ in range(70)]):

@@ -50,12 +50,31 @@ def test_beside_each_other_and_once() -> None:
     assert sorted(loaded) == ["a on cuda:0", "b on cuda:0", "c on cuda:0"]
 
 
+def test_what_is_waited_for_is_not_begun_again() -> None:
+    together, loaded = Barrier(2, timeout=60), list[str]()
+
+    def load(kind: str) -> Prepared:
+        def work(device: torch.device) -> None:
+            together.wait()  # broken if one of the two waits for the other to end
+            loaded.append(kind)
+
+        return prepared(kind, work)
+
+    ahead.load_now((made.launch, DEVICE) for made in map(load, "ab"))
+    assert sorted(loaded) == ["a", "b"]
+    before = active_count()
+    ahead.load(DEVICE, map(load, "ab"))
+    assert active_count() == before and len(loaded) == 2
+    ahead.load_now([])
+
+
 def test_what_fails_is_left_to_the_launch(capfd: pytest.CaptureFixture[str]) -> None:
     def fail(device: torch.device) -> None:
         raise RuntimeError("planted")
 
     ahead.load(DEVICE, [prepared("a", fail)])
     wait()
+    ahead.load_now([(prepared("b", fail).launch, DEVICE)])
     assert capfd.readouterr().err == ""
 
 
