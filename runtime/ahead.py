@@ -3,7 +3,7 @@ compile, not for one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Thread
@@ -15,12 +15,13 @@ from runtime.prepared import Launch, Prepared
 _begun: set[tuple[Hashable, torch.device]] = set()
 
 
-def load(device: torch.device, prepared: Iterable[Prepared]) -> None:
+def load(device: torch.device, prepared: Sequence[Prepared]) -> None:
     """Begin to compile and load what this process has not yet begun. Whoever launches one of these waits for its
     thread, and meets the error that it met. On the CPU nothing is compiled for a launch."""
     if device.type != "cuda":
         return
-    for made in prepared:
+    # A call's last launch is a matrix product, which takes the compiler longest.
+    for made in reversed(prepared):
         key = made.launch.kind, device
         if key not in _begun:
             if torch.cuda.is_current_stream_capturing():

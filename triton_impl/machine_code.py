@@ -14,6 +14,7 @@ import os
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 import triton
@@ -25,6 +26,10 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.cache import get_cache_manager
 
 FILE = "machine_code.json"
+
+_python_at_work = Lock()
+"""The first stage is Python code, so several threads take turns at it and are all late for the stages after it, which
+run beside each other. One after the other, the first thread is there in half the time."""
 
 _log = logging.getLogger("convgap")
 
@@ -88,7 +93,8 @@ def _by_stages(source: ASTSource, target: GPUTarget, options: dict[str, Any]) ->
     ir.load_dialects(context)
     backend.load_dialects(context)
     module_map = backend.get_module_map()
-    made = source.make_ir(target, chosen, backend.get_codegen_implementation(chosen), module_map, context)
+    with _python_at_work:
+        made = source.make_ir(target, chosen, backend.get_codegen_implementation(chosen), module_map, context)
     metadata = {"target": target, **vars(chosen)}
     for stage in stages.values():
         made = stage(made, metadata)

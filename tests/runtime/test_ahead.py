@@ -44,10 +44,22 @@ def test_beside_each_other_and_once() -> None:
 
         return prepared(kind, work)
 
-    ahead.load(DEVICE, map(load, "abc"))
-    ahead.load(DEVICE, map(load, "cba"))
+    ahead.load(DEVICE, [*map(load, "abc")])
+    ahead.load(DEVICE, [*map(load, "cba")])
     wait()
     assert sorted(loaded) == ["a on cuda:0", "b on cuda:0", "c on cuda:0"]
+
+
+def test_the_last_launch_is_begun_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix product, which takes the compiler longest."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
+    loaded = list[str]()
+
+    def load(kind: str) -> Prepared:
+        return prepared(kind, lambda device: loaded.append(kind))
+
+    ahead.load(DEVICE, [load("sums"), load("product")])
+    assert loaded == ["product", "sums"]
 
 
 def test_what_is_waited_for_is_not_begun_again() -> None:
@@ -63,7 +75,7 @@ def test_what_is_waited_for_is_not_begun_again() -> None:
     ahead.load_now((made.launch, DEVICE) for made in map(load, "ab"))
     assert sorted(loaded) == ["a", "b"]
     before = active_count()
-    ahead.load(DEVICE, map(load, "ab"))
+    ahead.load(DEVICE, [*map(load, "ab")])
     assert active_count() == before and len(loaded) == 2
     ahead.load_now([])
 
