@@ -15,7 +15,8 @@ from torch import Tensor
 
 from reference.problem import Band, Chain
 from torch_impl.folding import add_taps, all_bands, all_taps, fold, live, live_bands, live_kernel, unfold
-from torch_impl.forward import by_group, form, scaled, weight_by_group, without_autocast
+from torch_impl.forms import form_of_product
+from torch_impl.forward import by_group, scaled, weight_by_group, without_autocast
 
 
 def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor:
@@ -29,7 +30,7 @@ def expand(problem: Chain, grad: Tensor, weight: Tensor, scale: float) -> Tensor
         return all_bands(problem, grad.new_zeros(shape))
     with without_autocast(grad):
         left = by_group(problem, grad)
-        if form(problem, grad.device)[0] in ("literal", "folded"):
+        if form_of_product(problem, grad.device)[0] == "folded":
             right = fold(problem, weight, left.dtype)
             # [groups, n, (bands, channels)]: the channels go before the bands.
             d = torch.bmm(left, right.mT).unflatten(2, (rows, cols, -1)).permute(1, 0, 4, 2, 3).reshape(shape)

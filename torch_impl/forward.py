@@ -1,7 +1,7 @@
 """The operator in plain torch operations: what runs on a CPU, and on a GPU where neither kernel set does.
 
 The mathematics is that of reference/problem.py: x is summed over bands, and the sums meet the weight in a matrix
-product. Three things shape the code.
+product. Four things shape the code.
 
 * **Bands are only ever added up**, never subtracted from a total: a huge border cannot wash out the interior, and rows
   that the padding crops away are never read, whatever they hold.
@@ -11,6 +11,9 @@ product. Three things shape the code.
   would make the host wait for the device; there every tap is multiplied from the start.
 * **No switch of torch reaches the product.** It is in float32 where torch's matrix products are IEEE float32. Where
   they were set to something faster it is in float64, which neither TF32 nor bfloat16 nor autocast touches.
+* **Small calls take torch's own convolution**, which has fewer calls than the bands: what they cost is the host. It is
+  the one that torch has without oneDNN and cuDNN: a product and a sum for each sample. Those two are slow to start, and
+  cuDNN's may multiply zeros that it puts between elements (0 * Inf is NaN) and takes TF32 by default.
 
 Sizes decide what runs on a GPU, values never do: a call may be captured in a CUDA graph.
 """
@@ -19,13 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from itertools import pairwise
 from math import isfinite
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reference import eager
@@ -42,13 +43,7 @@ from torch_impl.folding import (
     live_taps,
     unfold,
 )
-
-LITERAL_WORK = 250_000
-"""Products of an input element and a weight, for each of (bands + 6), up to which torch's own convolution is faster
-on a CPU: it has four calls, where the bands have a dozen and more. Found by timing."""
-
-COLUMN_WORK = 16
-"""Products that take as long as storing the sum of some of them, which torch's convolution does for every tap."""
+from torch_impl.forms import form, form_of_product
 
 PER_TAP = 16
 """Kernel rows (columns) up to which sums are written once per tap: one operation fewer than copying them afterwards."""
@@ -77,12 +72,12 @@ def chain(
     [n, c_out, 1, 1] in the accumulator's dtype, or None for 1.
     """
     name, _ = form(problem, x.device)
+    if name == "literal":
+        return _literal(problem, x, weight, bias, scale, multiplier)
     if problem.n == 1 and x.device.type == "cpu":
         # torch chooses how to add up by the stride along the batch, which says nothing here: it is one for [c, h, w]
         # and another for [1, c, h, w]. It gets that of a dense batch.
         x = x.as_strided(x.shape, (x.numel(), *x.stride()[1:]))
-    if name == "literal":
-        return _literal(problem, x, weight, bias, scale, multiplier)
     if name == "folded" and problem.h * problem.w <= MOST_ELEMENTS and live(problem, 0) and live(problem, 1):
         with without_autocast(x):
             bands = elements_of_bands(problem, product_dtype(x))
@@ -97,25 +92,6 @@ def chain(
                 problem, left, weight_by_group(problem, weight, left.dtype), bias, scale, multiplier, x.dtype
             )
     return contract(problem, band_sums(problem, x), weight, bias, scale, multiplier)
-
-
-@lru_cache(maxsize=4096)
-def form(problem: Chain, device: torch.device) -> tuple[str, str]:
-    """How `chain` works a call out, and why: "literal", "folded", "one band" or "taps", and a sentence."""
-    if device.type == "cpu":
-        # As torch works it out: products over the channels of a group, stored for every tap of every input element.
-        columns = problem.n * problem.c_out * problem.h * problem.w * problem.kernel[0] * problem.kernel[1]
-        work = columns * (problem.c_in // problem.groups + COLUMN_WORK)
-        if work <= LITERAL_WORK * (len(problem.distinct(0)) * len(problem.distinct(1)) + 6):
-            return "literal", "torch's own convolution, which has fewer calls: the work itself is small"
-        return "folded", "weights of taps with one band are added before the product"
-    bands = len(live(problem, 0)) * len(live(problem, 1))
-    if bands <= 1:
-        return "one band", "all taps that see x see the same: the weight is multiplied as it is stored"
-    return (
-        "taps",
-        "every tap is multiplied: whether a sum is finite cannot be asked without waiting for the device",
-    )
 
 
 def band_sums(problem: Chain, x: Tensor) -> Tensor:
@@ -136,7 +112,7 @@ def contract(
         # A sum over an empty band never meets its weight: 0 * Inf would be NaN.
         none = torch.zeros(problem.out_shape, dtype=sums.dtype, device=sums.device)
         return _finished(none, problem.out_area, bias, scale, multiplier, dtype)
-    how, _ = form(problem, sums.device)
+    how, _ = form_of_product(problem, sums.device)
     with without_autocast(sums):
         if how == "one band":
             return _as_stored(problem, sums, weight, bias, scale, multiplier)
@@ -288,26 +264,14 @@ def _literal(
     problem: Chain, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, multiplier: Tensor | None
 ) -> Tensor:
     """The convolution and the mean, in the accumulator's dtype, or float64 where a switch would reach the former."""
-    x_dtype = x.dtype
-    backends: Any = torch.backends
-    if backends.mkldnn.conv.fp32_precision not in _IEEE or torch.is_autocast_enabled("cpu"):
-        dtype = torch.float64
-    else:
-        dtype = accumulator(x.dtype)
-    if dtype != x.dtype:
-        x, weight = x.to(dtype), weight.to(dtype)
+    dtype, wide = x.dtype, product_dtype(x)
     # The bias comes after the mean: added up over a plane it might overflow.
-    y = F.conv_transpose2d(
-        x,
-        weight,
-        None,
-        problem.stride,
-        problem.padding,
-        problem.output_padding,
-        problem.groups,
-        problem.dilation,
-    )
-    return _finished(y.sum((2, 3), keepdim=True), problem.out_area, bias, scale, multiplier, x_dtype)
+    with without_autocast(x):
+        y = torch.ops.aten.slow_conv_transpose2d(
+            x.to(wide), weight.to(wide), problem.kernel, None, problem.stride, problem.padding,
+            problem.output_padding, problem.dilation,
+        )  # fmt: skip
+    return _finished(y.sum((2, 3), keepdim=True), problem.out_area, bias, scale, multiplier, dtype)
 
 
 def sums_over(x: Tensor, rows: Sequence[Band], cols: Sequence[Band]) -> Tensor:

@@ -23,7 +23,7 @@ from harness.mutants.interpose import Run, interposed
 from harness.mutants.source import Source, run_of
 from harness.numerics.examine import Call
 from reference.problem import Chain
-from torch_impl import forward
+from torch_impl import forms, forward
 
 Outside = Callable[[Call, Inputs], Tensor]
 
@@ -90,19 +90,16 @@ _called: set[tuple[str, str, bool]] = set()
 @contextmanager
 def _another_problem(problem: Callable[[Chain], Chain]) -> Iterator[None]:
     """Plain torch takes its bands from `problem` of the problem, and divides by the right area."""
-    chain, form = forward.chain, forward.form
+    chain = forward.chain
 
     def wrong_chain(right: Chain, *arguments: Any) -> Tensor:
         wrong = problem(right)
         vars(wrong)["out_area"] = right.out_area
         return chain(wrong, *arguments)
 
-    def by_bands(wrong: Chain, device: torch.device) -> tuple[str, str]:
-        # The literal operator has no bands.
-        found = form(wrong, device)
-        return ("folded", found[1]) if found[0] == "literal" else found
-
-    with mock.patch.object(forward, "chain", wrong_chain), mock.patch.object(forward, "form", by_bands):
+    # The literal operator has no bands.
+    by_bands = mock.patch.object(forward, "form", forms.form_of_product)
+    with mock.patch.object(forward, "chain", wrong_chain), by_bands:
         yield
 
 

@@ -24,7 +24,7 @@ FORMS = ("folded", "taps")
 
 def force(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     for module in (forward, backward):
-        monkeypatch.setattr(module, "form", lambda problem, device: (form, "told"))
+        monkeypatch.setattr(module, "form_of_product", lambda problem, device: (form, "told"))
 
 
 def gradients(case: Case, problem: Chain) -> tuple[dict[str, Tensor], dict]:

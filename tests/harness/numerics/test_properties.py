@@ -51,8 +51,9 @@ def force(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     def forced(problem: Chain, device: torch.device) -> tuple[str, str]:
         return (form if live(problem, 0) and live(problem, 1) else "folded"), "told"
 
+    monkeypatch.setattr(forward, "form", forced)
     for module in (forward, backward):
-        monkeypatch.setattr(module, "form", forced)
+        monkeypatch.setattr(module, "form_of_product", forced)
 
 
 @pytest.mark.parametrize("form", ["folded", "taps"])
