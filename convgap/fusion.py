@@ -74,7 +74,7 @@ def fuse(model: nn.Module, *, strategy: str = "collapsed", backend: str = "auto"
         raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
     names = [name for name, module in model.named_modules() if isinstance(module, nn.ConvTranspose2d)]
     try:
-        fused, scratch = _copy(model), _copy(model)
+        fused, scratch = _copy(model), _copy(model, to_trace=True)
     except _Uncopied as reason:
         return Fusion(model, (), tuple(Left(name or "model", str(reason)) for name in names))
     reader = _Reader()
@@ -125,10 +125,17 @@ class _Reader:
             for name, child in module.named_children():
                 self.read(child, _join(path, name))
             return
-        for found in calls(module, graph):
+        every = calls(module, graph)
+        # What waits waits in each of its calls: a layer, or the function in all of a forward.
+        unsafe = {found.layer and found.name for found in every if found.written}
+        for found in every:
             name = _join(path, found.name)
             if not found.steps:
                 self.leave(name, found.why, found.layer)
+                continue
+            if (found.layer and found.name) in unsafe:
+                why = "what another call of it reads may be written to before its output is used"
+                self.leave(name, why, found.layer)
                 continue
             self.replaced.append(Replaced(name, found.steps))
             self.holders[path] = self.holders.get(path, False) or not found.layer
@@ -153,15 +160,17 @@ class _Uncopied(Exception):
     """The model cannot be copied; the message says why."""
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """A model of new modules that share the old ones' parameters, buffers and other tensors."""
-    tensors = [*model.parameters(), *model.buffers()]
+def _copy(model: nn.Module, *, to_trace: bool = False) -> nn.Module:
+    """A model of new modules that share the old ones' parameters and buffers; and other tensors, but not to trace it:
+    a trace leaves parameters and buffers alone, and runs what is done to others."""
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     if any(map(is_lazy, tensors)):
         raise _Uncopied("the model has parameters that its first call makes: call it once before")
-    attributes = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
-    tensors += [leaf for leaf in attributes if isinstance(leaf, Tensor)]
+    leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
+    others = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    known = {id(tensor): tensor.detach().clone() if to_trace else tensor for tensor in others}
     try:
-        twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+        twin = copy.deepcopy(model, known | {id(tensor): tensor for tensor in tensors})
     except Exception as error:  # an attribute that cannot be copied: a lock, a file, ...
         raise _Uncopied(f"the model cannot be copied: {error}") from None
     for kind in ("named_parameters", "named_buffers"):

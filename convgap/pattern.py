@@ -39,6 +39,8 @@ class Found:
     """What can be one operator: "conv_transpose2d", "scale", "mean", "adaptive_avg_pool2d"; empty if nothing can."""
     why: str
     """Why nothing can."""
+    written: bool = False
+    """Whether nothing can because something is written to before it is used."""
 
 
 class Tracer(fx.Tracer):
@@ -52,6 +54,10 @@ class Tracer(fx.Tracer):
 
 class _Unlike(Exception):
     """The pattern is not there; the message says what is there instead."""
+
+
+class _Written(_Unlike):
+    """Its input may change before the pool."""
 
 
 def calls(root: nn.Module, graph: fx.Graph) -> list[Found]:
@@ -68,7 +74,7 @@ def calls(root: nn.Module, graph: fx.Graph) -> list[Found]:
         try:
             found.append(Found(name, layer, tuple(_follow(root, node, layer)), ""))
         except _Unlike as reason:
-            found.append(Found(name, layer, (), str(reason)))
+            found.append(Found(name, layer, (), str(reason), isinstance(reason, _Written)))
     return found
 
 
@@ -93,7 +99,7 @@ def _follow(root: nn.Module, node: fx.Node, layer: bool) -> list[str]:
             raise _Unlike(f"its result is used {len(following)} times before any pool")
         user = following[0]
         if writer := _writer_between(root, last, user):
-            raise _Unlike(f"{_describe(root, writer)} may write to its input before its output is used")
+            raise _Written(f"{_describe(root, writer)} may write to its input before its output is used")
         pool = _pool(root, user)
         if pool:
             return [*steps, pool]

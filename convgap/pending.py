@@ -4,6 +4,9 @@
 call. Such a layer answers with a `Pending`: if that is scaled and averaged over its planes, the operator takes the
 place of all these steps; if anything else is done with it, the steps are made one by one, as they would have been, and
 what follows goes on with an ordinary tensor.
+
+To a compiler the Pending itself stands for the tensor. Elsewhere it is inside a tensor of its own (stand_in.py), which
+torch's C++ code can do with as it does with any tensor.
 """
 
 from __future__ import annotations
@@ -12,13 +15,12 @@ import operator
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convgap.arguments import DTYPES, autocast_to, check_like, check_planes, geometry_of, options_of
-from convgap.functions import conv_transpose2d_multiply_gap
 from convgap.surroundings import mean_under_autocast, restored, state_of, versions_of
 from runtime.prepared import accumulator
 from runtime.private import FakeTensor, tree_map
@@ -41,55 +43,7 @@ MEAN = (torch.mean, Tensor.mean)
 _SMALL, _LARGE = 1e-30, 1e30
 """Products of numbers beyond these would be subnormal or infinite in float32, where the steps need not be."""
 
-_PLAIN = (Tensor, nn.Parameter, *filter(None, (FakeTensor,)))
-
-
-def pending(x: Any, weight: Any, bias: Any, options: tuple[Any, ...], how: dict[str, str]) -> Pending | None:
-    """conv_transpose2d(x, weight, bias, ...), to be computed later; None where it has to be computed now.
-
-    options  stride, padding, output_padding, dilation, groups
-    how      strategy and backend of the operator
-    """
-    tensors = (x, weight) if bias is None else (x, weight, bias)
-    if not all(type(tensor) in _PLAIN for tensor in tensors) or torch.jit.is_tracing():  # pyright: ignore
-        return None
-    try:
-        check_planes("x", x)
-        check_like("weight", weight, x)
-        if bias is not None:
-            check_like("bias", bias, x)
-        stride, padding, output_padding, dilation, groups = options
-        numbers = options_of(stride, padding, output_padding, dilation, groups, "collapsed")
-        geometry_of(x.shape, weight.shape, None if bias is None else bias.shape, *numbers)
-    except (TypeError, ValueError):
-        return None  # torch's own convolution takes it, or says why not
-    stride, padding, output_padding, dilation, groups, _ = numbers
-    dtype = x.dtype
-    narrowed = autocast_to(x.device.type)
-    if narrowed is not None:
-        if any(tensor.dtype not in DTYPES[:3] for tensor in tensors):
-            return None
-        dtype = narrowed
-    size, kernel = x.shape, weight.shape
-    rows, columns = (
-        (size[axis - 2] - 1) * stride[axis] - 2 * padding[axis] + dilation[axis] * (kernel[axis + 2] - 1)
-        + output_padding[axis] + 1
-        for axis in (0, 1)
-    )  # fmt: skip
-    shape = (*size[:-3], kernel[1] * groups, rows, columns)
-
-    def step_by_step() -> Tensor:
-        # Not the function of the same name: inside a model that calls it, it would wait again.
-        call = torch.ops.aten.conv_transpose2d.input
-        return call(x, weight, bias, stride, padding, output_padding, groups, dilation)
-
-    def fused(multiplier: float | Tensor) -> Tensor:
-        return conv_transpose2d_multiply_gap(
-            x, weight, bias, multiplier=multiplier, stride=stride, padding=padding, output_padding=output_padding,
-            groups=groups, dilation=dilation, **how,
-        )  # fmt: skip
-
-    return Pending(torch.Size(shape), dtype, x.device, tensors, step_by_step, fused)
+PLAIN = (Tensor, nn.Parameter, *filter(None, (FakeTensor,)))
 
 
 class Pending:
@@ -104,22 +58,24 @@ class Pending:
         dtype: torch.dtype,
         device: torch.device,
         tensors: tuple[Tensor, ...],
-        step_by_step: Callable[[], Tensor],
+        step_by_step: Callable[[Callable[[Any], Any]], Tensor],
         fused: Callable[[float | Tensor], Tensor],
         number: float = 1.0,
         scale: Tensor | None = None,
     ) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
-        self._tensors, self._step_by_step, self._fused = tensors, step_by_step, fused
+        self.tensors, self._step_by_step, self._fused = tensors, step_by_step, fused
         self._number, self._scale = number, scale
         self._state = state_of(device)
         self._versions = versions_of(tensors)
         self._known: Tensor | None = None
-        self._joined_already = False
+        self._products: list[Callable[[], Pending | None]] = []
+        """What is made of this and waits itself, as long as anybody has it."""
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Tensor  # what a model's own isinstance asks for
+        # What a model's own isinstance asks for. C++ would believe it, which no compiler asks while it traces.
+        return Tensor if torch.compiler.is_compiling() else Pending
 
     @property
     def ndim(self) -> int:
@@ -136,11 +92,32 @@ class Pending:
         if self._known is None:
             self._check_unchanged()
             with restored(self._state, self.device):
-                self._known = self._step_by_step()
+                self._known = self._step_by_step(real)
+            for product in self._products:
+                # It takes the values that there are now: whoever asked for them may write to them.
+                waiting = product()
+                if waiting is not None:
+                    waiting.real()
         return self._known
 
+    def values(self) -> Tensor:
+        """The values of `real`, which are not differentiated here."""
+        if self._known is None:
+            self._check_unchanged()
+            with restored((False, *self._state[1:]), self.device):
+                return self._step_by_step(_values)
+        return self._known.detach()
+
+    def anew(self) -> Tensor:
+        """What `real` was when it was made, in an autograd graph of its own."""
+        self._check_unchanged()
+        with restored(self._state, self.device):
+            return self._step_by_step(_anew)
+
     def _check_unchanged(self) -> None:
-        if versions_of(self._tensors) != self._versions:
+        # To a compiler versions say nothing, and there are none.
+        now = versions_of(self.tensors)
+        if now and self._versions and now != self._versions:
             raise RuntimeError(
                 "convgap.fuse: the input or the weight of a ConvTranspose2d was changed in place before its output was"
                 " used; leave this model as it is, or make the change on a copy"
@@ -154,7 +131,7 @@ class Pending:
         """Number and tensor that this is scaled by, with one more factor; None where it does not fit the operator."""
         number, scale = self._number, self._scale
         if isinstance(by, Tensor) and type(by) is not Pending:
-            fits = type(by) in _PLAIN and by.layout == torch.strided and not by.is_nested
+            fits = type(by) in PLAIN and by.layout == torch.strided and not by.is_nested
             fits = fits and by.device == self.device and not by.is_complex()
             fits = fits and by.dim() <= self.ndim and all(size == 1 for size in by.shape[-2:])
             fits = fits and all(
@@ -175,23 +152,23 @@ class Pending:
         factors = self._joined(by, divided)
         if factors is None:
             return _call(function, args, {})
-        self._joined_already = True
 
-        def step_by_step() -> Tensor:
-            return _call(function, args, {})
+        def step_by_step(of: Callable[[Any], Any]) -> Tensor:
+            return function(*map(of, args))
 
-        tensors = (*self._tensors, by) if isinstance(by, Tensor) else self._tensors
-        return Pending(self.shape, self.dtype, self.device, tensors, step_by_step, self._fused, *factors)
+        tensors = (*self.tensors, by) if isinstance(by, Tensor) else self.tensors
+        product = Pending(self.shape, self.dtype, self.device, tensors, step_by_step, self._fused, *factors)
+        self._products.append(_kept(product))
+        return product
 
-    def _scaled_in_place(self, function: Callable[..., Any], by: Any, divided: bool) -> Any:
+    def scaled_in_place(self, function: Callable[..., Any], by: Any, divided: bool) -> Any:
         """This, scaled: what has no value yet and nobody else's value depends on is another from here on."""
-        if self._joined_already or torch.compiler.is_compiling() or self._joined(by, divided) is None:
+        if self._products or torch.compiler.is_compiling() or self._joined(by, divided) is None:
             return function(self.real(), real(by))
         before = object.__new__(Pending)
         vars(before).update(vars(self))
         after = before._scaled(function, by, (before, by), divided)
         vars(self).update(vars(after))
-        self._joined_already = False
         return self
 
     def _pooled(self, function: Callable[..., Any], keepdim: bool) -> Tensor | None:
@@ -251,10 +228,10 @@ class Pending:
         return Pending.__torch_function__(operator.truediv, (), (self, other))
 
     def __imul__(self, other: Any) -> Any:
-        return self._scaled_in_place(operator.imul, other, False)
+        return self.scaled_in_place(operator.imul, other, False)
 
     def __itruediv__(self, other: Any) -> Any:
-        return self._scaled_in_place(operator.itruediv, other, True)
+        return self.scaled_in_place(operator.itruediv, other, True)
 
     multiply, divide, true_divide = mul, div, div
 
@@ -302,8 +279,21 @@ for _name in ("data", "grad", "requires_grad"):
     _delegate_attribute(_name)
 
 
+def _kept(product: Pending) -> Callable[[], Pending | None]:
+    """Gives the product as long as somebody else has it; to a compiler, which makes no weak references, always."""
+    return (lambda: product) if torch.compiler.is_compiling() else ref(product)
+
+
 def real(value: Any) -> Any:
     return value.real() if type(value) is Pending else value
+
+
+def _values(value: Any) -> Any:
+    return value.values() if type(value) is Pending else value
+
+
+def _anew(value: Any) -> Any:
+    return value.anew() if type(value) is Pending else value
 
 
 def _call(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -55,6 +55,14 @@ NODES = None not in (below_autograd, transforms, single_level, forward_mode, _fu
 Function: Any = _function or torch.autograd.Function
 """The base of nodes that are applied outside torch.func's transforms."""
 
+# For tensors whose values wait (convgap/stand_in.py): made without memory, asked without their own answers.
+wrapper_subclass = _find("Tensor._make_wrapper_subclass")
+without_own_answers = _find("_C.DisableTorchFunctionSubclass")
+hooks_on_saved = _find("_C._autograd._top_saved_tensors_default_hooks") or (lambda ignores_tracing: None)
+
+WRAPPERS = None not in (wrapper_subclass, without_own_answers, transforms)
+"""Whether such tensors can be made, and made outside torch.func's transforms only."""
+
 # For what explains a call.
 FakeTensor: Any = _find("_subclasses.FakeTensor") or ()
 """Of tensors without data; isinstance takes it."""
