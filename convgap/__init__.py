@@ -34,10 +34,18 @@ __all__ = [
 
 
 def status(device: torch.device | str | None = None) -> list[Status]:
-    """Each backend on `device` (default: the current CUDA device if there is one, else the CPU)."""
+    """Each backend on `device` (default: the current CUDA device if there is one, else the CPU).
+
+    Raises ValueError for a name that torch has no device of, TypeError for what is neither a device nor a name.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device: expected a torch.device or its name, got {type(device).__name__}")
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected the name of a device of torch's, got {device!r}") from None
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
     found = [status_of(name, device) for name in BACKENDS]

@@ -45,6 +45,23 @@ def options_of(
     )
 
 
+def channels_of(in_channels: SupportsIndex, out_channels: SupportsIndex, groups: int) -> Pair:
+    """The channels of a layer as Python's own integers, whole groups of them."""
+    numbers = _integer("in_channels", in_channels, 1), _integer("out_channels", out_channels, 1)
+    for name, number in zip(("in_channels", "out_channels"), numbers, strict=True):
+        if number % groups:
+            raise ValueError(f"{name}: expected a multiple of groups={groups}, got {number}")
+    return numbers
+
+
+def check_layer(multiplier: Any, dtype: Any) -> None:
+    """Refuse a multiplier, and a dtype of parameters, that no call of a layer could take."""
+    if not isinstance(multiplier, Tensor):
+        _number(multiplier)
+    if dtype is not None and dtype not in DTYPES:
+        raise TypeError(f"dtype: expected float32, float16, bfloat16 or float64, got {dtype}")
+
+
 def geometry_of(
     x_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],

@@ -67,6 +67,7 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     `function` is convgap.multiply_gap, convgap.conv_transpose2d_multiply_gap, a module or a whole
     model. Raises whatever the call raises.
     """
+    _check_callable(function)
     recorder = _Recorder()
     with recorder:
         function(*args, **kwargs)
@@ -96,6 +97,11 @@ def specialize(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Ex
     return Explanation(tuple(warmed(function, args, kwargs).steps))
 
 
+def _check_callable(function: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"function: expected a function or a module, got {type(function).__name__}")
+
+
 def launches(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[tuple[Launch, torch.device]]:
     """Make the call, and its backward if any. Returns the launches it made, in order, each with its device."""
     return warmed(function, args, kwargs).launches
@@ -109,6 +115,7 @@ def warmed(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], note: Note | None = None
 ) -> _Recorder:
     """What a call, and its backward if any, did while nothing of it was left to be compiled."""
+    _check_callable(function)
     fast.wait()
     recorder = _Recorder(note)
     with recorder:

@@ -7,7 +7,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from convgap.arguments import Size, options_of, pair_of
+from convgap.arguments import Size, channels_of, check_layer, options_of, pair_of
 from convgap.functions import conv_transpose2d_multiply_gap, multiply_gap
 from convgap.layer import obstacle
 from convgap.selection import check_name
@@ -24,6 +24,8 @@ class ConvTranspose2dMultiplyGAP(nn.Module):
     A `conv_transpose` that is more than its weight and its numbers is called, and only what follows is fused: one with
     hooks (weight_norm, spectral_norm and pruning are hooks), with a forward of its own, or another module in its
     place. Parametrizations (torch.nn.utils.parametrizations) are read like any weight.
+
+    Raises TypeError and ValueError, which name the argument, what was expected and what came.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class ConvTranspose2dMultiplyGAP(nn.Module):
         super().__init__()
         check_name(backend)
         numbers = options_of(stride, padding, output_padding, dilation, groups, strategy)
+        check_layer(multiplier, dtype)
+        channels = channels_of(in_channels, out_channels, numbers[4])
         self.conv_transpose = nn.ConvTranspose2d(
-            in_channels, out_channels, pair_of("kernel_size", kernel_size, 1), *numbers[:3], numbers[4], bias,
+            *channels, pair_of("kernel_size", kernel_size, 1), *numbers[:3], numbers[4], bias,
             numbers[3], device=device, dtype=dtype,
         )  # fmt: skip
         self.multiplier = multiplier

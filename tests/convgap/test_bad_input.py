@@ -275,3 +275,15 @@ def test_right_input_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         padding=(3, 5), output_padding=(2, 1), groups=2, dilation=(3, 1), backend="torch",
     )  # fmt: skip
     assert out.shape == (2, 6, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "said"),
+    [
+        ("nope", ValueError, "device: expected the name of a device of torch's, got 'nope'"),
+        (X, TypeError, "device: expected a torch.device or its name, got Tensor"),
+    ],
+)
+def test_status_of_no_device(device: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        convgap.status(device)

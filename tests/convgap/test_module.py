@@ -35,6 +35,33 @@ class StepByStep(nn.Module):
         return eager.multiply_gap(self.conv_transpose(x), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "said"),
+    [
+        ((-1, 3, 3), {}, ValueError, "in_channels: expected at least 1, got -1"),
+        ((3, 0, 3), {}, ValueError, "out_channels: expected at least 1, got 0"),
+        (("a", 3, 3), {}, TypeError, "in_channels: expected an int, got str"),
+        ((4, None, 3), {}, TypeError, "out_channels: expected an int, got NoneType"),
+        ((4.0, 3, 3), {}, TypeError, "in_channels: expected an int, got float"),
+        ((6, 4, 3), {"groups": 4}, ValueError, "in_channels: expected a multiple of groups=4, got 6"),
+        ((6, 4, 3), {"groups": 3}, ValueError, "out_channels: expected a multiple of groups=3, got 4"),
+        ((6, 4, 0), {}, ValueError, "kernel_size: expected at least 1, got 0"),
+        ((6, 4, 3), {"dtype": torch.int32}, TypeError, "dtype: expected float32, .* got torch.int32"),
+        ((6, 4, 3), {"multiplier": None}, TypeError, "multiplier: expected a number or a torch.Tensor, got NoneType"),
+        ((6, 4, 3), {"multiplier": True}, TypeError, "multiplier: expected a number or a torch.Tensor, got bool"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(arguments: Any, options: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        convgap.ConvTranspose2dMultiplyGAP(*arguments, **options)
+
+
+@pytest.mark.parametrize("function", [convgap.explain, convgap.warmup, convgap.specialize])
+def test_what_is_no_function(function: Any) -> None:
+    with pytest.raises(TypeError, match="function: expected a function or a module, got int"):
+        function(3, torch.zeros(1))
+
+
 def test_same_initialisation() -> None:
     torch.manual_seed(0)
     peer = nn.ConvTranspose2d(*ARGUMENTS)

@@ -1,7 +1,9 @@
 """Judges from outside: PyTorch's own test shapes, and exact sums on data that is hard to add up."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 import convgap
 from harness.cases.case import Case
+from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
 from harness.mutants.score import trial
 from harness.numerics.budget import compare
@@ -119,3 +122,12 @@ def test_a_witness_can_condemn() -> None:
     right = convgap.multiply_gap(inputs.x, 1.0, backend="torch")
     assert compare(right, exact, exact, "float32", 30).passed
     assert not compare(right * (1 + 1e-5), exact, exact, "float32", 30).passed
+
+
+@pytest.mark.parametrize("backend", convgap.BACKENDS)
+def test_the_page_says_the_depth_at_the_headline(backend: str) -> None:
+    rows = (Path(__file__).parents[3] / "docs" / "numerics.md").read_text().splitlines()
+    name = "torch, on a GPU" if backend == "torch" else backend
+    (row,) = (row for row in rows if row.startswith(f"| {name} |"))
+    (case,) = select(["chain/headline"])
+    assert re.findall(r"\d+", row.split("|")[3])[0] == str(depth(backend, case.problem, torch.float32))
