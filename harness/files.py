@@ -12,10 +12,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from runtime import plan
 
 _OPEN_ALREADY = ("/dev/fd/", "/dev/std", "/proc/")
 """What lies here names a file that somebody has open: it is never replaced."""
@@ -32,24 +34,38 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def check_outputs(args: argparse.Namespace, name: str) -> None:
     """UsageError now if a file of add_outputs or the block `name` could not be written later."""
-    require_writable(filter(None, (args.json, args.text, args.page)))
+    require_writable(args, "json", "text", "page")
     if args.page:
         _parts(args.page, name)
 
 
-def require_writable(paths: Iterable[Path]) -> None:
-    """UsageError now if one of the files could not be written later, or if two of them are one."""
-    seen: dict[Path, Path] = {}
-    for path in paths:
+def require_writable(args: argparse.Namespace, *options: str, **more: Iterable[Path]) -> None:
+    """UsageError now if a file could not be written later, or if it is another output too, or an input.
+
+    options: those of `args` that name a file to write; every other path in `args` is read, and so is the plan. more:
+    further files to write, by the option that asks for them.
+    """
+    outputs = [(name, path) for name in options if (path := getattr(args, name))]
+    outputs += [(name, path) for name, paths in more.items() for path in paths]
+    values = [value for name, value in vars(args).items() if name not in options] + [plan.PATH]
+    several = (value if isinstance(value, list) else [value] for value in values)
+    inputs = {os.path.realpath(path): path for path in chain(*several) if isinstance(path, Path)}
+    seen: dict[str, str] = {}
+    for name, path in outputs:
         try:
             check_writable(path)
         except OSError as error:
-            raise UsageError(str(error)) from None
-        if not _replaced(path):
+            raise UsageError(f"--{name}: {error}") from None
+        if not replaced(path):
             continue
-        other = seen.setdefault(path.resolve(), path)
-        if other is not path:
-            raise UsageError(f"{path}: expected a file of its own for each output, and {other} is the same")
+        target = os.path.realpath(path)
+        if target in inputs:
+            raise UsageError(f"--{name}: {path}: expected another file than the input {inputs[target]}")
+        if target in seen:
+            raise UsageError(
+                f"--{name}: {path}: expected a file of its own for each output, and {seen[target]} is the same"
+            )
+        seen[target] = f"--{name} {path}"
 
 
 def write_outputs(
@@ -97,7 +113,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     A file that was there keeps its permissions.
     """
     data = content.encode() if isinstance(content, str) else content
-    if not _replaced(path):
+    if not replaced(path):
         with path.open("wb") as file:
             file.write(data)
         return
@@ -119,7 +135,7 @@ def check_writable(path: Path) -> None:
     """Raise OSError now, with a plain message, if write_whole(path) would fail later."""
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a directory, expected a file name")
-    if not _replaced(path):
+    if not replaced(path):
         if not os.access(path, os.W_OK):
             raise PermissionError(f"{path}: cannot be written (permission denied)")
         return
@@ -135,7 +151,7 @@ def check_writable(path: Path) -> None:
         raise OSError(f"{path}: cannot be written ({why})" if why else str(error)) from None
 
 
-def _replaced(path: Path) -> bool:
+def replaced(path: Path) -> bool:
     """Whether the file is replaced as a whole: it is regular, or there is none yet."""
     if str(path.absolute()).startswith(_OPEN_ALREADY):
         return False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.files import check_writable, write_whole
+from harness.files import check_writable, replaced, write_whole
 from reference.problem import Chain, Problem, Tail
 
 DEFINITIONS = {"multiply_gap": "tail", "conv_transpose2d_multiply_gap_k3_s2_p1_op1": "chain"}
@@ -106,6 +107,19 @@ def trace(found: Any, problem: Problem, multiplier: float, solution: str, enviro
     chain = isinstance(problem, Chain)
     definition_name = "conv_transpose2d_multiply_gap_k3_s2_p1_op1" if chain else "multiply_gap"
     return line(found, definition_name, axes, inputs, solution, environment)
+
+
+def require_trace(path: Path | None) -> None:
+    """UsageError if a file that is there already holds anything but lines of a trace: nothing is appended to it."""
+    if path is None or not replaced(path) or not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, text in enumerate(file, 1):
+            # A line that was cut off, as by a kill, begins like this too.
+            if text.strip() and not re.match(r'\s*\{\s*"definition"', text):
+                raise UsageError(
+                    f"--trace: {path}: expected lines of a trace, got {text.strip()[:60]!r} in line {number}"
+                )
 
 
 def line(

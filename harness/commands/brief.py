@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the brief."""
-    require_writable([args.output] if args.output else [])
+    require_writable(args, "output")
     here = cards.of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     key = args.card or here or "4090"
     code = _read(args.code) if args.code else export.source(args.strategy)

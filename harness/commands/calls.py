@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one table per kind of call; 0 if the product's entries that work here were timed, 1 if one was not."""
+    require_writable(args, "json", "text", "html")
     operator = chosen_operator(args)
     callers = operator.callers() if operator else ENTRIES
     for name, values, known in (("calls", args.calls, CALLS), ("backends", args.backends, callers)):
@@ -78,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
         ]
     except ValueError as error:
         raise UsageError(str(error)) from None
-    require_writable(filter(None, (args.json, args.text, args.html)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kinds, names = args.calls or list(CALLS), args.backends or list(callers)
     telemetry = Telemetry(device) if device.type == "cuda" else None

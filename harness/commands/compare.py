@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare; 0 if every answer is inside its budget, 1 if not, 130 after Ctrl-C."""
+    require_writable(args, "json", "csv", "html", plot=plots.files_of(args))
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     operator = chosen_operator(args)
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     entries = chosen_entries(args, gpu=gpu)
     settings = _settings(args)
     timer = timing.timer_for(device, settings)
-    _require_outputs(args, timed=timer is not None)
+    if args.plot is not None and timer is None:
+        raise UsageError("--plot: there is nothing to draw without times, and timing needs a GPU")
 
     out = console()
     asked = {
@@ -153,13 +155,6 @@ def _settings(args: argparse.Namespace) -> timing.Settings:
         modes["warm"] = None
     stop = Stop(width=args.precision / 100, budget_s=args.budget_seconds)
     return timing.Settings(modes, stop, args.seed, args.first_call)
-
-
-def _require_outputs(args: argparse.Namespace, *, timed: bool) -> None:
-    """UsageError now rather than after minutes of measuring."""
-    if args.plot is not None and not timed:
-        raise UsageError("--plot: there is nothing to draw without times, and timing needs a GPU")
-    require_writable([*(path for path in (args.json, args.csv, args.html) if path), *plots.files_of(args)])
 
 
 def _write(args: argparse.Namespace, found: Run, out: Console) -> None:

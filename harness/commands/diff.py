@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if len(runs) < 3:
             raise UsageError("--plot: expected three records or more, for two there is the table")
         plots.require_matplotlib()
-        require_writable([args.plot])
+        require_writable(args, "plot")
     changes = compare(runs[-2], runs[-1], args.effect / 100)
     require_overlap(changes)
     out = console()

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         return _check(args.check, run_it=not args.form_only)
     if plan.active():
         raise UsageError(f"the file gets the launch constants as shipped: unset {plan.VARIABLE}")
-    require_writable([args.output] if args.output else [])
+    require_writable(args, "output")
     text = export.source(args.strategy)
     if args.output:
         write_whole(args.output, text)

@@ -106,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         if args.definitions:
             return 0
         raise UsageError("expected at least one FILE to judge")
-    require_writable(filter(None, (args.json, args.trace, args.html)))
+    require_writable(args, "json", "trace", "html")
+    flashinfer.require_trace(args.trace)
     settings = _settings(args)
     remarks: list[str] = []
     needed = None

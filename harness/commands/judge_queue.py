@@ -49,7 +49,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--processes: expected a number from 1, got {args.processes}")
     if args.trace is None:
         raise UsageError("--queue: expected together with --trace FILE, which keeps what is judged")
-    require_writable(filter(None, (args.json, args.trace, args.html)))
+    require_writable(args, "json", "trace", "html")
+    flashinfer.require_trace(args.trace)
+    for path in filter(None, (args.json, args.html)):
+        if path.suffix in backlog.SUFFIXES and path.resolve().parent == args.queue.resolve():
+            raise UsageError(f"{path}: expected a file outside of {args.queue}, where it would be judged")
     problem = None
     if args.problem:
         try:

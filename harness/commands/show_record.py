@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise RecordError(f"{args.record}: holds no case")
     wanted = [path for path in (args.html, args.csv) if path]
     drawn = plots.files_of(args)
-    require_writable([*wanted, *drawn])
+    require_writable(args, "html", "csv", plot=drawn)
     if args.markdown:
         print(markdown(found), end="")
     elif not wanted and not drawn:

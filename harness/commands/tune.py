@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.operator:
         raise UsageError("--operator: only launches of the project's own kernels have constants to try")
     outputs = [path for path in (args.json, args.text, args.apply) if path]
-    require_writable(outputs)
+    require_writable(args, "json", "text", "apply")
     out = console()
     if args.list:
         print_lines(out, _listed(chosen_cases(args, DEFAULT, gpu=True), backends))

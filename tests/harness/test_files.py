@@ -14,6 +14,10 @@ import pytest
 from harness.cli import main
 from harness.errors import UsageError
 from harness.files import check_outputs, replace_block, require_writable, write_whole
+from harness.records.as_json import to_json
+from runtime import plan
+from tests import synthetic
+from tests.harness.candidates.test_judge import MODEL
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +66,7 @@ def test_a_link_is_followed_and_a_file_keeps_its_permissions(tmp_path: Path) -> 
 def test_a_device_and_a_pipe_are_written_through(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    require_writable([Path("/dev/null"), Path("/dev/null"), pipe])
+    require_writable(Namespace(), json=[Path("/dev/null"), Path("/dev/null"), pipe])
     write_whole(Path("/dev/null"), "gone")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -85,8 +89,8 @@ def test_two_outputs_in_one_file_are_refused(second: str, tmp_path: Path) -> Non
     (tmp_path / "sub").mkdir()
     (tmp_path / "link.json").symlink_to("a.json")
     with pytest.raises(UsageError, match="expected a file of its own"):
-        require_writable([tmp_path / "a.json", tmp_path / second])
-    require_writable([tmp_path / "a.json", tmp_path / "b.json"])
+        require_writable(Namespace(json=tmp_path / "a.json", csv=tmp_path / second), "json", "csv")
+    require_writable(Namespace(json=tmp_path / "a.json", csv=tmp_path / "b.json"), "json", "csv")
     assert sorted(os.listdir(tmp_path)) == ["link.json", "sub"]
 
 
@@ -95,8 +99,53 @@ def test_a_name_that_cannot_be_written_is_refused_in_one_line(name: str, tmp_pat
     (tmp_path / "ring").symlink_to("ring")
     (tmp_path / "sub").mkdir()
     with pytest.raises(UsageError) as error:
-        require_writable([tmp_path / name])
-    assert "\n" not in str(error.value)
+        require_writable(Namespace(json=tmp_path / name), "json")
+    assert "\n" not in str(error.value) and str(error.value).startswith("--json: ")
+
+
+CLOBBERING = [
+    "judge input --json input",
+    "judge other input --html ./input",
+    "judge input --rules strict --form-only --trace link",
+    "judge --problem input other --json input",
+    "judge --queue folder --trace t --json folder/out.json",
+    "judge --queue lines --trace lines",
+    "show input --csv input",
+    "show input --html folder/../input",
+    "diff input other third --plot input",
+    "project --record other --record input --json input",
+    "brief --code input --output input",
+    "brief --profile input --output input",
+    "compare --operator input --json input",
+    "calls --operator input --text input",
+]
+"""Command lines, each with an output that is an input, by another name or the same."""
+
+
+@pytest.mark.parametrize("line", CLOBBERING)
+def test_an_output_that_is_an_input_is_refused_and_the_input_kept(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("link").symlink_to("input")
+    text = MODEL if line.startswith("judge") else to_json(synthetic.run())
+    for name in ("input", "other", "third", "lines"):
+        Path(name).write_text(text)
+    assert main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert (
+        "expected another file than the input" in captured.err
+        or "expected a file outside of folder" in captured.err
+    )
+    assert Path("input").read_text() == Path("lines").read_text() == text
+
+
+def test_the_plan_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "PATH", tmp_path / "plan.json")
+    with pytest.raises(UsageError, match="than the input"):
+        require_writable(Namespace(json=tmp_path / "plan.json"), "json")
 
 
 def test_a_full_disk_takes_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,3 +66,23 @@ def test_bad_usage_is_exit_code_2(
 ) -> None:
     monkeypatch.chdir(write(tmp_path, MODEL, "x.py").parent)
     assert main(["judge", *arguments]) == 2
+
+
+@pytest.mark.parametrize("text", ["import torch\n", '{"definition": "a"}\n{"a": 1}\n', "\n\0\n"])
+def test_nothing_is_appended_to_what_is_no_trace(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, trace = write(tmp_path, MODEL), tmp_path / "notes"
+    trace.write_text(text)
+    for arguments in ([str(good), "--rules", "strict", "--form-only"], ["--queue", str(tmp_path)]):
+        assert main(["judge", *arguments, "--trace", str(trace)]) == 2
+        assert "expected lines of a trace, got" in capsys.readouterr().err
+    assert trace.read_text() == text
+
+
+def test_a_trace_that_was_cut_off_is_appended_to(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    for text in ("", "\n", '{"definition": "a", "eval\n{"definition": "b"}\n'):
+        trace.write_text(text)
+        flashinfer.require_trace(trace)
+    flashinfer.require_trace(tmp_path / "absent")
