@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from harness.commands import COMMANDS
-from harness.errors import UsageError, one_line
+from harness.errors import INTERRUPTED, UsageError, one_line
 from runtime.names import INSTALLED, importable
-from runtime.plan import VARIABLE, PlanError
+
+# Nothing here needs more than Python itself before main() is there to answer what is missing, or an interruption.
 
 PROGRAM = "convgap" if INSTALLED else "bench.py"
 DEFAULT = "compare"
@@ -23,26 +24,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     2, after one line on standard error, for bad usage and for what this machine lacks (a module, memory, a disk with
-    room); 141, as a shell says of a process that a closed pipe ended, when nobody reads on.
+    room); 130 and 141, as a shell says of a process that Ctrl-C or a closed pipe ended, after the one and when nobody
+    reads on.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in OWN_OPTIONS):
         arguments.insert(0, DEFAULT)
-    _interpret_without_gpu()
-    if os.environ.get(VARIABLE):
-        # Commands start processes in other folders.
-        os.environ[VARIABLE] = os.path.abspath(os.environ[VARIABLE])
     command = arguments[0]
     try:
-        args = _parser().parse_args(arguments)
-        code = args.run(args)
+        code = _run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         # Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
-    except (UsageError, PlanError) as error:
+    except KeyboardInterrupt:
+        print(f"{PROGRAM} {command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except UsageError as error:
         message = str(error)
     except (ImportError, OSError, MemoryError) as error:
         message = one_line(error)
@@ -50,12 +50,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
+def _run(arguments: Sequence[str]) -> int:
+    _interpret_without_gpu()
+    from runtime.plan import VARIABLE, PlanError
+
+    if os.environ.get(VARIABLE):
+        # Commands start processes in other folders.
+        os.environ[VARIABLE] = os.path.abspath(os.environ[VARIABLE])
+    try:
+        args = _parser().parse_args(arguments)
+        return args.run(args)
+    except PlanError as error:
+        raise UsageError(str(error)) from None
+
+
 def _interpret_without_gpu() -> None:
     """Triton decides when a kernel is decorated whether to interpret it: call before anything imports it.
 
     convgap does import it, by way of torch's counter of operations, so this file imports convgap only afterwards.
+    UsageError where bench.py is run by a Python without what the project needs.
     """
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if INSTALLED:
+            raise
+        raise UsageError(f"this Python has no {error.name}: use `uv run bench.py`, which brings it") from None
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")

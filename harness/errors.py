@@ -1,5 +1,8 @@
 """The one kind of error that a command line answers with a line of text and exit code 2, and others' last words."""
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as a shell reports it."""
+
 
 class UsageError(ValueError):
     """What was asked for cannot be done; the message says why in one line."""

@@ -9,7 +9,7 @@ import torch
 import convgap
 from harness.cases.catalogue import SETS
 from harness.console import Console, console, progress
-from harness.errors import UsageError
+from harness.errors import INTERRUPTED, UsageError
 from harness.mutants import score
 from harness.options import add_case_options, chosen_cases, chosen_entries
 from harness.records.environment import environment
@@ -20,7 +20,6 @@ from harness.show import cross_check, tables
 from harness.show.text import print_lines, section
 
 SUMMARY = "check every answer against float64 and against each other; no timing"
-INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a backend; 0 if examples were drawn and none missed, else 1."""
+    """Print one line a backend; 0 if examples were drawn and none missed, else 1; 130 after Ctrl-C."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     operator = chosen_operator(args)
     usable = _reasons(operator, device)
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         options: dict[str, Any] = {"examples": args.examples, "seed": args.seed, "pool_size": args.templates}
         found = search(name, device, **options, budget_seconds=args.budget_seconds, operator=operator)
         print(found.report(), flush=True)
+        if found.interrupted:
+            raise KeyboardInterrupt
         missed = missed or bool(found.miss) or not found.ran
     return int(missed or not chosen)
 

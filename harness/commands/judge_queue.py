@@ -16,7 +16,7 @@ from harness.candidates.job import Terms
 from harness.candidates.verdict import Verdict, exit_code
 from harness.candidates.web import judge_page
 from harness.candidates.worker import Limits
-from harness.errors import UsageError
+from harness.errors import INTERRUPTED, UsageError
 from harness.files import require_writable, write_whole
 
 EVERY_S = 2.0  # between two lines of progress
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
                     print(f"{words}; {_accepted(found)} accepted", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print(f"stopped with {len(found)} of {len(tasks)} judged: the same command goes on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     finally:
         coming.close()
     _report(args, [found[task] for task in tasks])

@@ -53,6 +53,7 @@ class Campaign:
     skipped: int = 0
     seconds: float = 0.0
     out_of_time: bool = False
+    interrupted: bool = False
     miss: str = ""
 
     def report(self) -> str:
@@ -64,6 +65,8 @@ class Campaign:
         )
         if self.out_of_time:
             line += ", stopped by --budget-seconds"
+        if self.interrupted:
+            line += ", interrupted"
         counts = ", ".join(f"{name} {count}" for name, count in sorted(self.ran.items()))
         return "\n".join(filter(None, [line, f"  {counts}", self.miss]))
 
@@ -80,6 +83,7 @@ def search(
 ) -> Campaign:
     """Check `examples` examples; a miss is shrunk to the smallest example that shows it, and ends the run.
 
+    Ctrl-C ends it too, and the campaign says so and how far it came.
     operator: whose calls are drawn; without one, chains and tails.
     """
     # Only the fuzzer needs it: the other commands run without.
@@ -120,5 +124,7 @@ def search(
             hypothesis.seed((seed << 32) + block)(settings(hypothesis.given(*numbers)(run)))()
     except Miss as miss:
         campaign.miss = str(miss)
+    except KeyboardInterrupt:
+        campaign.interrupted = True
     campaign.seconds = time.monotonic() - started
     return campaign
