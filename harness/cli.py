@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in OWN_OPTIONS):
         arguments.insert(0, DEFAULT)
     command = arguments[0]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # as `>&-` leaves it: nobody wants to read
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (until the process ends)
     try:
         code = _run(arguments)
         sys.stdout.flush()

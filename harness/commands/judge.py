@@ -26,6 +26,9 @@ from harness.errors import UsageError
 from harness.files import require_writable, write_whole
 from harness.options import DTYPES, add_operator, chosen_operator, words
 
+MOST = 1e6
+"""Seconds, and GiB, that a limit may have: more is none, and at some point beyond what clocks and counters hold."""
+
 SUMMARY = "judge files of others: right, honest, and how fast"
 
 
@@ -151,8 +154,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _positive(args: argparse.Namespace) -> None:
     for name in ("limit", "memory", "seconds"):
-        if not getattr(args, name) > 0:
-            raise UsageError(f"--{name}: expected a positive number, got {getattr(args, name)}")
+        if not 0 < getattr(args, name) <= MOST:
+            raise UsageError(
+                f"--{name}: expected a positive number of at most {MOST:.0f}, got {getattr(args, name)}"
+            )
     if args.depth is not None and not 1 <= args.depth < 2**22:
         raise UsageError(f"--depth: expected a number of additions from 1 to {2**22 - 1}, got {args.depth}")
     if args.seed is not None and not 0 <= args.seed < 2**63:

@@ -55,14 +55,14 @@ def draw(run: Run, args: argparse.Namespace) -> list[Path]:
 def targets(prefix: str, names: Iterable[str] = COMPACT) -> list[tuple[str, Path]]:
     """(picture, file) pairs for --plot: a directory or a prefix, both formats, unless a suffix picks one."""
     path = Path(prefix)
-    if path.suffix and path.suffix not in FORMATS:
-        raise PlotError(f"--plot {prefix}: expected .png or .svg, a directory, or a name without a suffix")
-    suffixes = [path.suffix] if path.suffix else list(FORMATS)
-    stem = path.with_suffix("")
-    place = (
-        (lambda plot: path / plot) if path.is_dir() else (lambda plot: stem.with_name(f"{stem.name}-{plot}"))
-    )
-    return [(plot, place(plot).with_suffix(suffix)) for plot in names for suffix in suffixes]
+    inside = bool(prefix) and path.is_dir()  # Path("") is the folder one works in, which nobody asked for
+    if not inside and (not prefix or path.suffix not in ("", *FORMATS)):
+        raise PlotError(
+            f"--plot: expected .png or .svg, a directory, or a name without a suffix, got {prefix!r}"
+        )
+    suffixes = [path.suffix] if path.suffix in FORMATS else list(FORMATS)
+    folder, start = (path, "") if inside else (path.parent, f"{path.stem}-")
+    return [(plot, folder / f"{start}{plot}{suffix}") for plot in names for suffix in suffixes]
 
 
 def require_matplotlib() -> None:

@@ -30,6 +30,20 @@ def test_a_closed_pipe_is_no_wrong_answer(command: str) -> None:
     assert done.returncode == 141 and done.stderr == b""
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_is_not_written_to(closed: str) -> None:
+    """As the shell closes it, before Python starts."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" bench.py list entries {closed}', sys.executable],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert ("eager" in done.stdout) == (closed == "2>&-")
+
+
 CHECK, COMPARE = ["check", *SMALL, "--backends", "triton,cupy,torch"], [*SMALL, "--backends", "torch"]
 INSPECT = ["inspect", "--cases", "tail/7x7"]
 PROJECT = ["project", "--record", "docs/results/h100.json.gz"]

@@ -59,7 +59,18 @@ def test_what_is_no_candidate(text: str, name: str, message: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["absent.py"], ["--limit", "0", "x.py"], ["--depth", "0", "x.py"], ["--dtype", "int8", "x.py"]],
+    [
+        [],
+        ["absent.py"],
+        ["--limit", "0", "x.py"],
+        ["--limit", "inf", "x.py"],
+        ["--limit", "1e300", "x.py"],
+        ["--memory", "inf", "x.py"],
+        ["--memory", "1e300", "--queue", "."],
+        ["--seconds", "nan", "x.py"],
+        ["--depth", "0", "x.py"],
+        ["--dtype", "int8", "x.py"],
+    ],
 )
 def test_bad_usage_is_exit_code_2(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -175,9 +175,21 @@ def test_all_of_them_draw_a_panel_for_every_case(tmp_path: Path) -> None:
     assert "x-time.svg" in {path.name for path in written}
 
 
-def test_an_unknown_format_is_refused() -> None:
+@pytest.mark.parametrize("name", ["plot.pdf", ""])
+def test_what_names_no_picture_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"expected \.png or \.svg"):
-        plots.targets("plot.pdf")
+        plots.targets(name)
+
+
+@pytest.mark.parametrize("name", [".", "./", "..", "/", "results.v2"])
+def test_every_directory_is_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results.v2").mkdir()
+    assert {path.parent for _, path in plots.targets(name)} == {Path(name)}
+
+
+def test_a_name_may_hold_a_dot() -> None:
+    assert plots.targets("a.b.png", ["time"]) == [("time", Path("a.b-time.png"))]
 
 
 def test_without_matplotlib_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
