@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         command = import_module(importable(module))
         sub = commands.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
         command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, default=sub.get_default)
     return parser
 
 

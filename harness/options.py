@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -43,6 +43,13 @@ def _whole(text: str, least: int, most: int) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text) or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
     return int(text)
+
+
+def refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """UsageError for the first of the options that was given, where it would be ignored: `why` says why it would."""
+    for name in names:
+        if getattr(args, name) != args.default(name):
+            raise UsageError(f"--{name.replace('_', '-')}: {why}")
 
 
 def add_operator(parser: Any) -> None:

@@ -82,15 +82,20 @@ def definition(name: str) -> dict[str, Any]:
     }
 
 
+def definition_files(folder: Path) -> list[Path]:
+    """The files that write_definitions writes."""
+    return [folder / f"{name}.json" for name in DEFINITIONS]
+
+
 def write_definitions(folder: Path) -> list[Path]:
     """Write every definition to `folder`, one file each. UsageError if that cannot be."""
-    paths = [folder / f"{name}.json" for name in DEFINITIONS]
+    paths = definition_files(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
             check_writable(path)
     except OSError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"--definitions: {error}") from None
     for path in paths:
         write_whole(path, json.dumps(definition(path.stem), indent=1) + "\n")
     return paths

@@ -75,6 +75,9 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
         verdict.verdict, verdict.reasons = "refused", signs
         return judged
     if not settings.run:
+        verdict.notes.append(
+            "the file was not run, because of --form-only: whether its answers are right is not known"
+        )
         return judged
     verdict.settings = _described(candidate, settings, strongest(settings.gpu))
     with ExitStack() as own:
@@ -137,7 +140,8 @@ def _described(
         found |= {"problem": str(settings.problem.path), "budget": ESTIMATED}
     if isolation is not None:
         found["isolation"] = str(isolation)
-    found["device"] = "GPU" if settings.gpu else "CPU: kernels interpreted, nothing timed"
+    device = "GPU" if settings.gpu else "CPU: kernels interpreted, nothing timed"
+    found["device"] = device if settings.run else "none"
     if settings.problem is None:
         found["dtypes"], found["layouts"] = list(candidate.dtypes), list(candidate.layouts)
     else:

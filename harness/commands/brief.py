@@ -12,6 +12,7 @@ import torch
 from harness.candidates import brief, cards, export
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
+from harness.options import refuse
 
 SUMMARY = "write the task that candidates answer: card, rules, current code, its counters"
 
@@ -42,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the brief."""
     require_writable(args, "output")
+    if not args.profile:
+        refuse(args, ("entry",), "expected together with --profile")
+    if args.code:
+        refuse(args, ("strategy",), "expected without --code, which is the code")
     here = cards.of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     key = args.card or here or "4090"
     code = _read(args.code) if args.code else export.source(args.strategy)

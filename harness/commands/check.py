@@ -11,7 +11,7 @@ from harness.cases.catalogue import SETS
 from harness.console import Console, console, progress
 from harness.errors import INTERRUPTED, UsageError
 from harness.mutants import score
-from harness.options import add_case_options, chosen_cases, chosen_entries
+from harness.options import add_case_options, chosen_cases, chosen_entries, refuse
 from harness.records.environment import environment
 from harness.records.record import Run
 from harness.runs.check import Lost
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if args.mutants:
         if args.operator:
             raise UsageError("--mutants: they are wrong chains and tails, not for --operator")
+        ignored = ("cases", "shape", "op", "dtype", "layout", "values", "multiplier", "seed")
+        refuse(args, ignored, "expected without --mutants, which brings its own calls")
         return _mutants(args.backends, device)
     cases = chosen_cases(args, tuple(SETS), gpu=gpu)
     entries = chosen_entries(args, gpu=gpu)

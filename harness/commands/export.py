@@ -14,6 +14,7 @@ from harness.candidates import export, forms, judging, page
 from harness.candidates.verdict import exit_code
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
+from harness.options import refuse
 from runtime import plan
 
 SUMMARY = "write a single file with a ModelNew (KernelBench's form), or check one"
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write, or check; the exit code of a check is that of `bench.py judge`."""
     if args.check:
+        refuse(args, ("output", "strategy"), "expected without --check, which writes no file")
         return _check(args.check, run_it=not args.form_only)
+    refuse(args, ("form_only",), "expected together with --check")
     if plan.active():
         raise UsageError(f"the file gets the launch constants as shipped: unset {plan.VARIABLE}")
     require_writable(args, "output")

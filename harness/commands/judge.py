@@ -24,8 +24,11 @@ from harness.candidates.worker import Limits
 from harness.commands import judge_queue
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
-from harness.options import DTYPES, add_operator, chosen_operator, words
+from harness.options import DTYPES, add_operator, chosen_operator, refuse, words
 
+FOR_RUNS = ("dtype", "layout", "depth", "frozen_weights", "full", "limit", "memory", "seconds")
+"""Options of how a file is run."""
+FOR_FILES = ("rules", "form_only", *FOR_RUNS)
 MOST = 1e6
 """Seconds, and GiB, that a limit may have: more is none, and at some point beyond what clocks and counters hold."""
 
@@ -94,24 +97,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge; 0 accepted, 1 any other verdict, 2 bad usage, 3 this machine cannot judge the file."""
+    _require(args)
+    if args.queue:
+        return judge_queue.run(args)
+    if args.calibrate:
+        return _calibrate(args)
+    settings = _settings(args)
+    candidates = [_claimed(forms.read(path, args.form), args) for path in args.files]
     if args.definitions:
         for path in flashinfer.write_definitions(args.definitions):
             print(f"wrote {path}")
-    if args.queue:
-        _positive(args)
-        return judge_queue.run(args)
-    for name in ("cluster", "processes"):
-        if getattr(args, name):
-            raise UsageError(f"--{name}: expected together with --queue")
-    if args.calibrate:
-        return _calibrate(args)
-    if not args.files:
-        if args.definitions:
-            return 0
-        raise UsageError("expected at least one FILE to judge")
-    require_writable(args, "json", "trace", "html")
-    flashinfer.require_trace(args.trace)
-    settings = _settings(args)
+    if not candidates:
+        return 0
     remarks: list[str] = []
     needed = None
     given: Any = settings.problem
@@ -120,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
         needed = floor(given, settings.seed)
         remarks.append(f"floor: {needed.words()}")
         settings = replace(settings, random=any(remark.startswith("random:") for remark in remarks))
-    candidates = [_claimed(forms.read(path, args.form), args) for path in args.files]
     judged: list[Judged] = []
     with ExitStack() as stack:
         for candidate in candidates:
@@ -152,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
     return exit_code(found)
 
 
-def _positive(args: argparse.Namespace) -> None:
+def _require(args: argparse.Namespace) -> None:
+    """UsageError for what needs no file to be read: numbers, outputs, and options that would be ignored."""
     for name in ("limit", "memory", "seconds"):
         if not 0 < getattr(args, name) <= MOST:
             raise UsageError(
@@ -162,22 +159,38 @@ def _positive(args: argparse.Namespace) -> None:
         raise UsageError(f"--depth: expected a number of additions from 1 to {2**22 - 1}, got {args.depth}")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed: expected a number from 0 to {2**63 - 1}, got {args.seed}")
+    outputs = "json", "trace", "html"
+    # Their folder need not be there yet.
+    known = flashinfer.definition_files(args.definitions) if args.definitions else []
+    require_writable(args, *outputs, definitions=[path for path in known if path.exists()])
+    flashinfer.require_trace(args.trace)
+    if args.queue:
+        return
+    refuse(args, ("cluster", "processes"), "expected together with --queue")
+    if args.calibrate:
+        if args.files:
+            raise UsageError(f"--calibrate: expected no FILE, got {args.files[0]}")
+        ignored = (*FOR_FILES, "problem", "operator", "form", "trace", "html", "definitions")
+        refuse(args, ignored, "expected without --calibrate, which judges known answers")
+        return
+    if not args.files:
+        if not args.definitions:
+            raise UsageError("expected at least one FILE to judge")
+        refuse(args, outputs, "expected together with a FILE to judge")
+    if not args.rules:
+        refuse(args, ("form_only",), "expected together with --rules strict")
+    if args.form_only:
+        refuse(args, (*FOR_RUNS, "trace"), "expected without --form-only, which runs nothing")
+    if args.problem:
+        names = ("rules", "depth", "dtype", "layout", "full")
+        refuse(args, names, "is for this project's own operators, not for --problem")
+    if args.operator:
+        refuse(args, ("problem", "rules", "dtype", "layout", "full"), "is not for --operator")
 
 
 def _settings(args: argparse.Namespace) -> judging.Settings:
-    _positive(args)
-    if args.form_only and not args.rules:
-        raise UsageError("--form-only: expected together with --rules strict")
-    problem = None
-    if args.problem:
-        for name in ("rules", "depth", "dtype", "layout", "full"):
-            if getattr(args, name):
-                raise UsageError(f"--{name}: is for this project's own operators, not for --problem")
-        problem = file.read(args.problem)
+    problem = file.read(args.problem) if args.problem else None
     if operator := chosen_operator(args):
-        for name in ("problem", "rules", "dtype", "layout", "full"):
-            if getattr(args, name):
-                raise UsageError(f"--{name}: is not for --operator")
         problem = derived.main_problem(operator, gpu=torch.cuda.is_available())
     return judging.Settings(
         secrets.randbits(31) if args.seed is None else args.seed,

@@ -17,7 +17,8 @@ from harness.candidates.verdict import Verdict, exit_code
 from harness.candidates.web import judge_page
 from harness.candidates.worker import Limits
 from harness.errors import INTERRUPTED, UsageError
-from harness.files import require_writable, write_whole
+from harness.files import write_whole
+from harness.options import refuse
 
 EVERY_S = 2.0  # between two lines of progress
 
@@ -40,17 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge what --trace has no verdict of yet; print the ranking of all. Exit codes as for files."""
-    for name in ("rules", "full", "dtype", "layout", "operator", "definitions", "calibrate"):
-        if getattr(args, name, None):
-            raise UsageError(f"--{name}: is not for --queue")
+    names = ("rules", "form_only", "full", "dtype", "layout", "operator", "definitions", "calibrate")
+    refuse(args, names, "is not for --queue")
     if args.files:
         raise UsageError(f"--queue: expected no other FILE, got {args.files[0]}")
     if args.processes is not None and args.processes < 1:
         raise UsageError(f"--processes: expected a number from 1, got {args.processes}")
     if args.trace is None:
         raise UsageError("--queue: expected together with --trace FILE, which keeps what is judged")
-    require_writable(args, "json", "trace", "html")
-    flashinfer.require_trace(args.trace)
     for path in filter(None, (args.json, args.html)):
         if path.suffix in backlog.SUFFIXES and path.resolve().parent == args.queue.resolve():
             raise UsageError(f"{path}: expected a file outside of {args.queue}, where it would be judged")

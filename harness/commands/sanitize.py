@@ -27,7 +27,7 @@ from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
 from harness.errors import UsageError, last_line
 from harness.mutants.interpose import interposed, kernels
-from harness.options import words
+from harness.options import refuse, words
 from runtime.names import ROOT, importable
 
 SUMMARY = "run compute-sanitizer over every kernel of both sets; any finding fails"
@@ -147,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
         if unknown := [value for value in values if value not in known]:
             raise UsageError(f"--{what}: expected some of {', '.join(known)}, got {unknown[0]!r}")
     if args.drive:
+        refuse(args, ("tools", "logs"), "expected without --drive, which runs no tool")
         if not torch.cuda.is_available():
             raise UsageError("the kernels need a GPU, and torch finds none")
         launched = drive(backends, "cuda")
@@ -197,6 +198,7 @@ def main() -> int:
     """`python3 -m harness.commands.sanitize`: what the sanitizers run, and the same command without bench.py."""
     parser = argparse.ArgumentParser(prog=importable("harness.commands.sanitize"), description=SUMMARY)
     add_arguments(parser)
+    parser.set_defaults(default=parser.get_default)
     try:
         return run(parser.parse_args())
     except UsageError as error:

@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.files import require_writable, write_whole
 from harness.machine.compiled import stride_of
 from harness.machine.resources import resources
-from harness.options import add_case_options, chosen_cases
+from harness.options import add_case_options, chosen_cases, refuse
 from harness.records.environment import environment
 from harness.show.text import print_lines
 from harness.timing import session
@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args, "json", "text", "apply")
     out = console()
     if args.list:
+        refuse(
+            args, ("seconds", "warm", "json", "text", "apply"), "expected without --list, which times nothing"
+        )
         print_lines(out, _listed(chosen_cases(args, DEFAULT, gpu=True), backends))
         return 0
     device = _device()

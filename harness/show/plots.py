@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.files import write_whole
+from harness.options import refuse
 from harness.records.record import Run
 from harness.show.pictures import ALL, COMPACT
 
@@ -36,10 +37,10 @@ def add_plot_options(parser: argparse._ActionsContainer) -> None:
 
 
 def files_of(args: argparse.Namespace) -> list[Path]:
-    """The files that `draw` will write. PlotError without matplotlib, or if --plot names no place."""
+    """The files that `draw` will write. PlotError without matplotlib, or if --plot names no place; UsageError for
+    what goes with --plot, without it."""
     if args.plot is None:
-        if args.plot_all:
-            raise PlotError("--plot-all: expected --plot PATH beside it")
+        refuse(args, ("plot_all", "theme"), "expected --plot PATH beside it")
         return []
     require_matplotlib()
     return [path for _, path in targets(args.plot, ALL if args.plot_all else COMPACT)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from harness.cli import main
@@ -58,3 +61,46 @@ def test_what_no_machine_holds_is_refused(
 def test_a_shape_given_twice_is_one_case(entries: dict[str, Entry], capsys) -> None:
     assert main(["check", *SMALL, *SMALL]) == 0
     assert "1 cases: 2 answers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("check --mutants --cases nosuch", "--cases: expected without --mutants"),
+        ("check --mutants --dtype bogus", "--dtype: expected without --mutants"),
+        ("check --mutants --seed 3", "--seed: expected without --mutants"),
+        ("check --mutants --shape tail:1,1,2,2", "--shape: expected without --mutants"),
+        ("judge FILE --calibrate", "--calibrate: expected no FILE, got FILE"),
+        ("judge --calibrate --html x", "--html: expected without --calibrate"),
+        ("judge --calibrate --trace x", "--trace: expected without --calibrate"),
+        ("judge --calibrate --limit 5", "--limit: expected without --calibrate"),
+        ("judge --calibrate --form-only", "--form-only: expected without --calibrate"),
+        ("judge FILE --form-only", "--form-only: expected together with --rules strict"),
+        ("judge FILE --rules strict --form-only --depth 9", "--depth: expected without --form-only"),
+        ("judge FILE --rules strict --form-only --trace x", "--trace: expected without --form-only"),
+        ("judge FILE --processes 2", "--processes: expected together with --queue"),
+        ("judge --definitions x --json y", "--json: expected together with a FILE"),
+        ("judge --queue . --trace x --form-only", "--form-only: is not for --queue"),
+        ("tune --list --json x.json", "--json: expected without --list"),
+        ("tune --list --apply plan.json", "--apply: expected without --list"),
+        ("tune --list --seconds 5", "--seconds: expected without --list"),
+        ("export --check FILE --form-only --output x", "--output: expected without --check"),
+        ("export --check FILE --strategy tail", "--strategy: expected without --check"),
+        ("export --form-only", "--form-only: expected together with --check"),
+        ("brief --entry foo", "--entry: expected together with --profile"),
+        ("brief --code FILE --strategy tail", "--strategy: expected without --code"),
+        ("sanitize --drive --logs x", "--logs: expected without --drive"),
+        ("compare --theme dark", "--theme: expected --plot PATH beside it"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    line: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").touch()
+    assert says in refused(line.split(), capsys)
+    assert os.listdir() == ["FILE"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.candidates import flashinfer, forms
+from harness.candidates import export, flashinfer, forms
+from harness.candidates.problems import calibration
 from harness.candidates.verdict import SCHEMA, VERDICTS
 from harness.cli import main
 from harness.errors import UsageError
@@ -77,6 +78,38 @@ def test_bad_usage_is_exit_code_2(
 ) -> None:
     monkeypatch.chdir(write(tmp_path, MODEL, "x.py").parent)
     assert main(["judge", *arguments]) == 2
+
+
+def test_a_file_that_was_not_run_is_said_not_to_have_been(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "exported.py"
+    path.write_text(export.source("tail"))
+    for command in (["judge", str(path), "--rules", "strict"], ["export", "--check", str(path)]):
+        assert main([*command, "--form-only"]) == 0
+        out = capsys.readouterr().out
+        assert "the file was not run, because of --form-only" in out
+        assert "timed" not in out and "interpreted" not in out
+
+
+def test_nothing_is_written_before_all_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "definitions"
+    assert main(["judge", "absent.py", "--definitions", str(folder)]) == 2
+    assert not folder.exists()
+    folder.mkdir()
+    candidate = folder / "multiply_gap.json"
+    candidate.write_text(MODEL)
+    assert main(["judge", str(candidate), "--definitions", str(folder)]) == 2
+    assert "--definitions: " in capsys.readouterr().err and candidate.read_text() == MODEL
+
+
+@pytest.mark.parametrize("options", [["--json", "/nonexistent/x.json"], ["--seed", "-5"]])
+def test_calibration_asks_before_it_works(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibration, "rows", lambda *_, **__: pytest.fail("worked"))
+    assert main(["judge", "--calibrate", *options]) == 2
+    assert options[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["import torch\n", '{"definition": "a"}\n{"a": 1}\n', "\n\0\n"])

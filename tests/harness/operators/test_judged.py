@@ -104,7 +104,7 @@ def test_sizes_are_hidden_and_drawn_again_by_their_seed() -> None:
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["--problem", OPERATOR[1]], "expected class Model"),
+        (["--problem", OPERATOR[1]], "--problem: is not for --operator"),
         (["--dtype", "float16"], "--dtype: is not for --operator"),
         (["--rules", "strict"], "--rules: is not for --operator"),
     ],
