@@ -22,8 +22,8 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 def words(text: str) -> list[str]:
-    """Words of a comma-separated option; a list without any asks for nothing, and is refused."""
-    found = [word for word in (part.strip() for part in text.split(",")) if word]
+    """Words of a comma-separated option, each once; a list without any asks for nothing, and is refused."""
+    found = list(dict.fromkeys(word for word in (part.strip() for part in text.split(",")) if word))
     if not found:
         raise argparse.ArgumentTypeError(f"expected words separated by commas, got {text!r}")
     return found
@@ -140,7 +140,7 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
             raise UsageError(
                 f"--shape: expected {operator.usage} with --operator, got {spelling.spell(case.problem)}"
             )
-        _require_memory(case)
+        require_memory(case)
     cases = [*named, *(case for case in own if args.op in (None, case.op))]
     if not gpu:
         cases = [case.small() for case in cases]
@@ -164,14 +164,14 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
     return cases
 
 
-def _require_memory(case: Case) -> None:
+def require_memory(case: Case) -> None:
     """UsageError if the float64 truth of a case of one's own cannot fit this machine."""
     # Each tensor, and the same in float64.
     needed = 12 * sum(prod(size) for size in operators.of(case.problem).shapes(case.problem))
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UsageError(
-            f"--{case.name.replace('/', ' ', 1)}: needs {needed / 2**30:.3g} GiB to be checked, this machine has "
+            f"--shape {spelling.spell(case.problem)}: needs {needed / 2**30:.3g} GiB to be checked, this machine has "
             f"{there / 2**30:.3g}"
         )
 

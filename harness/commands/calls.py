@@ -14,7 +14,7 @@ from harness.cases.case import Case
 from harness.console import console, progress
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
-from harness.options import DTYPES, add_operator, chosen_operator, words
+from harness.options import DTYPES, add_operator, chosen_operator, require_memory, words
 from harness.records.as_json import to_json
 from harness.records.environment import environment
 from harness.records.record import Run
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one table per kind of call; 0 if the product's entries that work here were timed, 1 if one was not."""
+    """Print one table per kind of call; 1 if an entry of the product that works here was not timed, or nothing was."""
     require_writable(args, "json", "text", "html")
     operator = chosen_operator(args)
     callers = operator.callers() if operator else ENTRIES
@@ -73,12 +73,13 @@ def run(args: argparse.Namespace) -> int:
     if not args.budget_seconds > 0:
         raise UsageError(f"--budget-seconds: expected a positive number, got {args.budget_seconds}")
     try:
-        cases = [
-            Case(f"calls/{text}", spelling.parse(text), "given", dtype=args.dtype)
-            for text in args.shape or (_smallest(operator) if operator else SHAPES)
-        ]
+        shapes = args.shape or (_smallest(operator) if operator else SHAPES)
+        problems = {spelling.spell(problem): problem for problem in map(spelling.parse, shapes)}
     except ValueError as error:
         raise UsageError(str(error)) from None
+    cases = [Case(f"calls/{text}", problem, "given", dtype=args.dtype) for text, problem in problems.items()]
+    for case in cases:
+        require_memory(case)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kinds, names = args.calls or list(CALLS), args.backends or list(callers)
     telemetry = Telemetry(device) if device.type == "cuda" else None
@@ -92,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
                 advance(f"{case.name}, {times.call}")
     found.finished = True
     text = call_text(found)
+    timed = any(samples for times in found.calls for samples in times.samples.values())
+    if not timed:
+        text += "\nnothing was timed\n"
     print(text, end="")
     if args.text:
         write_whole(args.text, text)
@@ -99,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         write_whole(args.json, to_json(found))
     if args.html:
         write_whole(args.html, record_page(found))
-    return int(any(_failed(why) for times in found.calls for why in times.missing.values()))
+    return int(not timed or any(_failed(why) for times in found.calls for why in times.missing.values()))
 
 
 def _smallest(operator: Any) -> list[str]:

@@ -144,3 +144,24 @@ def test_ratios_are_to_eager_and_mean() -> None:
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells[0] == ["triton", "eager", "mean"]
     assert cells[4][0].startswith("0.250 [") and cells[4][1] == "-" and cells[5][0].startswith("0.500 [")
+
+
+def test_what_is_asked_for_twice_is_timed_once(planted: list[tuple[int, int]], tmp_path: Path) -> None:
+    shapes = ["--shape", "tail:1,2,4,4", "--shape", "tail:1,2,4,4"]
+    path, text = tmp_path / "calls.json", ["--text", str(tmp_path / "calls.txt")]
+    options = ["--calls", "host,host", "--backends", "eager,eager", "--budget-seconds", "0.01"]
+    assert main(["calls", *shapes, *options, "--json", str(path), *text]) == 0
+    assert [(times.call, times.shape) for times in load(path).calls] == [("host", "tail:1,2,4,4")]
+    assert "nothing was timed" not in (tmp_path / "calls.txt").read_text()
+
+
+def test_nothing_timed_exits_with_1(
+    planted: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calls", "--shape", "tail:1,2,4,4", "--calls", "host", "--backends", "triton"]) == 1
+    assert capsys.readouterr().out.endswith("\nnothing was timed\n")
+
+
+def test_what_no_machine_holds_is_refused_before_it_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calls", "--shape", "tail:1,1,999999999,999999999"]) == 2
+    assert "--shape tail:1,1,999999999,999999999: needs" in capsys.readouterr().err
