@@ -160,6 +160,11 @@ def test_a_product_keeps_the_values_of_its_time(name: str, context: Any) -> None
     model.train()
     fused.train()
     as_before(model, fused, data(), context)
+    if name == "relu_" and context is torch.no_grad:
+        compiled: Any = torch.compile(fused, backend="eager", fullgraph=True)
+        as_before(model, compiled, data(), context)
+        with torch.no_grad():
+            as_before(model, torch.export.export(fused, (data(),)).module(), data(), context)
 
 
 def test_second_derivatives_through_a_function() -> None:
