@@ -70,7 +70,7 @@ class StandIn(Tensor):
             with without_own_answers():
                 return func(*args, **kwargs)
         joins = func in _JOINS or func in _SCALES
-        # Its arguments are looked into only where a list may hold some: that takes longer than all the rest.
+        # Lists are searched only for functions that take some: the search takes longer than all the rest.
         seen = [*args, *kwargs.values()] if joins else tree_leaves((args, kwargs))
         if not all(map(_may_answer, seen)):
             with without_own_answers():
