@@ -58,8 +58,20 @@ def check_layer(multiplier: Any, dtype: Any) -> None:
     """Refuse a multiplier, and a dtype of parameters, that no call of a layer could take."""
     if not isinstance(multiplier, Tensor):
         _number(multiplier)
-    if dtype is not None and dtype not in DTYPES:
-        raise TypeError(f"dtype: expected float32, float16, bfloat16 or float64, got {dtype}")
+    if dtype is not None:
+        _check_dtype("dtype", dtype)
+
+
+def conv_size(
+    axis: int, x_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: Pair, padding: Pair,
+    output_padding: Pair, dilation: Pair,
+) -> int:  # fmt: skip
+    """Rows (axis 0) or columns (1) of the convolution's output, by the formula of torch's ConvTranspose2d; sizes may
+    be symbols."""
+    return (
+        (x_shape[axis - 2] - 1) * stride[axis] - 2 * padding[axis]
+        + dilation[axis] * (weight_shape[axis + 2] - 1) + output_padding[axis] + 1
+    )  # fmt: skip
 
 
 def geometry_of(
@@ -90,10 +102,7 @@ def geometry_of(
                 f"output_padding: expected less than stride or dilation, {max(stride[axis], dilation[axis])}"
                 f" along the {name}, got {output_padding[axis]}"
             )
-        size = (
-            (x_shape[axis - 2] - 1) * stride[axis] - 2 * padding[axis]
-            + dilation[axis] * (weight_shape[2 + axis] - 1) + output_padding[axis] + 1
-        )  # fmt: skip
+        size = conv_size(axis, x_shape, weight_shape, stride, padding, output_padding, dilation)
         if size < 1:
             raise ValueError(f"padding: expected an output {name} of at least 1, these sizes give {size}")
     if bias_shape is not None and tuple(bias_shape) != (c_out,):
@@ -154,14 +163,18 @@ def check_planes(name: str, tensor: Tensor) -> None:
     """Refuse what is not [N, C, H, W] or [C, H, W] of a dtype and layout that the kernels take."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected float32, float16, bfloat16 or float64, got {tensor.dtype}")
+    _check_dtype(name, tensor.dtype)
     _dense(name, tensor)
     shape = tensor.shape
     if len(shape) not in (3, 4):
         raise ValueError(f"{name}: expected [N, C, H, W] or [C, H, W], got {tuple(shape)}")
     if shape[-3] == 0 or shape[-2] == 0 or shape[-1] == 0:
         raise ValueError(f"{name}: expected at least one channel, row and column, got {tuple(shape)}")
+
+
+def _check_dtype(name: str, dtype: Any) -> None:
+    if dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float32, float16, bfloat16 or float64, got {dtype}")
 
 
 def check_like(name: str, tensor: Tensor, x: Tensor) -> None:

@@ -163,14 +163,14 @@ class _Uncopied(Exception):
 def _copy(model: nn.Module, *, to_trace: bool = False) -> nn.Module:
     """A model of new modules that share the old ones' parameters and buffers; and other tensors, but not to trace it:
     a trace leaves parameters and buffers alone, and runs what is done to others."""
-    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
-    if any(map(is_lazy, tensors)):
+    known: dict[int, Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    if any(map(is_lazy, known.values())):
         raise _Uncopied("the model has parameters that its first call makes: call it once before")
-    leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
-    others = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    known = {id(tensor): tensor.detach().clone() if to_trace else tensor for tensor in others}
+    for leaf in (leaf for module in model.modules() for leaf in tree_leaves(vars(module))):
+        if isinstance(leaf, Tensor) and id(leaf) not in known:
+            known[id(leaf)] = leaf.detach().clone() if to_trace else leaf
     try:
-        twin = copy.deepcopy(model, known | {id(tensor): tensor for tensor in tensors})
+        twin = copy.deepcopy(model, known)
     except Exception as error:  # an attribute that cannot be copied: a lock, a file, ...
         raise _Uncopied(f"the model cannot be copied: {error}") from None
     for kind in ("named_parameters", "named_buffers"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from threading import local
 from typing import Any
@@ -11,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convgap.arguments import DTYPES, autocast_to, check_like, check_planes, geometry_of, options_of
+from convgap.arguments import (
+    DTYPES,
+    autocast_to,
+    check_like,
+    check_planes,
+    conv_size,
+    geometry_of,
+    options_of,
+)
 from convgap.functions import conv_transpose2d_multiply_gap
 from convgap.pending import PLAIN, Pending
 from convgap.stand_in import real, stand_in
@@ -105,14 +114,9 @@ def _sizes(
     """The options as torch takes them, and the shape of the convolution's output. Raises what is raised for sizes that
     the operator does not take."""
     numbers = options_of(stride, padding, output_padding, dilation, groups, "collapsed")
-    stride, padding, output_padding, dilation, groups, _ = numbers
     geometry_of(x, weight, bias, *numbers)
-    rows, columns = (
-        (x[axis - 2] - 1) * stride[axis] - 2 * padding[axis] + dilation[axis] * (weight[axis + 2] - 1)
-        + output_padding[axis] + 1
-        for axis in (0, 1)
-    )  # fmt: skip
-    return (stride, padding, output_padding, dilation, groups), (*x[:-3], weight[1] * groups, rows, columns)
+    rows, columns = (conv_size(axis, x, weight, *numbers[:4]) for axis in (0, 1))
+    return numbers[:5], (*x[:-3], weight[1] * numbers[4], rows, columns)
 
 
 class _Functions(TorchFunctionMode):
@@ -141,9 +145,8 @@ _inside = local()
 
 def _enter(module: nn.Module, args: Any, how: dict[str, str] | None) -> None:
     if not torch.compiler.is_compiling():
-        mode = None if how is None else _Functions(how)
-        if mode is not None:
-            mode.__enter__()
+        mode = nullcontext() if how is None else _Functions(how)
+        mode.__enter__()
         _inside.modules = [*getattr(_inside, "modules", []), (module, mode)]
 
 
@@ -151,9 +154,7 @@ def _leave(module: nn.Module, args: Any, output: Any) -> None:
     # Called even where the forward raised, and where another hook did before _enter.
     modules = getattr(_inside, "modules", [])
     if modules and modules[-1][0] is module:
-        _, mode = modules.pop()
-        if mode is not None:
-            mode.__exit__(None, None, None)
+        modules.pop()[1].__exit__(None, None, None)
 
 
 def _finish(module: nn.Module, args: Any, output: Any) -> Any:
