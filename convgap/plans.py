@@ -18,6 +18,9 @@ from runtime.prepared import Prepared, Unlaunchable, accumulator
 POINTER, WORKSPACE, COUNTERS, OUTPUT, INTEGER, MEAN, SCALE = range(7)
 """What an argument of a kernel is, as native.c numbers it."""
 
+Argument = tuple[int, int]
+"""One of these, and which one, or its value."""
+
 X, WEIGHT, BIAS, MULTIPLIER = range(4)
 """The tensors of a call, as native.c numbers them."""
 
@@ -55,7 +58,7 @@ def tail(y: Tensor, multiplier: Any, backend: str) -> tuple[Any, ...] | None:
         where = batched.stride(), batched.dtype, batched.data_ptr() % 16
         pool = kernels.prepare_multiply_gap(problem, *where, given)
         plan = _Plan(batched.dtype, batched.device)
-        plan.launch(pool, [(POINTER, X), (OUTPUT, 0)], _strides(tensor), [(MEAN, 0)])
+        plan.launch(pool, [(POINTER, X), (OUTPUT, 0)], [*_multiplier(tensor), (MEAN, 0)])
         return plan.given(_output(problem.c, batched, y.dim() == 4), area=problem.h * problem.w, node=node)
 
     return _planned("multiply_gap", backend, multiplier, tensor, y, node, steps)
@@ -73,7 +76,7 @@ def chain(
     kind = _chain_kind(problem, batched, weight, bias, tensor, backend)
     keeps = kind.wants[1] if kind else False
     ends = [(POINTER, WEIGHT), (OUTPUT, 0) if bias is None else (POINTER, BIAS), (OUTPUT, 0)]
-    scales = [(MEAN, 0), (SCALE, 0)]
+    numbers = [*_multiplier(tensor), (MEAN, 0), (SCALE, 0)]
 
     def steps(kernels: call.KernelSet) -> tuple[Any, ...]:
         where = batched.stride(), dtype, batched.data_ptr() % 16
@@ -89,9 +92,9 @@ def chain(
         if len(made) > 1:
             size = prod(problem.sums_shape) * accumulator(dtype).itemsize
             sums = (OUTPUT, 1) if keeps else plan.space(size)
-            plan.launch(made[0], [source, sums])
+            plan.launch(made[0], [source, sums], [])
             source = sums
-        plan.launch(made[-1], [source, *ends], _strides(tensor), scales)
+        plan.launch(made[-1], [source, *ends], numbers)
         node = None if kind is None else (_chain_node, kind)
         return plan.given(*outputs, area=problem.out_area, node=node)
 
@@ -132,29 +135,19 @@ class _Plan:
         self._launches: list[tuple[Any, ...]] = []
         self._space = self._counters = 0
 
-    def space(self, size: int) -> tuple[int, int]:
+    def space(self, size: int) -> Argument:
         """The argument that points to `size` bytes of workspace."""
         start = self._space
         self._space += -(-size // 256) * 256
         return WORKSPACE, start
 
-    def launch(
-        self,
-        made: Prepared,
-        pointers: list[tuple[int, int]],
-        multiplier: tuple[int, int] | None = None,
-        scales: list[tuple[int, int]] | None = None,
-    ) -> None:
-        """Add a launch that may be cut in parts: its own pointers, then what runtime/call.py gives all such kernels."""
-        arguments = [*pointers, self.space(made.partials * self._itemsize), (COUNTERS, 0)]
+    def launch(self, made: Prepared, pointers: list[Argument], numbers: list[Argument]) -> None:
+        """Add a launch that may be cut in parts: its workspace stands between its pointers and its numbers."""
         self._counters = max(self._counters, made.counters)
-        if scales is not None:
-            arguments.append((OUTPUT, 0) if multiplier is None else (POINTER, MULTIPLIER))
-            arguments += [(INTEGER, stride) for stride in multiplier or (0, 0)]
-            arguments += scales
-        self.add(made, arguments)
+        workspace = self.space(made.partials * self._itemsize)
+        self.add(made, [*pointers, workspace, (COUNTERS, 0), *numbers])
 
-    def add(self, made: Prepared, arguments: list[tuple[int, int]]) -> None:
+    def add(self, made: Prepared, arguments: list[Argument]) -> None:
         """Add a launch with all of its arguments but the sizes."""
         refused.check(made.launch, self._device)
         # Triton adds parameters for scratch memory that there is none of.
@@ -180,8 +173,11 @@ def _plain(tensor: Tensor) -> bool:
     return tensor.is_contiguous() and tensor.data_ptr() % 16 == 0
 
 
-def _strides(multiplier: Tensor | None) -> tuple[int, int] | None:
-    return None if multiplier is None else (multiplier.stride(0), multiplier.stride(1))
+def _multiplier(tensor: Tensor | None) -> list[Argument]:
+    """The multiplier and its strides; where there is none, another pointer takes its place."""
+    strides = (0, 0) if tensor is None else tensor.stride()[:2]
+    pointer = (OUTPUT, 0) if tensor is None else (POINTER, MULTIPLIER)
+    return [pointer, *((INTEGER, stride) for stride in strides)]
 
 
 def _contiguous(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -212,12 +208,12 @@ def backward(
     numbers = [*((INTEGER, stride) for stride in grad.stride()[:2]), (MEAN, 0)]
     if wants_x:
         d = plan.space(prod(problem.sums_shape) * accumulator(dtype).itemsize)
-        plan.add(made[0], [(POINTER, GRAD), (POINTER, WEIGHT), d, *numbers])
+        plan.launch(made[0], [(POINTER, GRAD), (POINTER, WEIGHT), d], numbers)
         plan.add(made[1], [d, (OUTPUT, 0)])
         outputs[0] = problem.in_shape, call.dx_stride(problem, kind.channels_last), dtype
     if wants_weight:
         pointers = [(POINTER, GRAD), (POINTER, SUMS), (OUTPUT, 1), (OUTPUT, 2 if wants_bias else 1)]
-        plan.add(made[-1], [*pointers, *numbers, (SCALE, 0), (INTEGER, int(wants_bias))])
+        plan.launch(made[-1], pointers, [*numbers, (SCALE, 0), (INTEGER, int(wants_bias))])
         outputs[1] = problem.weight_shape, _contiguous(problem.weight_shape), dtype
         outputs[2] = ((problem.c_out,), (1,), dtype) if wants_bias else None
     return plan.given(*outputs, area=problem.out_area)

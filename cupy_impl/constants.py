@@ -53,6 +53,10 @@ already fills the card."""
 PLANES_PART_BYTES = 128 * 1024
 """The same for bands of neighbouring planes, since the last block adds all of a block's planes at once."""
 
+FEW_BLOCKS = 16
+"""Blocks of a sample with bands of neighbouring planes under which parts are a quarter of that: few samples would not
+fill a card."""
+
 WHOLE_BYTES = 256 * 1024
 """Most bytes of a plane that one block reads whole, where a sample has WHOLE_PLANES planes: no block then has to add up
 what others left."""
@@ -93,6 +97,9 @@ KEPT = 2048
 
 HELD_TAPS = 25
 """Taps of kernels whose weights a thread holds in registers, a pair of planes at a time; kernels.cu says the same."""
+
+LANE_TAPS = 4
+"""Taps of a band for each thread that shares a large kernel's taps."""
 
 PRODUCT_THREADS = 128
 """Threads of a block that multiplies."""
@@ -136,6 +143,9 @@ PRODUCT_STEP = 72
 HELD_REGISTERS = 32
 """32-bit registers of a thread for weights that are on their way to shared memory."""
 
+HELD_KERNELS = 8
+"""Most pairs of planes of a thread on the way: of more, the small kernels of half formats spill."""
+
 SLICES = 16
 """Most slices that the products of one output are cut into: the last block of an output has to add them up."""
 
@@ -156,6 +166,21 @@ FEW_PLANES = 128
 
 FEW_PLANES_SLICE = 64
 """Input planes of a slice where there are few in all: to add up more slices would take as long as the products do."""
+
+GRADIENT_BLOCKS = 264
+"""Blocks of expand and of weight_grad that fill a large card, two on each multiprocessor: sums are cut in slices until
+there are as many."""
+
+GRADIENT_SLICES = 32
+"""Most slices of a sum of expand and of weight_grad."""
+
+GRADIENT_STEPS = 4
+"""Fewest steps of samples of a slice of weight_grad: a slice is stored and read once more, and so is as long as one
+step."""
+
+SLICE_WEIGHTS = 4 * 1024
+"""Fewest weights of a slice of expand: some times as many as the numbers that are stored for a slice. A step of a large
+kernel's is a slice in any case, for it takes long."""
 
 BANDS = 32
 """Most pairs of bands that a product takes at a time."""

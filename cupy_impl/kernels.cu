@@ -732,6 +732,39 @@ template <class Load, class Store, class Slow> __device__ __forceinline__ void p
     __syncthreads();
 }
 
+// Slices of a sum of products: each block stores its own COUNT numbers, of which the first `live` count, and the block that
+// comes last adds them up in their order. True in that block, whose `made` then holds the sums.
+template <int COUNT> __device__ __forceinline__ bool add_slices(ACC* made, int live, ACC* partials, unsigned* counters,
+                                                                int number, int split, int slices) {
+    constexpr int LONG = 16 / sizeof(ACC), SIZE = COUNT / LONG, AHEAD = 16;
+    static_assert(SIZE * LONG == COUNT, "whole accesses");
+    typedef vec<ACC, LONG> wide;
+    if (slices == 1) return true;
+    wide* all = (wide*)partials + (index_t)number * slices * SIZE;
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < live / LONG; i += THREADS) store_wide(all + split * SIZE + i, ((wide*)made)[i]);
+    if (!arrive(counters + number, slices)) return false;
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < live / LONG; i += THREADS) {
+        wide total{};
+        const wide* from = all + i;
+        #pragma unroll 1
+        for (int s = 0; s < slices; s += AHEAD) {
+            wide some[AHEAD];
+            #pragma unroll
+            for (int f = 0; f < AHEAD; f++, from += SIZE) some[f] = s + f < slices ? load_coherent(from) : wide{};
+            #pragma unroll
+            for (int f = 0; f < AHEAD; f++)
+                for (int e = 0; e < LONG; e++) total.at[e] += some[f].at[e];
+        }
+        ((wide*)made)[i] = total;
+    }
+    __syncthreads();
+    return true;
+}
+
+__device__ constexpr int common(int a, int b) { return b ? common(b, a % b) : a; }
+
 // KS numbers of each of BM rows, on their way: a warp loads four rows by eight numbers at a time.
 constexpr int WARPS_DOWN = BM / 4 < WARPS ? BM / 4 : WARPS, DOWN = BM / 4 / WARPS_DOWN;
 constexpr int EIGHT = 8 * WARPS / WARPS_DOWN, ALONG = (KS + EIGHT - 1) / EIGHT;
@@ -776,8 +809,6 @@ constexpr bool HELD = KK <= 25;
 constexpr int CHUNKS = (SUMS + BANDS - 1) / BANDS, PAIRS = PLANES * OUTS, B_LOADS = (PAIRS + THREADS - 1) / THREADS;
 constexpr int WIDE = 16 / (int)sizeof(ELEMENT);
 
-__device__ constexpr int common(int a, int b) { return b ? common(b, a % b) : a; }
-
 // total + t * folded, or tap by tap.
 __device__ __noinline__ ACC add_product(ACC total, ACC t, ACC folded, const ELEMENT* weight, int band, index_t H, index_t W) {
     if (band >= SUMS || !lands(band / CB, band % CB, H, W)) return total;
@@ -785,15 +816,27 @@ __device__ __noinline__ ACC add_product(ACC total, ACC t, ACC folded, const ELEM
     return add_taps(total, t, weight, band / CB, band % CB);
 }
 
+// Larger ones of them that have no accesses of 16 bytes come one number at a time, neighbouring threads neighbouring numbers, and
+// pass through `staged`: in shared memory a thread may read numbers that lie apart. Not in planes_contract, which has few
+// steps and would have more code than they save.
+constexpr int NUMBERS = OUTS * KK, STAGES = (NUMBERS + THREADS - 1) / THREADS;
+#ifdef KERNEL_planes_contract
+constexpr bool STAGED = false;
+#else
+constexpr bool STAGED = HELD && KK > 16 && common(KK, WIDE) == 1;
+#endif
 struct Folded {
     static constexpr int ACCESS = common(KK, WIDE);
-    vec<ELEMENT, ACCESS> held[B_LOADS][KK / ACCESS * HELD + !HELD];
+    vec<ELEMENT, ACCESS> held[STAGED ? 1 : B_LOADS][HELD ? KK / ACCESS : 1];
+    ELEMENT apart[STAGED ? PLANES : 1][STAGED ? STAGES : 1];
     const ELEMENT* weight;   // of the first plane and output of the group
+    ELEMENT* staged;
     int CO;
     index_t H, W;
     unsigned landing;   // a bit for each band that holds anything, where all bands are made at a time
 
-    __device__ __forceinline__ Folded(const ELEMENT* weight, int CO, index_t H, index_t W) : weight(weight), CO(CO), H(H), W(W) {
+    __device__ __forceinline__ Folded(const ELEMENT* weight, ELEMENT* staged, int CO, index_t H, index_t W)
+        : weight(weight), staged(staged), CO(CO), H(H), W(W) {
         landing = 0;
         #pragma unroll
         for (int b = 0; b < SUMS && HELD; b++) landing |= (unsigned)lands(b / CB, b % CB, H, W) << b;
@@ -803,6 +846,16 @@ struct Folded {
     // planes, outs: how many there are in this step, from weight[ci][co] on
     __device__ __forceinline__ void load(index_t ci, int co, int planes, int outs) {
         if (!HELD) return;
+        if (STAGED) {
+            #pragma unroll
+            for (int p = 0; p < PLANES; p++)
+                #pragma unroll
+                for (int j = 0; j < STAGES; j++) {
+                    int i = threadIdx.x + j * THREADS;
+                    apart[p][j] = p < planes && i < min(outs, OUTS) * KK ? load_cached(at(ci + p, co) + i) : ELEMENT{};
+                }
+            return;
+        }
         #pragma unroll
         for (int j = 0; j < B_LOADS; j++) {
             int i = threadIdx.x + j * THREADS, o = i % OUTS, p = i / OUTS;
@@ -816,6 +869,16 @@ struct Folded {
     // put(plane, out, band - b0, folded weight), for all bands from b0 on; 0 where there is none. Says whether all are finite.
     template <class Put> __device__ __forceinline__ bool store(index_t ci, int co, int planes, int outs, int b0, Put put) {
         ACC check = 0;
+        if (STAGED) {
+            #pragma unroll
+            for (int p = 0; p < PLANES; p++)
+                #pragma unroll
+                for (int j = 0; j < STAGES; j++) {
+                    int i = threadIdx.x + j * THREADS;
+                    if (NUMBERS % THREADS == 0 || i < NUMBERS) staged[p * NUMBERS + i] = apart[p][j];
+                }
+            __syncthreads();
+        }
         if (HELD) {
             #pragma unroll
             for (int j = 0; j < B_LOADS; j++) {
@@ -824,7 +887,8 @@ struct Folded {
                 ACC folded[SUMS] = {};
                 #pragma unroll
                 for (int k = 0; k < KK; k++)
-                    folded[band_h.of[k / KW] * CB + band_w.of[k % KW]] += widen(held[j][k / ACCESS].at[k % ACCESS]);
+                    folded[band_h.of[k / KW] * CB + band_w.of[k % KW]] +=
+                        widen(STAGED ? staged[i * KK + k] : held[STAGED ? 0 : j][k / ACCESS].at[k % ACCESS]);
                 #pragma unroll
                 for (int b = 0; b < SUMS; b++) {
                     ACC value = landing >> b & 1 ? folded[b] : 0;
@@ -892,35 +956,12 @@ __device__ __forceinline__ Tile tile_of(int CI, int slice, int slices, index_t s
     return at;
 }
 
-// The slices of an output are added in their order by the block that comes last, which then stores what it has.
+// Stores a block's share of a tile, and scales and stores outputs in the block that comes last.
 __device__ __forceinline__ void finish_products(
     const Tile& at, ACC* made, const ELEMENT* bias, ELEMENT* out, ACC* partials, unsigned* counters, const ACC* multiplier,
     index_t mult_n, index_t mult_c, double scale, double bias_scale, int N, int G, int CO, int slices) {
-    constexpr int LONG = 16 / sizeof(ACC), SIZE = BM * BN / LONG, AHEAD = 16;
-    typedef vec<ACC, LONG> wide;
     int live = (int)min((index_t)BM, N - at.n0) * BN;
-    if (slices > 1) {
-        wide* all = (wide*)partials + (index_t)at.number * slices * SIZE;
-        #pragma unroll 1
-        for (int i = threadIdx.x; i < live / LONG; i += THREADS) store_wide(all + at.split * SIZE + i, ((wide*)made)[i]);
-        if (!arrive(counters + at.number, slices)) return;
-        #pragma unroll 1
-        for (int i = threadIdx.x; i < live / LONG; i += THREADS) {
-            wide total{};
-            const wide* from = all + i;
-            #pragma unroll 1
-            for (int s = 0; s < slices; s += AHEAD) {
-                wide some[AHEAD];
-                #pragma unroll
-                for (int f = 0; f < AHEAD; f++, from += SIZE) some[f] = s + f < slices ? load_coherent(from) : wide{};
-                #pragma unroll
-                for (int f = 0; f < AHEAD; f++)
-                    for (int e = 0; e < LONG; e++) total.at[e] += some[f].at[e];
-            }
-            ((wide*)made)[i] = total;
-        }
-        __syncthreads();
-    }
+    if (!add_slices<BM * BN>(made, live, partials, counters, at.number, at.split, slices)) return;
     #pragma unroll 1
     for (int i = threadIdx.x; i < live; i += THREADS) {
         index_t n = at.n0 + i / BN, c = at.g * CO + at.co0 + i % BN;
@@ -946,7 +987,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) contract(
     sums += at.n0 * across + at.g * CI * SUMS;
     int samples_left = (int)min((index_t)BM, N - at.n0);
     Rows rows;
-    Folded folded(weight + (at.g * CI * CO) * KK, CO, H, W);
+    __shared__ ELEMENT staged[STAGED ? PLANES * NUMBERS : 1];
+    Folded folded(weight + (at.g * CI * CO) * KK, staged, CO, H, W);
     products(
         shared, steps,
         [&](int step) {
@@ -999,7 +1041,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
         col[u] = i - row[u] * W;
     }
     access held[MINE][LOADS];
-    Folded folded(weight + (at.g * CI * CO) * KK, CO, H, W);
+    __shared__ ELEMENT staged[STAGED ? PLANES * NUMBERS : 1];
+    Folded folded(weight + (at.g * CI * CO) * KK, staged, CO, H, W);
     auto plane_at = [&](int j, int& m, int& p) {
         int i = threadIdx.x / SHARE + j * (THREADS / SHARE);
         p = i % PLANES;
@@ -1076,46 +1119,51 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) planes_contract(
 
 #ifdef KERNEL_expand
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) expand(
-    const ACC* grad, const ELEMENT* weight, ACC* d, index_t grad_n, index_t grad_c, double scale, int N, int G, int CI, int CO,
-    index_t H, index_t W, int tiles, int samples) {
+    const ACC* grad, const ELEMENT* weight, ACC* d, ACC* partials, unsigned* counters, index_t grad_n, index_t grad_c,
+    double scale, int N, int G, int CI, int CO, index_t H, index_t W, int slice, int slices, index_t slices_by, int tiles,
+    int samples) {
     __shared__ Matrices shared;
-    // 1 who am I: some input planes of one group, or some bands of one; a block of samples. k runs over the outputs.
-    int rest = blockIdx.x / samples, outer = rest / CHUNKS, b0 = (rest - outer * CHUNKS) * BANDS;
+    // 1 who am I: some input planes of one group, or some bands of one; a slice of the outputs, which k runs over; a block of
+    // samples
+    int rest = blockIdx.x / samples, tile = quotient(rest, slices_by), split = rest - tile * slices, outer = tile / CHUNKS;
     index_t n0 = (index_t)(blockIdx.x - rest * samples) * BM, g = outer / tiles;
-    int ci = (outer - (int)g * tiles) * PLANES, planes = CI - ci;
+    int ci = (outer - (int)g * tiles) * PLANES, planes = CI - ci, b0 = (tile - outer * CHUNKS) * BANDS;
+    int from = split * slice, to = from + min(CO - from, slice);
     // 2 addresses
     grad += n0 * grad_n + g * CO * grad_c;
     int samples_left = (int)min((index_t)BM, N - n0);
     Rows rows;
-    Folded folded(weight + (g * CI * CO) * KK, CO, H, W);
+    __shared__ ELEMENT staged[STAGED ? PLANES * NUMBERS : 1];
+    Folded folded(weight + (g * CI * CO) * KK, staged, CO, H, W);
     products(
-        shared, (CO + KS - 1) / KS,
+        shared, (to - from + KS - 1) / KS,
         [&](int step) {
             // 3 masked load
-            int co = step * KS;
-            rows.load(grad + co * grad_c, grad_n, grad_c, samples_left, min(KS, CO - co));
-            folded.load(ci, co, planes, CO - co);
+            int co = from + step * KS;
+            rows.load(grad + co * grad_c, grad_n, grad_c, samples_left, min(KS, to - co));
+            folded.load(ci, co, planes, to - co);
         },
         [&](int step, ACC* a, ACC* b) {
-            int co = step * KS;
+            int co = from + step * KS;
             bool good = rows.store(a);
-            return folded.store(ci, co, planes, CO - co, b0, [&](int p, int o, int band, ACC value) {
+            return folded.store(ci, co, planes, to - co, b0, [&](int p, int o, int band, ACC value) {
                 b[bank<BN, B_SWIZZLED>(o, p * BANDS + band)] = value;
             }) && good;
         },
         [&](int step, int k, int, int column, ACC t, ACC value, ACC total) {
-            int co = step * KS + k, p = column / BANDS, band = b0 + column % BANDS;
-            return co < CO && p < planes && p < PLANES
+            int co = from + step * KS + k, p = column / BANDS, band = b0 + column % BANDS;
+            return co < to && p < planes && p < PLANES
                        ? add_product(total, t, value, folded.at(ci + p, co), band, H, W)
                        : total;
         });
+    int number = tile * samples + (int)(n0 / BM);
+    if (!add_slices<BM * BN>(shared.made[0], samples_left * BN, partials, counters, number, split, slices)) return;
     // 6 scale, 7 store
     #pragma unroll 1
-    for (int i = threadIdx.x; i < BM * BN; i += THREADS) {
+    for (int i = threadIdx.x; i < samples_left * BN; i += THREADS) {
         int column = i % BN, p = column / BANDS, b = b0 + column % BANDS;
-        index_t n = n0 + i / BN;
-        if (n < N && p < PLANES && p < planes && b < SUMS)
-            d[((n * G + g) * CI + ci + p) * SUMS + b] = (ACC)(shared.made[0][i] * scale);
+        if (p < PLANES && p < planes && b < SUMS)
+            d[(((n0 + i / BN) * G + g) * CI + ci + p) * SUMS + b] = (ACC)(shared.made[0][i] * scale);
     }
 }
 #endif
@@ -1141,21 +1189,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
     }
     __syncthreads();
     if (c >= C) return;
-    // 4 accumulate: the bands that hold a place are neighbours, in both directions
+    // 4 accumulate. Where bands are few the loop is written out: their edges are then constants, not loads that wait for each
+    // other.
+    constexpr int WRITTEN_OUT = SUMS <= 25 ? SUMS : 1;
     auto fill = [&](index_t row, index_t col, ACC (&total)[VEC]) {
-        int rb0 = 0, rb1 = RB;
-        while (rb0 < RB && before_h[rb0] > row) rb0++;
-        while (rb1 > 0 && row >= H - after_h[rb1 - 1]) rb1--;
         #pragma unroll
-        for (int e = 0; e < VEC; e++) {
-            const ACC* own = d + (at.p + (AXIS == 1 ? e : 0)) * SUMS;
-            index_t column = col + (AXIS == 1 ? 0 : e);
-            total[e] = 0;
-            #pragma unroll 1
-            for (int rb = rb0; rb < rb1; rb++)
-                #pragma unroll 1
-                for (int cb = 0; cb < CB; cb++)
-                    if (column >= before_w[cb] && column < W - after_w[cb]) total[e] += own[sum_at(rb, cb)];
+        for (int e = 0; e < VEC; e++) total[e] = 0;
+        #pragma unroll WRITTEN_OUT
+        for (int b = 0; b < SUMS; b++) {
+            int rb = b / CB, cb = b % CB;
+            bool holds = row >= before_h[rb] && row < H - after_h[rb];
+            #pragma unroll
+            for (int e = 0; e < VEC; e++) {
+                index_t column = col + (AXIS == 1 ? 0 : e);
+                ACC value = d[(at.p + (AXIS == 1 ? e : 0)) * SUMS + sum_at(rb, cb)];
+                if (holds && column >= before_w[cb] && column < W - after_w[cb]) total[e] += value;
+            }
         }
     };
     auto store = [&](int row, int col, const ACC (&total)[VEC]) {
@@ -1197,13 +1246,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) band_fill(
 
 #ifdef KERNEL_weight_grad
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
-    const ACC* grad, const ACC* sums, ELEMENT* dw, ELEMENT* db, index_t grad_n, index_t grad_c, double scale, double bias_scale,
-    int wants_bias, int N, int G, int CI, int CO, index_t H, index_t W, int tiles, int outputs, int cuts) {
+    const ACC* grad, const ACC* sums, ELEMENT* dw, ELEMENT* db, ACC* partials, unsigned* counters, index_t grad_n, index_t grad_c,
+    double scale, double bias_scale, int wants_bias, int N, int G, int CI, int CO, index_t H, index_t W, int slice, int slices,
+    index_t slices_by, int tiles, int outputs, int cuts) {
     constexpr int CHUNKS = (SUMS + BANDS - 1) / BANDS, A_LOADS = KS * BM / THREADS, B_LOADS = KS * BN / THREADS;
     static_assert(A_LOADS * THREADS == KS * BM && B_LOADS * THREADS == KS * BN, "every thread loads as much as the others");
     __shared__ Matrices shared;
-    // 1 who am I: some input planes of one group, or some bands of one; a block of outputs, some taps. k runs over the samples.
-    int rest = blockIdx.x / cuts, cut = blockIdx.x - rest * cuts, outer = rest / outputs, co0 = (rest - outer * outputs) * BM;
+    // 1 who am I: some input planes of one group, or some bands of one; a block of outputs, some taps; a slice of the samples,
+    // which k runs over
+    int number = quotient(blockIdx.x, slices_by), split = blockIdx.x - number * slices;
+    int rest = number / cuts, cut = number - rest * cuts, outer = rest / outputs, co0 = (rest - outer * outputs) * BM;
+    int from = split * slice, to = from + min(N - from, slice);
     int pair = outer / CHUNKS, b0 = (outer - pair * CHUNKS) * BANDS;
     index_t g = pair / tiles;
     int ci = (pair - (int)g * tiles) * PLANES, planes = min(PLANES, CI - ci);
@@ -1214,21 +1267,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
     int length = CHUNKS == 1 ? planes * SUMS : min(BANDS, SUMS - b0);
     ACC left[A_LOADS], right[B_LOADS], added = 0;
     products(
-        shared, (N + KS - 1) / KS,
+        shared, (to - from + KS - 1) / KS,
         [&](int step) {
             // 3 masked load
-            index_t n0 = (index_t)step * KS;
+            index_t n0 = from + step * KS;
             #pragma unroll
             for (int j = 0; j < A_LOADS; j++) {
                 int i = threadIdx.x + j * THREADS, m = i % BM;
                 index_t n = n0 + i / BM;
-                left[j] = n < N && co0 + m < CO ? grad[n * grad_n + m * grad_c] : 0;
+                left[j] = n < to && co0 + m < CO ? grad[n * grad_n + m * grad_c] : 0;
             }
             #pragma unroll
             for (int j = 0; j < B_LOADS; j++) {
                 int i = threadIdx.x + j * THREADS, o = i % BN;
                 index_t n = n0 + i / BN;
-                right[j] = n < N && o < length ? sums[n * across + o] : 0;
+                right[j] = n < to && o < length ? sums[n * across + o] : 0;
             }
         },
         [&](int, ACC* a, ACC* b) {
@@ -1247,30 +1300,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_grad(
         },
         // 4 accumulate: a product of two numbers, whatever they are
         [&](int, int, int, int, ACC a, ACC b, ACC total) { return mad(a, b, total); });
-    // A thread has loaded one output's grad alone, so the bias's gradient has been added up on the way. Of all blocks that have
-    // loaded these outputs, the first stores it.
+    // A thread has loaded one output's grad alone, so the bias's gradient has been added up on the way: BM more numbers, which
+    // lie behind the others. Of all blocks that have loaded these outputs, the first stores it.
     static_assert(THREADS % BM == 0 && WARPS >= 4 && BM * BN >= THREADS, "made[1] holds a number of every thread");
-    if (wants_bias && ci == 0 && b0 == 0 && cut == 0) {
-        shared.made[1][threadIdx.x] = added;
-        __syncthreads();
-        int o = threadIdx.x;
-        if (o < BM && co0 + o < CO) {
-            ACC total = 0;
-            for (int i = o; i < THREADS; i += BM) total += shared.made[1][i];
-            db[g * CO + co0 + o] = narrow<ELEMENT>((ACC)(total * bias_scale));
-        }
-    }
-    // Taps of one input plane and neighbouring outputs lie one behind the other.
-    int from = cut * CUT, taps = min(CUT, KK - from);
+    ACC *bias = shared.made[1], total = 0;
+    bias[threadIdx.x] = added;
+    __syncthreads();
+    if (threadIdx.x < BM)
+        for (int i = threadIdx.x; i < THREADS; i += BM) total += bias[i];
+    __syncthreads();
+    if (threadIdx.x < BM) bias[threadIdx.x] = total;
+    __syncthreads();
+    if (!add_slices<BM * (BN + 1)>(shared.made[0], BM * (BN + 1), partials, counters, number, split, slices)) return;
+    if (wants_bias && ci == 0 && b0 == 0 && cut == 0 && threadIdx.x < BM && co0 + threadIdx.x < CO)
+        db[g * CO + co0 + threadIdx.x] = narrow<ELEMENT>((ACC)(bias[threadIdx.x] * bias_scale));
+    // 6 scale each number once, however many taps store it
+    ACC* made = shared.made[0];
     #pragma unroll 1
-    for (int i = threadIdx.x; i < planes * BM * taps; i += THREADS) {
-        int o = i / taps, tap = from + i - o * taps, p = o / BM;
-        o -= p * BM;
-        int rb = band_h.of[tap / KW], cb = band_w.of[tap % KW], b = rb * CB + cb - b0;
-        if (co0 + o >= CO || b < 0 || b >= BANDS) continue;
-        // 6 scale, 7 store; a tap that lands nowhere has gradient 0 whatever grad holds
-        ACC value = (ACC)(shared.made[0][o * BN + p * BANDS + b] * scale);
-        dw[((g * CI + ci + p) * CO + co0 + o) * KK + tap] = narrow<ELEMENT>(lands(rb, cb, H, W) ? value : 0);
+    for (int i = threadIdx.x; i < BM * BN; i += THREADS) made[i] = (ACC)(made[i] * scale);
+    // Where a tap has its number: NONE in another block, ZERO nowhere, for it lands nowhere, and its gradient is 0 whatever
+    // grad holds.
+    constexpr int TAPS = KK < CUT ? KK : CUT, NONE = -1, ZERO = -2;
+    __shared__ int place[TAPS];
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < TAPS; i += THREADS) {
+        int tap = cut * CUT + i, rb = tap < KK ? band_h.of[tap / KW] : 0, cb = tap < KK ? band_w.of[tap % KW] : 0;
+        int b = rb * CB + cb - b0;
+        place[i] = tap >= KK || b < 0 || b >= BANDS ? NONE : lands(rb, cb, H, W) ? b : ZERO;
+    }
+    __syncthreads();
+    // 7 store: taps of one input plane and neighbouring outputs lie one behind the other
+    constexpr int ACCESS = CHUNKS > 1 ? 1 : common(KK, 16 / (int)sizeof(ELEMENT)), EACH = TAPS / ACCESS;
+    dw += ((g * CI + ci) * CO + co0) * KK + cut * CUT;
+    #pragma unroll 1
+    for (int i = threadIdx.x; i < planes * BM * EACH; i += THREADS) {
+        int p = i / (BM * EACH), o = i / EACH % BM, tap = i % EACH * ACCESS;
+        if (co0 + o >= CO || place[tap] == NONE) continue;
+        vec<ELEMENT, ACCESS> wide;
+        #pragma unroll
+        for (int e = 0; e < ACCESS; e++) {
+            int b = place[tap + e];
+            wide.at[e] = narrow<ELEMENT>(b == ZERO ? 0 : made[o * BN + p * BANDS + b]);
+        }
+        *(vec<ELEMENT, ACCESS>*)(dw + ((index_t)p * CO + o) * KK + tap) = wide;
     }
 }
 #endif

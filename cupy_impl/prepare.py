@@ -249,11 +249,17 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     shape = products.expansion(problem, dtype.itemsize)
     N, G, CI, CO = _channels(problem)
     tiles_, samples = ceil(CI / shape.PLANES), ceil(N / shape.BM)
-    chunks = ceil(products.sums_of(problem) / shape.BANDS)
-    sizes = N, G, CI, CO, problem.h, problem.w, tiles_, samples
+    blocks = G * tiles_ * ceil(products.sums_of(problem) / shape.BANDS)
+    # The batch is not asked: bits depend on the slices.
+    read = shape.PLANES * shape.KS * products.taps_of(problem)
+    least = 1 if products.is_large(problem) else ceil(c.SLICE_WEIGHTS / read)
+    slice_, slices = products.slices_for(CO, shape.KS, blocks, least)
+    sizes = N, G, CI, CO, problem.h, problem.w, slice_, slices, divisor(slices), tiles_, samples
     code = parameters.multiplied("expand", dtype, problem, shape, {})
-    launch = Launch(code, samples * G * tiles_ * chunks, shape.THREADS, sizes)
-    return Prepared(launch, 0, 0, f"gradients times folded weights: {shape.BM} samples a block")
+    launch = Launch(code, samples * blocks * slices, shape.THREADS, sizes)
+    cut = (slices > 1) * samples * blocks
+    why = f"gradients times folded weights: {shape.BM} samples a block, {slices} slices of the outputs"
+    return Prepared(launch, cut * slices * shape.BM * shape.BN, cut, why)
 
 
 @lru_cache(maxsize=4096)
@@ -277,7 +283,13 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
     N, G, CI, CO = _channels(problem)
     tiles_, outputs = ceil(CI / shape.PLANES), ceil(CO / shape.BM)
     chunks, cuts = ceil(products.sums_of(problem) / shape.BANDS), ceil(products.taps_of(problem) / c.CUT)
-    sizes = N, G, CI, CO, problem.h, problem.w, tiles_, outputs, cuts
+    blocks = G * tiles_ * chunks * outputs * cuts
+    slice_, slices = products.slices_for(N, shape.KS, blocks, c.GRADIENT_STEPS)
+    sizes = N, G, CI, CO, problem.h, problem.w, slice_, slices, divisor(slices), tiles_, outputs, cuts
     code = parameters.multiplied("weight_grad", dtype, problem, shape, {"CUT": c.CUT})
-    launch = Launch(code, G * tiles_ * chunks * outputs * cuts, shape.THREADS, sizes)
-    return Prepared(launch, 0, 0, f"gradients times band sums: {shape.BM} outputs a block")
+    launch = Launch(code, blocks * slices, shape.THREADS, sizes)
+    cut = (slices > 1) * blocks
+    # The gradients of BM biases lie behind those of the weights.
+    partials = cut * slices * shape.BM * (shape.BN + 1)
+    why = f"gradients times band sums: {shape.BM} outputs a block, {slices} slices of the samples"
+    return Prepared(launch, partials, cut, why)

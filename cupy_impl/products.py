@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 
 import torch
 
@@ -52,18 +52,29 @@ def _rows(count: int, itemsize: int, blocks: int) -> tuple[int, int]:
 
 
 def lanes_of(problem: Chain) -> int:
-    """Threads that share the taps of one band."""
-    return min(c.WARP, pow2_at_most(taps_of(problem) // sums_of(problem))) if is_large(problem) else 1
+    """Threads that share the taps of one band: each has a few, and asks for all of them at once."""
+    each = taps_of(problem) // sums_of(problem) // c.LANE_TAPS
+    return min(c.WARP, pow2_at_most(each)) if is_large(problem) else 1
+
+
+def _held_bytes(taps: int, itemsize: int) -> int:
+    """Bytes of a register that each weight takes on its way: four, of a kernel that no wide access brings."""
+    return itemsize if gcd(taps, c.ACCESS // itemsize) > 1 else max(4, itemsize)
 
 
 def contraction(problem: Chain, itemsize: int) -> Product:
     """For `contract`: samples by outputs."""
     sums, taps = sums_of(problem), taps_of(problem)
     if is_large(problem):
-        bands = min(sums, c.BANDS)
-        return Product(2 * c.PRODUCT_THREADS, 32, 8, 2, bands, 1, 8, bands, lanes_of(problem))
+        bands, threads = min(sums, c.BANDS), 2 * c.PRODUCT_THREADS
+        # Where bands are few, several planes a step, so that every warp has something to multiply.
+        planes = pow2_at_most(max(1, min(threads // c.WARP // bands, slice_of(problem))))
+        return Product(threads, 32, 8, 2, planes * bands, planes, 8, bands, lanes_of(problem))
     BN = 32
-    held = c.HELD_REGISTERS * c.PRODUCT_THREADS * 4 // (BN * taps * itemsize)
+    held = c.HELD_REGISTERS * c.PRODUCT_THREADS * 4 // (BN * taps * _held_bytes(taps, itemsize))
+    held = min(held, c.HELD_KERNELS * c.PRODUCT_THREADS // BN)
+    if held > 4:
+        held &= -4  # whole rounds of threads fold them
     planes = max(1, min(c.PRODUCT_STEP // (itemsize // 4 or 1) // sums, held))
     CI, CO = problem.c_in // problem.groups, problem.c_out // problem.groups
     blocks = problem.groups * ceil(CO / BN) * ceil(CI / slice_of(problem))
@@ -87,6 +98,14 @@ def slice_of(problem: Chain, planes: bool = False) -> int:
     if planes:
         return max(ceil(count / c.PLANES_SLICES), min(count, c.MIN_PLANES_SLICE))
     return max(ceil(count / c.SLICES), min(count, least))
+
+
+def slices_for(count: int, step: int, blocks: int, least: int) -> tuple[int, int]:
+    """Terms of a slice, in whole steps, and slices of sums of `count` terms, for gradients: as many as fill a card
+    where `blocks` are too few, of `least` steps or more."""
+    steps = max(1, ceil(count / step))
+    share = ceil(steps / max(1, min(steps // least, c.GRADIENT_SLICES, c.GRADIENT_BLOCKS // blocks)))
+    return share * step, ceil(steps / share)
 
 
 def expansion(problem: Chain, itemsize: int) -> Product:
@@ -153,12 +172,13 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
         return None
     best = held = 0
     planes = 1
+    each = _held_bytes(taps, itemsize)
     room = (c.WIDE_PLANES_HELD if BN == 64 else c.PLANES_HELD) - most * BN / c.WARP
     # The order of additions depends on how many planes a step takes: as many as any number of rows has threads and room
     # for, so that bits do not depend on the batch.
     while planes <= 32:
         mine = most * planes * share / threads
-        registers = mine * loads * across * itemsize / 4 + planes * BN * taps * itemsize / 4 / threads
+        registers = mine * loads * ceil(across * itemsize / 4) + planes * BN * taps * each / 4 / threads
         shared = least * planes * share >= threads and planes * sums <= 72
         if shared and (registers <= room or not best):
             best, held = planes, registers

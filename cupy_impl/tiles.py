@@ -150,6 +150,8 @@ def _neighbours(layout: Layout, planes: int, itemsize: int, sums: int, stream: S
     turn = min(pow2_at_least(ceil(planes / vec)), max(1, line // vec), c.WARP)
     count, lanes = turn * vec, stream.threads // turn
     places = (c.PLANES_PART_BYTES if sums else c.PART_BYTES) // itemsize // count
+    if sums and ceil(planes / count) * ceil(layout.h * layout.w / places) < c.FEW_BLOCKS:
+        places //= 4
     cols = min(layout.w, places)
     rows = min(layout.h, max(1, places // cols))
     cuts = ceil(layout.h / rows)

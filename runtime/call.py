@@ -172,7 +172,7 @@ def expand(
     if problem.n:
         made = kernels.prepare_expand(problem, weight.dtype)
         numbers = grad.stride(0), grad.stride(1), scale / problem.out_area
-        _start(made, d.device, stream, grad, _aligned(weight), d, *numbers)
+        _start(made, d.device, stream, grad, _aligned(weight), d, *workspace.of(made, d, stream), *numbers)
     return d
 
 
@@ -201,7 +201,7 @@ def weight_grad(
     if not problem.n:
         return dw.zero_(), None if db is None else db.zero_()
     made = kernels.prepare_weight_grad(problem, dtype)
-    pointers = grad, _aligned(sums), dw, dw if db is None else db
+    pointers = grad, _aligned(sums), dw, dw if db is None else db, *workspace.of(made, grad, stream)
     numbers = grad.stride(0), grad.stride(1), scale / problem.out_area, scale, int(wants_bias)
     _start(made, dw.device, stream, *pointers, *numbers)
     return dw, db

@@ -19,6 +19,10 @@ def pow2_at_most(value: int) -> int:
     return 1 << max(value.bit_length() - 1, 0)
 
 
+LONG_ROW = 512
+"""Elements of a plane of one row above which it is described as one column."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Sizes and strides of [n, c, h, w], in elements.
@@ -45,7 +49,8 @@ def describe(
 ) -> Layout:
     """Layout of a tensor of 4-D `shape` at `address` (bytes; only its alignment matters).
 
-    Planes stored column by column are described with rows and columns swapped: kernels see rows in a run.
+    Planes stored column by column are described with rows and columns swapped: kernels see rows in a run. So is a plane
+    of one long row: kernels stream along columns, and keep a row in their threads.
     With whole_planes every element of a plane counts alike, so that rows and columns that lie in one
     run are merged into one long column: [n, c, h * w, 1].
     """
@@ -54,6 +59,8 @@ def describe(
     swapped = h > 1 and sh == 1 and (w == 1 or sw != 1)
     if swapped:
         h, w, sh, sw = w, h, sw, sh
+    if h == 1 and w > LONG_ROW and sw == 1 and not whole_planes:
+        h, w, sh, sw, swapped = w, h, sw, sh, not swapped
     if whole_planes and (w == 1 or h == 1 or sh == w * sw):
         sh, sw = (sh if w == 1 else sw), 0
         h, w = h * w, 1

@@ -156,6 +156,17 @@ SLICES = 32
 FOLD_REGISTERS = 255
 """Most registers per thread of a product of folded taps: all there are, for 64 samples spill with fewer."""
 
+MANY_TAPS = 64
+"""Taps of a kernel up to which `contract` adds them before the product, where that leaves ENOUGH_PROGRAMS. Larger
+kernels fill a card by their taps, each multiplied by itself."""
+
+ENOUGH_PROGRAMS = 16
+"""Programs, each of one step of channels, from which on products of more than FOLD_TAPS taps are cut in slices of
+channels."""
+
+TAPS_AT_ONCE = 8
+"""Most taps of one band that a program loads together, of kernels of more than FOLD_TAPS taps."""
+
 TAP_SAMPLES = 4
 """Samples of a program where taps are multiplied one by one."""
 
@@ -177,11 +188,24 @@ TAP_REGISTERS = 128
 SLICE_REGISTERS = 128
 """Registers per thread that the last program fills with slices at a time."""
 
-EXPAND_REGISTERS = 255
+GRADIENT_REGISTERS = 255
 """Most registers per thread of `expand`: all there are. Where nothing is said, ptxas makes do with 64, and spills."""
 
-EXPAND_TAPS = 16
-"""Most taps that `expand` adds at a time: 32 registers of a thread."""
+GRADIENT_SLICES = 32
+"""Most slices of a sum of expand and of weight_grad, which are cut until there are PROGRAMS programs."""
+
+GRADIENT_STEPS = 4
+"""Fewest steps of samples of a slice of weight_grad: a slice is stored and read once more, and so is as long as one
+step."""
+
+SLICE_WEIGHTS = 4 * 1024
+"""Fewest weights of a slice of expand: some times as many as the numbers that are stored for a slice."""
+
+EXPAND_COLUMNS = 64
+"""Most columns of a program of expand."""
+
+EXPAND_WEIGHTS = 8 * 1024
+"""Most weights of a step of expand: 64 registers of a thread."""
 
 GRAD_STEP = 64
 """(channel, tap) pairs, and outputs, of a program of weight_grad."""

@@ -14,8 +14,8 @@
 Sizes and strides are run-time arguments, or constants where a launch is fixed (fixed.py). Compiled code
 depends on the dtype, on how many elements an access has and along which axis, on the tile, and on the bands:
 row band rb is rows [BEFORE_H[rb], H - AFTER_H[rb]), and is what the kernel rows [TAPS_H[rb], TAPS_H[rb + 1])
-see; columns likewise. Taps of one band are added before they meet T (FOLD); of kernels with more than FOLD_TAPS
-taps, each meets T by itself.
+see; columns likewise. Taps of one band are added before they meet T (FOLD), BT at a time where a program does not hold
+whole kernels; of large kernels with few channels, each tap meets T by itself.
 
 A program that reads planes has BP of them and walks down their rows in steps of R lines of L positions. A
 line holds `lines` whole rows of `cols` columns, one behind the other, and what is left of it is idle; so a
@@ -371,15 +371,39 @@ def add_taps(taps, ACC: tl.constexpr):
 
 
 @triton.jit
-def fold(kernels, band_of_tap, band, H, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
-         AFTER_W: tl.constexpr, EMPTY: tl.constexpr):  # fmt: skip
-    """Sums of the taps of a band: [a, b]. EMPTY: bands may hold nothing; a weight that never meets x is left out."""
-    folded = tl.sum(tl.where(band_of_tap == band, kernels, 0), 2)
-    if EMPTY:
-        CB: tl.constexpr = len(BEFORE_W)
-        live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-        folded = tl.where(live, folded, 0)
-    return folded
+def fold_columns(kernels, cb: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS_W: tl.constexpr):
+    """Sums of the taps of a column band in each row of whole kernels, [a, b, KH * KW]: [a, b, KH]."""
+    # A thread has neighbouring taps of a row: to a band that is known they are a sum of registers, without a choice.
+    taps = tl.reshape(kernels, (kernels.shape[0], kernels.shape[1], KH, KW))
+    own = band_of(tl.arange(0, KW)[None, None, None, :], TAPS_W) == cb
+    return tl.sum(tl.where(own, taps, 0), 3)
+
+
+@triton.jit
+def fold_rows(columns, rb, KH: tl.constexpr, TAPS_H: tl.constexpr):
+    """Sums over the kernel rows of a row band, of what `fold_columns` made: [a, b]."""
+    own = band_of(tl.arange(0, KH)[None, None, :], TAPS_H) == rb
+    return tl.sum(tl.where(own, columns, 0), 2)
+
+
+@triton.jit
+def fold_many(weights, at, mask, band, KW: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr, BT: tl.constexpr,
+              PAIR: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """Sums of the taps of a band, BT at a time, of kernels whose first taps are at offsets `at` [a, b]: [a, b]."""
+    CB: tl.constexpr = len(TAPS_W) - 1
+    top = pick(TAPS_H, band // CB).to(tl.int32)
+    left = pick(TAPS_W, band % CB).to(tl.int32)
+    across = pick(TAPS_W, band % CB + 1).to(tl.int32) - left
+    taps = (pick(TAPS_H, band // CB + 1).to(tl.int32) - top) * across
+    # Added up after the loop: Triton before 3.7 adds the wrong lanes where a loop adds up sums over an axis.
+    held = tl.zeros((at.shape[0], at.shape[1], BT), ACC)
+    for t0 in range(0, taps, BT):
+        t = t0 + tl.arange(0, BT)
+        tap = (top + t // across) * KW + left + t % across
+        # PAIR: see `follow`.
+        own = tl.multiple_of(tl.max_contiguous(at[:, :, None] + tap[None, None, :], (1, 1, PAIR)), (1, 1, 1))
+        held += tl.load(weights + own, mask=mask[:, :, None] & (t < taps)[None, None, :], other=0).to(ACC)
+    return tl.sum(held, 2)
 
 
 @triton.jit
@@ -631,7 +655,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
              TENSOR: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
              BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr,
              AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, PAIR: tl.constexpr, EMPTY: tl.constexpr, FOLD: tl.constexpr, KK: tl.constexpr,
-             BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, FR: tl.constexpr):  # fmt: skip
+             BN: tl.constexpr, BCO: tl.constexpr, BCI: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr, BT: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
@@ -656,19 +680,37 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
             mask = (n < N)[:, None] & (ci < last)[None, :]
             t = tl.load(sums + follow(t_at, split * 0, PAIR), mask=mask, other=0)
             # What the next band needs is under way while a band is multiplied.
-            if KH * KW % 4 == 0:
-                # Accesses of 16 bytes bring whole kernels, which stay in registers.
-                kernels, tap = load_kernels(weight, w_at, w_mask, KH, KW, KK, PAIR)
-                kernels = kernels.to(ACC)
-                own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
-                own = own_rb * CB + own_cb
+            if BT:
+                # More taps than registers hold.
                 for band in range(rolled(RB * CB)):
                     more = mask & (0 * ci + band + 1 < RB * CB)[None, :]
                     following = tl.load(sums + follow(t_at, band + 1, PAIR), mask=more, other=0)
+                    w = fold_many(weight, w_at, w_mask, band, KW, TAPS_H, TAPS_W, BT, PAIR, ACC)
+                    if EMPTY:
+                        live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                        w = tl.where(live, w, 0)
                     # 4 accumulate
-                    w = fold(kernels, own, band, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, EMPTY)
                     acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
                     t = following
+            elif KK == KH * KW and KK >= 4:
+                # Accesses of 16 bytes bring whole kernels, which stay in registers.
+                kernels, _ = load_kernels(weight, w_at, w_mask, KH, KW, KK, PAIR)
+                for cb in tl.static_range(CB):
+                    columns = fold_columns(kernels.to(ACC), cb, KH, KW, TAPS_W)
+                    for rb in range(rolled(RB)):
+                        # The next row band, or the first one of the next column band.
+                        band = tl.where(rb + 1 < RB, (rb + 1) * CB + cb, cb + 1)
+                        more = mask & (0 * ci + band < RB * CB)[None, :]
+                        if cb + 1 == CB:
+                            more &= (0 * ci + rb + 1 < RB)[None, :]
+                        following = tl.load(sums + follow(t_at, band, PAIR), mask=more, other=0)
+                        # 4 accumulate
+                        w = fold_rows(columns, rb, KH, TAPS_H)
+                        if EMPTY:
+                            live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                            w = tl.where(live, w, 0)
+                        acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
+                        t = following
             else:
                 # Accesses have one element whatever is done, so each band loads its own taps.
                 taps = load_taps(weight, w_at, w_mask, 0, KH, KW, TAPS_H, TAPS_W, PAIR)
@@ -869,63 +911,105 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
 
 
 @triton.jit
-def expand(grad, weight, d, grad_n, grad_c, scale,
-           N, G, CI, CO, H, W, n_blocks, n_blocks_by, blocks, blocks_by,
+def load_grad(grad, n, co, N, last, grad_n, grad_c):
+    """Gradients of outputs co, below `last`, of samples n: [n, co]."""
+    mask = (n < N)[:, None] & (co < last)[None, :]
+    return tl.load(grad + (n * grad_n)[:, None] + (co * grad_c)[None, :], mask=mask, other=0)
+
+
+@triton.jit
+def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
+           N, G, CI, CO, H, W, share, n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by,
            ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
-           TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr,
-           BANDS_BY: tl.constexpr, BN: tl.constexpr, BCI: tl.constexpr, BCO: tl.constexpr, BT: tl.constexpr):  # fmt: skip
+           TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, PAIR: tl.constexpr,
+           KK: tl.constexpr, BN: tl.constexpr, BCI: tl.constexpr, BB: tl.constexpr, BCO: tl.constexpr, BT: tl.constexpr,
+           FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
-    # 1 who am I: block of samples, band, block of input planes of one group
-    n_block, band, block, g, _ = locate_products(n_blocks, n_blocks_by, RB * CB, BANDS_BY, blocks, blocks_by)
+    # Columns of the product: BB of each input plane, for its bands. As many as taps where folding saves little: then taps are
+    # multiplied, and added in the end. One for large kernels, whose bands are different programs.
+    BY_TAP: tl.constexpr = BT == 0 and BB == KK
+    # 1 who am I: block of samples, slice of the outputs, block of input planes (and perhaps a band) of one group
+    n_block, split, block, g, tile = locate_products(
+        n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by
+    )
     g = g.to(tl.int64)
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
-    ci = block * BCI + tl.arange(0, BCI)
-    rb = band // CB
-    cb = band % CB
-    top = pick(TAPS_H, rb).to(tl.int32)
-    left = pick(TAPS_W, cb).to(tl.int32)
-    across = pick(TAPS_W, cb + 1).to(tl.int32) - left
-    taps = (pick(TAPS_H, rb + 1).to(tl.int32) - top) * across
+    band = block % (RB * CB) if BT else 0 * block
+    ci0 = (block // (RB * CB) if BT else block) * BCI
+    ci = ci0 + tl.arange(0, BCI)
+    column = tl.arange(0, BCI * BB)
+    own_ci = ci0 + column // BB
+    own_band = band + column % BB
+    first = split * share
+    last = tl.minimum(first + share, CO)
     # 2 addresses
     weight += g * CI * CO * (KH * KW)
-    acc = tl.zeros((BN, BCI), ACC)
-    for co0 in range(0, rolled(CO), BCO):
+    grad += g * CO * grad_c
+    acc = tl.zeros((BN, BCI * BB), ACC)
+    for co0 in range(first, last, BCO):
         # 3 masked load
         co = co0 + tl.arange(0, BCO)
-        v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
-                    mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
-        mask = (co < CO)[:, None] & (ci < CI)[None, :]
-        w_at = (ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW)
-        # Added up after the loop: Triton before 3.7 adds the wrong lanes where a loop adds up sums over an axis.
-        held = tl.zeros((BCO, BCI, BT), ACC)
-        for t0 in range(0, taps, BT):
-            t = t0 + tl.arange(0, BT)
-            tap = (top + t // across) * KW + left + t % across
-            live = mask[:, :, None] & (t < taps)[None, None, :]
-            held += tl.load(weight + (w_at[:, :, None] + tap[None, None, :]), mask=live, other=0).to(ACC)
-        w = tl.sum(held, 2)
+        v = load_grad(grad, n, co, N, last, grad_n, grad_c)
+        mask = (ci < CI)[:, None] & (co < last)[None, :]
+        w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
+        if BT:
+            w = tl.trans(fold_many(weight, w_at, mask, band, KW, TAPS_H, TAPS_W, BT, PAIR, ACC))
+        else:
+            kernels, _ = load_kernels(weight, w_at, mask, KH, KW, KK, PAIR)
+            kernels = kernels.to(ACC)
+            if not BY_TAP:
+                folded = tl.zeros((BCI, BCO, BB), ACC)
+                for cb in tl.static_range(CB):
+                    columns = fold_columns(kernels, cb, KH, KW, TAPS_W)
+                    for rb in tl.static_range(RB):
+                        one = fold_rows(columns, rb, KH, TAPS_H)
+                        folded = tl.where(
+                            tl.arange(0, BB)[None, None, :] == rb * CB + cb, one[:, :, None], folded
+                        )
+                kernels = folded
+            w = tl.reshape(tl.permute(kernels, (1, 0, 2)), (BCO, BCI * BB))
         # 4 accumulate
         acc = tl.dot(v, w, acc, input_precision="ieee", out_dtype=ACC)
-    if any_wild(acc):
-        # Tap by tap, as in `wild_products`.
-        by_tap = tl.zeros((BN, BCI), ACC)
-        for co0 in range(0, rolled(CO), BCO):
-            co = co0 + tl.arange(0, BCO)
-            v = tl.load(grad + (n * grad_n)[:, None] + ((g * CO + co) * grad_c)[None, :],
-                        mask=(n < N)[:, None] & (co < CO)[None, :], other=0)  # fmt: skip
-            mask = (co < CO)[:, None] & (ci < CI)[None, :]
-            w_at = (ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW)
-            for t in range(taps):
-                w = tl.load(
-                    weight + w_at + ((top + t // across) * KW + left + t % across), mask=mask, other=0
-                ).to(ACC)
-                by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
-        acc = tl.where(acc - acc == 0, acc, by_tap)
-    # 6 scale, 7 store
-    lives = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-    to = d + (n[:, None] * G * CI + (g * CI + ci)[None, :]) * (RB * CB) + band
-    tl.store(to, tl.where(lives, scaled(acc, scale), 0).to(ACC), mask=(n < N)[:, None] & (ci < CI)[None, :])
+    if not BY_TAP:
+        if any_wild(acc):
+            # Tap by tap, as in `wild_products`.
+            exact = tl.zeros((BN, BCI * BB), ACC)
+            for k in range(rolled(KH * KW)):
+                by_tap = tl.zeros((BN, BCI * BB), ACC)
+                for co0 in range(first, last, BCO):
+                    co = co0 + tl.arange(0, BCO)
+                    v = load_grad(grad, n, co, N, last, grad_n, grad_c)
+                    mask = (co < last)[:, None] & (own_ci < CI)[None, :]
+                    at = (own_ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW) + k
+                    w = tl.load(weight + at, mask=mask, other=0).to(ACC)
+                    by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
+                rb, cb = bands_of(k, KW, TAPS_H, TAPS_W)
+                exact = tl.where((own_band == rb * CB + cb)[None, :], exact + by_tap, exact)
+            acc = tl.where(acc - acc == 0, acc, exact)
+    # 5 reduce
+    done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCI * BB), counters + tile, split,
+                                  slices, N - n_block * BN, FR)  # fmt: skip
+    if done:
+        # 6 scale, 7 store
+        to = d + (n * G * CI + g * CI)[:, None] * (RB * CB)
+        if BY_TAP:
+            products = tl.reshape(total, (BN, BCI, KK))
+            taps = tl.arange(0, KK)[None, None, :]
+            rows, columns = bands_of(taps, KW, TAPS_H, TAPS_W)
+            own = tl.where(taps < KH * KW, rows * CB + columns, -1)
+            for b in range(rolled(RB * CB)):
+                value = scaled(tl.sum(tl.where(own == b, products, 0), 2), scale)
+                live = lands(b // CB, b % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+                tl.store(to + ci[None, :] * (RB * CB) + b, tl.where(live, value, 0).to(ACC),
+                         mask=(n < N)[:, None] & (ci < CI)[None, :])  # fmt: skip
+        else:
+            live = lands(own_band // CB, own_band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+            value = tl.where(live[None, :], scaled(total, scale), 0).to(ACC)
+            real = (own_ci < CI) & (own_band < RB * CB)
+            tl.store(
+                to + (own_ci * (RB * CB) + own_band)[None, :], value, mask=(n < N)[:, None] & real[None, :]
+            )
 
 
 @triton.jit
@@ -933,8 +1017,8 @@ def band_fill(d, dx,
               C, H, W, stride_n, stride_c, stride_h, stride_w, rows, cols, cols_by, lines, step, blocks, blocks_by,
               parts, parts_by, cuts, cuts_by,
               ACC: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
-              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr, R: tl.constexpr,
-              L: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr):  # fmt: skip
+              AFTER_W: tl.constexpr, SWAPPED: tl.constexpr, WHOLE: tl.constexpr, RUN: tl.constexpr, ALONG: tl.constexpr, BP: tl.constexpr,
+              R: tl.constexpr, L: tl.constexpr, VEC: tl.constexpr, PAIR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
@@ -950,89 +1034,110 @@ def band_fill(d, dx,
     planes = dx + n * stride_n + c.to(tl.int64)[:, None, None] * stride_c + r0 * stride_h + c0 * stride_w
     d += (n * C + c)[:, None, None] * (RB * CB)
     mask = (c < C)[:, None, None]
-    core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
-    # 3 masked load, 4 accumulate: the core's rows are in every row band
-    core = tl.zeros((BP, R, L), ACC)
-    for cb in range(rolled(CB)):
-        total = tl.zeros((BP, 1, 1), ACC)
-        for rb in range(rolled(RB)):
-            total += tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
-        core += tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
-    core = narrow(core.to(tl.float64), dx.dtype.element_ty)
-    # 7 store
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC, PAIR)
-    ptrs += core_lo * stride_h
-    for r in range(core_lo, core_hi, step):
-        live = (
-            mask
-            & busy
-            & in_part(col, width, RUN, ALONG, VEC)
-            & (position < tl.minimum(core_hi - r, step) * cols)
-        )
-        tl.store(ptrs, core, mask=live)
-        ptrs += step * stride_h
-    # The other rows, each with its own bands: few, so a line of them at a time.
-    position, row, col, busy = deal(1, L, cols, cols_by, lines)
-    live = mask & busy & in_part(col, width, RUN, ALONG, VEC)
-    others = rows - (core_hi - core_lo)
-    for j0 in range(0, rolled(others), lines):
-        at = j0 + row
-        at = tl.where(at < core_lo, at, at + (core_hi - core_lo))
-        value = tl.zeros((BP, 1, L), ACC)
-        for rb in range(rolled(RB)):
-            for cb in range(rolled(CB)):
-                own = inside(at, rb, BEFORE_H, AFTER_H, r0, rows, H)
-                own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
-                band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
-                value += tl.where(own, band, 0)
-        to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC, PAIR)
+    if WHOLE:
+        # Planes of one line: each place on its own.
+        value = tl.zeros((BP, R, L), ACC)
+        for band in range(rolled(RB * CB)):
+            rb = band % RB if SWAPPED else band // CB
+            cb = band // RB if SWAPPED else band % CB
+            own = inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H) & inside(
+                col, cb, BEFORE_W, AFTER_W, c0, width, W
+            )
+            value += tl.where(own, tl.load(d + band, mask=mask, other=0), 0)
         tl.store(
-            to,
-            narrow(value.to(tl.float64), dx.dtype.element_ty),
-            mask=live & (position < tl.minimum(others - j0, lines) * cols),
+            ptrs, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=mask & (position < rows * cols)
         )
+    else:
+        core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
+        # 3 masked load, 4 accumulate: the core's rows are in every row band
+        core = tl.zeros((BP, R, L), ACC)
+        for cb in range(rolled(CB)):
+            total = tl.zeros((BP, 1, 1), ACC)
+            for rb in range(rolled(RB)):
+                total += tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
+            core += tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), total, 0)
+        core = narrow(core.to(tl.float64), dx.dtype.element_ty)
+        # 7 store
+        ptrs += core_lo * stride_h
+        for r in range(core_lo, core_hi, step):
+            live = (
+                mask
+                & busy
+                & in_part(col, width, RUN, ALONG, VEC)
+                & (position < tl.minimum(core_hi - r, step) * cols)
+            )
+            tl.store(ptrs, core, mask=live)
+            ptrs += step * stride_h
+        # The other rows, each with its own bands: few, so a line of them at a time.
+        position, row, col, busy = deal(1, L, cols, cols_by, lines)
+        live = mask & busy & in_part(col, width, RUN, ALONG, VEC)
+        others = rows - (core_hi - core_lo)
+        for j0 in range(0, rolled(others), lines):
+            at = j0 + row
+            at = tl.where(at < core_lo, at, at + (core_hi - core_lo))
+            value = tl.zeros((BP, 1, L), ACC)
+            for rb in range(rolled(RB)):
+                for cb in range(rolled(CB)):
+                    own = inside(at, rb, BEFORE_H, AFTER_H, r0, rows, H)
+                    own &= inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
+                    band = tl.load(d + (cb * RB + rb if SWAPPED else rb * CB + cb), mask=mask, other=0)
+                    value += tl.where(own, band, 0)
+            to = planes + address(position, at, col, stride_h, stride_w, False, ALONG, VEC, PAIR)
+            tl.store(
+                to,
+                narrow(value.to(tl.float64), dx.dtype.element_ty),
+                mask=live & (position < tl.minimum(others - j0, lines) * cols),
+            )
 
 
 @triton.jit
-def weight_grad(grad, sums, dw, db, grad_n, grad_c, scale, bias_scale, wants_bias,
-                N, G, CI, CO, H, W, k_blocks, k_blocks_by, blocks, blocks_by,
+def weight_grad(grad, sums, dw, db, partials, counters, grad_n, grad_c, scale, bias_scale, wants_bias,
+                N, G, CI, CO, H, W, share, k_blocks, k_blocks_by, slices, slices_by, blocks, blocks_by,
                 ACC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr,
                 TAPS_H: tl.constexpr, BEFORE_W: tl.constexpr, AFTER_W: tl.constexpr, TAPS_W: tl.constexpr, PAIR: tl.constexpr,
-                BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+                BN: tl.constexpr, BCO: tl.constexpr, BK: tl.constexpr, FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
-    # 1 who am I: block of (ci, tap), block of outputs of one group
-    rest = quotient(tl.program_id(0), k_blocks_by)
-    g = quotient(rest, blocks_by).to(tl.int64)
-    k_block = tl.program_id(0) - rest * k_blocks
+    # 1 who am I: block of (ci, tap), slice of the samples, block of outputs of one group
+    k_block, split, block, g, tile = locate_products(
+        k_blocks, k_blocks_by, slices, slices_by, blocks, blocks_by
+    )
+    g = g.to(tl.int64)
     k = k_block.to(tl.int64) * BK + tl.arange(0, BK)
-    co = (rest - g * blocks) * BCO + tl.arange(0, BCO)
+    co = block * BCO + tl.arange(0, BCO)
+    first = split * share
+    last = first + tl.minimum(N - first, share)
     # 2 addresses
     ci = k // (KH * KW)
     tap = (k % (KH * KW)).to(tl.int32)
     rb, cb = bands_of(tap, KW, TAPS_H, TAPS_W)
     live = (ci < CI) & lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+    # Behind the last tap stands a column of ones: its products are the gradient of the bias.
+    ones = k == CI.to(tl.int64) * (KH * KW)
     sums += g * CI * (RB * CB)
     acc = tl.zeros((BCO, BK), ACC)
-    added = tl.zeros((BN, BCO), ACC)
-    for n0 in range(0, rolled(N), BN):
+    for n0 in range(first, last, BN):
         # 3 masked load
         n = (n0 + tl.arange(0, BN)).to(tl.int64)
         v_at = follow((n * grad_n)[:, None], ((g * CO + co) * grad_c)[None, :], PAIR)
-        v = tl.load(grad + v_at, mask=(n < N)[:, None] & (co < CO)[None, :], other=0)
+        v = tl.load(grad + v_at, mask=(n < last)[:, None] & (co < CO)[None, :], other=0)
         t_at = follow((n * G * CI)[:, None] * (RB * CB), (ci * (RB * CB) + rb * CB + cb)[None, :], PAIR)
-        t = tl.load(sums + t_at, mask=(n < N)[:, None] & live[None, :], other=0)
-        # 4 accumulate, 5 reduce
+        t = tl.load(sums + t_at, mask=(n < last)[:, None] & live[None, :], other=0)
+        t = tl.where(ones[None, :], 1, t)
+        # 4 accumulate
         acc = tl.dot(tl.trans(v), t, acc, input_precision="ieee", out_dtype=ACC)
-        added += v
-    # Of all programs that have loaded the grad of these outputs, the first stores the bias's gradient.
-    if (wants_bias != 0) & (k_block == 0):
-        total = scaled(tl.sum(added, 0), bias_scale)
-        tl.store(db + g * CO + co, narrow(total, db.dtype.element_ty), mask=co < CO)
-    # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
-    to = dw + (g * CI + ci)[None, :] * CO * (KH * KW) + co[:, None] * (KH * KW) + tap[None, :]
-    tl.store(
-        to,
-        narrow(tl.where(live[None, :], scaled(acc, scale), 0), dw.dtype.element_ty),
-        mask=(co < CO)[:, None] & (ci < CI)[None, :],
-    )
+    # 5 reduce
+    done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BCO * BK), counters + tile, split,
+                                  slices, CO - block * BCO, FR)  # fmt: skip
+    if done:
+        # 6 scale; a tap that lands nowhere has gradient 0 whatever grad holds, 7 store
+        to = dw + (g * CI + ci)[None, :] * CO * (KH * KW) + co[:, None] * (KH * KW) + tap[None, :]
+        tl.store(
+            to,
+            narrow(tl.where(live[None, :], scaled(total, scale), 0), dw.dtype.element_ty),
+            mask=(co < CO)[:, None] & (ci < CI)[None, :],
+        )
+        if (wants_bias != 0) & (k_block == k_blocks - 1):
+            value = scaled(tl.sum(tl.where(ones[None, :], total, 0), 1), bias_scale)
+            tl.store(db + g * CO + co, narrow(value, db.dtype.element_ty), mask=co < CO)

@@ -18,16 +18,10 @@ from runtime.layout import Layout, describe, pow2_at_least
 from runtime.prepared import Prepared, accumulator
 from triton_impl import constants as c
 from triton_impl import kernels, one_launch, parameters, slices, tiles
+from triton_impl.gradients import prepare_band_fill, prepare_expand, prepare_weight_grad
 from triton_impl.launch import INTERPRETED, POINTER, Launch, divisor, specialize
 
-__all__ = ["INTERPRETED"]
-
-
-def _bands_text(tile: tiles.Tile) -> str:
-    if tile.WHOLE:
-        return f"planes are small: a program sums the bands of {tile.BP} of them from one load each"
-    form = "rows lie one behind the other" if tile.RUN else "rows have gaps between them or are strided"
-    return f"{form}: {tile.BP} planes a program, {tile.parts} parts a plane, accesses of {tile.VEC} elements"
+__all__ = ["INTERPRETED", "prepare_band_fill", "prepare_expand", "prepare_weight_grad"]
 
 
 @lru_cache(maxsize=4096)
@@ -106,7 +100,7 @@ def prepare_band_sums(
     )
     programs = layout.n * blocks * tile.parts
     partials, counters = (programs * tile.BP * bands, layout.n * blocks) if tile.parts > 1 else (0, 0)
-    return Prepared(Launch(special, (programs, 1), sizes), partials, counters, _bands_text(tile))
+    return Prepared(Launch(special, (programs, 1), sizes), partials, counters, tiles.described(tile))
 
 
 @lru_cache(maxsize=4096)
@@ -133,6 +127,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
             "BCI": slices.fold_channels(dtype),
             "BK": c.TAP_STEP,
             "STEPS": c.TAP_STEPS,
+            "BT": slices.taps_at_once(problem) if fold else 0,
             "FR": slices.slices_at_once(BN, cut.BCO, c.PRODUCT_WARPS, dtype),
         },
         {"sums": 16, "weight": 16, "partials": 16, "share": 16},
@@ -149,8 +144,7 @@ def _product(
     special: Any, sizes: tuple[int, ...], problem: Chain, cut: slices.Slices, BN: int, why: str
 ) -> Prepared:
     tiles_ = ceil(problem.n / BN) * problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
-    partials, counters = (tiles_ * cut.slices * BN * cut.BCO, tiles_) if cut.slices > 1 else (0, 0)
-    return Prepared(Launch(special, (tiles_ * cut.slices, 1), sizes), partials, counters, why)
+    return slices.sliced(special, sizes, tiles_, cut.slices, BN * cut.BCO, why)
 
 
 @lru_cache(maxsize=4096)
@@ -199,7 +193,6 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
     seen = parameters.as_seen(problem, layout)
     plane = layout.h * layout.w
     VEC = layout.vector if layout.unit == "columns" else 1
-    run = layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
     # Planes of 1, 4, 16 and 64 elements, so that there are few kinds.
     positions = max(VEC, 4 ** ceil((pow2_at_least(plane).bit_length() - 1) / 2))
     cut = slices.product_slices(problem)
@@ -220,7 +213,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
             "PAIR": parameters.PAIR,
             "EMPTY": problem.has_empty_bands,
             "SWAPPED": layout.swapped,
-            "RUN": run,
+            "RUN": tiles.is_run(layout),
             "P": positions,
             "VEC": VEC,
             "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
@@ -236,115 +229,3 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
     )
     why = f"planes of {plane} elements: band sums stay in the program, which multiplies them for {cut.BCO} outputs"
     return _product(special, sizes, problem, cut, BN, why)
-
-
-@lru_cache(maxsize=4096)
-def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
-    """Prepare the gradient of the band sums."""
-    acc = POINTER[accumulator(dtype)]
-    bands = parameters.count_bands(problem)
-    BN = c.FEW_SAMPLES if problem.n <= c.FEW_SAMPLES else 2 * c.FEW_SAMPLES
-    most = max(b - a for a, b in zip(problem.distinct(0).taps, problem.distinct(0).taps[1:]))
-    most *= max(b - a for a, b in zip(problem.distinct(1).taps, problem.distinct(1).taps[1:]))
-    CI, G = problem.c_in // problem.groups, problem.groups
-    n_blocks, blocks = ceil(problem.n / BN), ceil(CI / c.CHANNELS)
-    special, sizes = specialize(
-        kernels.expand,
-        {"grad": acc, "weight": POINTER[dtype], "d": acc, "grad_n": "i64", "grad_c": "i64", "scale": "fp64"},
-        {
-            "N": problem.n,
-            "G": G,
-            "CI": CI,
-            "CO": problem.c_out // G,
-            "H": problem.h,
-            "W": problem.w,
-            "n_blocks": n_blocks,
-            "n_blocks_by": divisor(n_blocks),
-            "blocks": blocks,
-            "blocks_by": divisor(blocks),
-        },
-        {
-            "ACC": parameters.accumulator_type(dtype),
-            **parameters.band_tables(problem),
-            **parameters.tap_tables(problem),
-            "BANDS_BY": divisor(bands),
-            "BN": BN,
-            "BCI": c.CHANNELS,
-            "BCO": c.CHANNELS,
-            "BT": min(c.EXPAND_TAPS, pow2_at_least(most)),
-        },
-        {"weight": 16},
-        c.PRODUCT_WARPS,
-        c.EXPAND_REGISTERS,
-        fused=True,
-    )
-    why = f"{BN} samples x {c.CHANNELS} input planes x one band a program"
-    return Prepared(Launch(special, (n_blocks * bands * blocks * G, 1), sizes), 0, 0, why)
-
-
-@lru_cache(maxsize=4096)
-def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype) -> Prepared:
-    """Prepare the gradient of x from that of its band sums; dx is fresh from the allocator, whose addresses
-    are aligned."""
-    layout = describe(problem.in_shape, stride, dtype.itemsize, 0, whole_planes=False)
-    seen = parameters.as_seen(problem, layout)
-    tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=False)
-    blocks = tile.blocks(layout.c)
-    kept = {
-        name: value for name, value in parameters.tile_constants(tile, layout).items() if name != "UNROLL"
-    }
-    special, sizes = specialize(
-        kernels.band_fill,
-        {"d": POINTER[accumulator(dtype)], "dx": POINTER[dtype]},
-        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
-        {
-            "ACC": parameters.accumulator_type(dtype),
-            **parameters.band_tables(seen),
-            "SWAPPED": layout.swapped,
-            **kept,
-        },
-        tiles.divisible(layout, tile, "dx", dtype.itemsize),
-        tile.warps,
-    )
-    return Prepared(Launch(special, (layout.n * blocks * tile.parts, 1), sizes), 0, 0, _bands_text(tile))
-
-
-@lru_cache(maxsize=4096)
-def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
-    """Prepare the gradients of the weight and of the bias."""
-    acc = POINTER[accumulator(dtype)]
-    CI, CO, G = problem.c_in // problem.groups, problem.c_out // problem.groups, problem.groups
-    # A number of float64 takes two registers.
-    most = c.GRAD_STEP // (accumulator(dtype).itemsize // 4)
-    BCO = min(most, max(c.CHANNELS, pow2_at_least(CO)))
-    k_blocks, blocks = ceil(CI * problem.kernel[0] * problem.kernel[1] / c.GRAD_STEP), ceil(CO / BCO)
-    pointers = {"grad": acc, "sums": acc, "dw": POINTER[dtype], "db": POINTER[dtype]}
-    numbers = {"grad_n": "i64", "grad_c": "i64", "scale": "fp64", "bias_scale": "fp64", "wants_bias": "i32"}
-    special, sizes = specialize(
-        kernels.weight_grad,
-        pointers | numbers,
-        {
-            "N": problem.n,
-            "G": G,
-            "CI": CI,
-            "CO": CO,
-            "H": problem.h,
-            "W": problem.w,
-            "k_blocks": k_blocks,
-            "k_blocks_by": divisor(k_blocks),
-            "blocks": blocks,
-            "blocks_by": divisor(blocks),
-        },
-        {
-            "ACC": parameters.accumulator_type(dtype),
-            **parameters.product_tables(problem),
-            "BN": c.CHANNELS,
-            "BCO": BCO,
-            "BK": c.GRAD_STEP,
-        },
-        {"dw": 16},
-        c.PRODUCT_WARPS,
-        fused=True,
-    )
-    why = f"{BCO} outputs x {c.GRAD_STEP} taps a program, samples in steps of {c.CHANNELS}"
-    return Prepared(Launch(special, (k_blocks * blocks * G, 1), sizes), 0, 0, why)

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 
 from reference.problem import Chain
-from runtime.prepared import accumulator
+from runtime.layout import pow2_at_least
+from runtime.prepared import Prepared, accumulator
 from triton_impl import constants as c
-from triton_impl.launch import divisor
+from triton_impl.launch import Launch, divisor
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,29 @@ def tap_slices(problem: Chain) -> Slices:
 
 def folds(problem: Chain) -> bool:
     """Whether `contract` adds the taps of a band before the product."""
-    return problem.kernel[0] * problem.kernel[1] <= c.FOLD_TAPS
+    taps = problem.kernel[0] * problem.kernel[1]
+    channels, outputs = problem.c_in // problem.groups, problem.c_out // problem.groups
+    programs = problem.groups * ceil(channels / c.CHANNELS) * ceil(outputs / c.OUTPUTS)
+    return taps <= (c.MANY_TAPS if programs >= c.ENOUGH_PROGRAMS else c.FOLD_TAPS)
+
+
+def taps_at_once(problem: Chain, held: int = c.FOLD_TAPS) -> int:
+    """Taps of a band that are loaded together, a power of two, or 0 for kernels of up to `held` taps, which a program
+    holds whole."""
+    if problem.kernel[0] * problem.kernel[1] <= held:
+        return 0
+    rows, columns = problem.distinct(0).taps, problem.distinct(1).taps
+    down = max(rows[i + 1] - rows[i] for i in range(len(rows) - 1))
+    across = max(columns[i + 1] - columns[i] for i in range(len(columns) - 1))
+    return min(c.TAPS_AT_ONCE, pow2_at_least(down * across))
+
+
+def gradient_slices(count: int, programs: int, least: int) -> tuple[int, int]:
+    """Terms of a slice, in whole steps, and slices of sums of `count` terms: as many as fill a card where `programs`
+    are too few, of `least` steps or more."""
+    steps = max(1, ceil(count / c.CHANNELS))
+    share = ceil(steps / max(1, min(steps // least, c.GRADIENT_SLICES, c.PROGRAMS // programs)))
+    return share * c.CHANNELS, ceil(steps / share)
 
 
 def samples(problem: Chain, cut: Slices) -> int:
@@ -86,3 +110,9 @@ def product_sizes(problem: Chain, cut: Slices, BN: int) -> dict[str, int]:
         "blocks": blocks,
         "blocks_by": divisor(blocks),
     }
+
+
+def sliced(special: Any, sizes: tuple[int, ...], tiles: int, slices: int, size: int, why: str) -> Prepared:
+    """The launch of a product of `tiles` tiles of `size` numbers, each the sum of `slices` slices."""
+    cut = tiles if slices > 1 else 0
+    return Prepared(Launch(special, (tiles * slices, 1), sizes), cut * slices * size, cut, why)

@@ -69,7 +69,7 @@ class Tile:
 
 def unit_strides(layout: Layout) -> dict[str, int]:
     """The stride that is known to be 1: the one along which an access runs."""
-    names = {"planes": "stride_c", "columns": "stride_w"}
+    names = {"planes": "stride_c", "rows": "stride_h", "columns": "stride_w"}
     return {names[layout.unit]: 1} if layout.unit in names else {}
 
 
@@ -135,6 +135,8 @@ def gap(layout: Layout, planes: int, itemsize: int) -> tuple[Layout, Tile]:
 
 def is_run(layout: Layout) -> bool:
     """Whether the rows of a plane lie one behind the other."""
+    if layout.w == 1:
+        return layout.unit == "rows"
     return layout.unit == "columns" and (layout.h == 1 or layout.stride[2] == layout.w)
 
 
@@ -180,6 +182,14 @@ def bands(layout: Layout, planes: int, itemsize: int, *, whole: bool) -> Tile:
     R = max(1, positions // line)
     cut = _cut(layout, BP, R, line, VEC, 1, itemsize)
     return Tile(BP, R, line, VEC, 1, run, False, LR, warps, c.BANDS_REGISTERS, *cut)
+
+
+def described(tile: Tile) -> str:
+    """How a tile for bands reads or fills planes, in a sentence."""
+    if tile.WHOLE:
+        return f"planes are small: a program has {tile.BP} of them, each in one line"
+    form = "rows lie one behind the other" if tile.RUN else "rows have gaps between them or are strided"
+    return f"{form}: {tile.BP} planes a program, {tile.parts} parts a plane, accesses of {tile.VEC} elements"
 
 
 @dataclass(frozen=True)

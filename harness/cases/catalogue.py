@@ -182,6 +182,24 @@ EDGE: tuple[Case, ...] = (
     Case("chain/edge/rgb", _x2(4, 3, 16, 16, 16), "3 channels: no power of two"),
     Case("chain/edge/many-channels", _x2(1, 130, 129, 3, 3), "channels just past a tile of 128"),
     Case("chain/edge/many-samples", _x2(33, 8, 70, 3, 3), "samples and outputs just past those of a block"),
+    Case(
+        "chain/edge/sliced-samples", _x2(130, 2, 3, 3, 3), "samples enough to add up in slices, and some more"
+    ),
+    Case("chain/edge/latent", Chain(3, 9, 140, 1, 1, (4, 4)), "one element a plane, and outputs in slices"),
+    Case(
+        "chain/edge/k5-channels",
+        Chain(2, 90, 65, 3, 3, (5, 5), (2, 2), (2, 2), (1, 1)),
+        "more taps than registers hold, and channels in slices",
+    ),
+    Case(
+        "chain/edge/k7-channels",
+        Chain(2, 9, 40, 3, 3, (7, 7), (2, 2), (3, 3)),
+        "a large kernel of several channels a step",
+    ),
+    Case("chain/edge/long-row", Chain(2, 3, 4, 1, 601, (1, 4), (1, 2), (0, 1)), "a plane of one long row"),
+    Case(
+        "chain/edge/long-column", Chain(2, 3, 4, 601, 1, (4, 1), (2, 1), (1, 0)), "a plane of one long column"
+    ),
     Case("chain/edge/nobias", _x2(2, 3, 4, 8, 8, bias=False), "no bias"),
     Case("chain/edge/multiplier-tensor", _x2(2, 3, 4, 8, 8), "one multiplier a channel", multiplier=None),
     Case("chain/edge/multiplier-zero", _x2(2, 3, 4, 8, 8), "zero is not absent", multiplier=0.0),

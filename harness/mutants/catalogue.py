@@ -144,15 +144,15 @@ MUTANTS: tuple[Mutant, ...] = (
     # In the kernels' text
     Mutant("source-band-end", "bands end one row and column later", source=both(
         (r"size - pick\(AFTER, band\)", "size - pick(AFTER, band) + 1", 1),
-        (r"(rest - after|[HW] - after_[hw]\[\w+\])(?=,| &&|;)", r"\1 + 1", 3)
+        (r"(rest - after|[HW] - after_[hw]\[\w+\])(?=,| &&|;)", r"\1 + 1", 4)
     )),
     Mutant("source-band-start", "bands start one row and column early", source=both(
         (r"clip\(pick\(BEFORE, band\)", "clip(pick(BEFORE, band) - 1", 1),
-        (r"(\bbefore|before_[hw]\[\w+\])(?= - start| &&)", r"\1 - 1", 4)
+        (r"(\bbefore|before_[hw]\[\w+\])(?= - start| &&)", r"\1 - 1", 5)
     )),
     Mutant("source-fold", "of the weights of taps with equal bands, one stands for all", source=both(
-        (r"tl\.sum\((tl\.where\(\w+ == band, kernels, 0\), 2\))", r"tl.max(\1", 2),
-        (r"(band_w\.of\[.*\]\]) \+= widen", r"\1 = widen", 2)
+        (r"tl\.sum\((tl\.where\(own(?: == band)?, (?:kernels|taps|columns), 0\), \d\))", r"tl.max(\1", 3),
+        (r"(band_w\.of\[.*\]\]) \+=(\s+)widen", r"\1 =\2widen", 2)
     )),
 )  # fmt: skip
 

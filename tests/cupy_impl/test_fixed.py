@@ -75,9 +75,12 @@ def operands(problem: Chain | Tail, made: Prepared, device: torch.device) -> tup
         "contract": ([numbers(count), weight, bias, out, partials, counters, x, *scales], 3),
         "band_sums_contract": ([x, weight, bias, out, partials, counters, x, *scales], 3),
         "planes_contract": ([x, weight, bias, out, partials, counters, x, *scales], 3),
-        "expand": ([numbers(n * c_out), weight, empty(count), c_out, 1, 0.25], 2),
+        "expand": ([numbers(n * c_out), weight, empty(count), partials, counters, c_out, 1, 0.25], 2),
         "band_fill": ([numbers(count), empty(n * c * h * w)], 1),
-        "weight_grad": ([numbers(n * c_out), numbers(count), *gradients, c_out, 1, 0.25, 0.5, 1], 2),
+        "weight_grad": (
+            [numbers(n * c_out), numbers(count), *gradients, partials, counters, c_out, 1, 0.25, 0.5, 1],
+            2,
+        ),
     }[made.launch.kernel]
 
 

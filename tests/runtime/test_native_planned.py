@@ -30,13 +30,14 @@ POINTERS = {
     "band_sums": 4,
     "contract": 7,
     "planes_contract": 7,
-    "expand": 3,
+    "expand": 5,
+    "band_fill": 2,
+    "weight_grad": 6,
 }
-POINTERS |= {"band_fill": 2, "weight_grad": 4}
 """How many of a kernel's first arguments are addresses."""
 
 WORKSPACE = {"multiply_gap": (2, 3), "multiply_gap_flat": (2, 3), "band_sums": (2, 3), "contract": (4, 5)}
-WORKSPACE |= {"planes_contract": (4, 5)}
+WORKSPACE |= {"planes_contract": (4, 5), "expand": (3, 4), "weight_grad": (4, 5)}
 """Which of these are of partial results and counters. A launch that has none is given any address."""
 
 Noted = tuple[str, list[int]]
