@@ -956,17 +956,14 @@ def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
         if BT:
             w = tl.trans(fold_many(weight, w_at, mask, band, KW, TAPS_H, TAPS_W, BT, PAIR, ACC))
         else:
-            kernels, _ = load_kernels(weight, w_at, mask, KH, KW, KK, PAIR)
+            kernels, tap = load_kernels(weight, w_at, mask, KH, KW, KK, PAIR)
             kernels = kernels.to(ACC)
             if not BY_TAP:
+                rb, cb = bands_of(tap, KW, TAPS_H, TAPS_W)
                 folded = tl.zeros((BCI, BCO, BB), ACC)
-                for cb in tl.static_range(CB):
-                    columns = fold_columns(kernels, cb, KH, KW, TAPS_W)
-                    for rb in tl.static_range(RB):
-                        one = fold_rows(columns, rb, KH, TAPS_H)
-                        folded = tl.where(
-                            tl.arange(0, BB)[None, None, :] == rb * CB + cb, one[:, :, None], folded
-                        )
+                for b in tl.static_range(RB * CB):
+                    one = tl.sum(tl.where(rb * CB + cb == b, kernels, 0), 2)
+                    folded = tl.where(tl.arange(0, BB)[None, None, :] == b, one[:, :, None], folded)
                 kernels = folded
             w = tl.reshape(tl.permute(kernels, (1, 0, 2)), (BCO, BCI * BB))
         # 4 accumulate
