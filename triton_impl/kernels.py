@@ -937,9 +937,9 @@ def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
     band = block % (RB * CB) if BT else 0 * block
     ci0 = (block // (RB * CB) if BT else block) * BCI
-    ci = ci0 + tl.arange(0, BCI)
+    ci = (ci0 + tl.arange(0, BCI)).to(tl.int64)
     column = tl.arange(0, BCI * BB)
-    own_ci = ci0 + column // BB
+    own_ci = (ci0 + column // BB).to(tl.int64)
     own_band = band + column % BB
     first = split * share
     last = tl.minimum(first + share, CO)
@@ -952,7 +952,7 @@ def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
         co = co0 + tl.arange(0, BCO)
         v = load_grad(grad, n, co, N, last, grad_n, grad_c)
         mask = (ci < CI)[:, None] & (co < last)[None, :]
-        w_at = (ci.to(tl.int64)[:, None] * CO + co[None, :]) * (KH * KW)
+        w_at = (ci[:, None] * CO + co[None, :]) * (KH * KW)
         if BT:
             w = tl.trans(fold_many(weight, w_at, mask, band, KW, TAPS_H, TAPS_W, BT, PAIR, ACC))
         else:
@@ -978,7 +978,7 @@ def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
                     co = co0 + tl.arange(0, BCO)
                     v = load_grad(grad, n, co, N, last, grad_n, grad_c)
                     mask = (co < last)[:, None] & (own_ci < CI)[None, :]
-                    at = (own_ci.to(tl.int64)[None, :] * CO + co[:, None]) * (KH * KW) + k
+                    at = (own_ci[None, :] * CO + co[:, None]) * (KH * KW) + k
                     w = tl.load(weight + at, mask=mask, other=0).to(ACC)
                     by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
                 rb, cb = bands_of(k, KW, TAPS_H, TAPS_W)
