@@ -6,8 +6,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """Scaled dot-product attention."""
-
     def forward(self, q, k, v):
         return F.scaled_dot_product_attention(q, k, v)
 

@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """Batch norm by the batch's own statistics."""
-
     def __init__(self, channels):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)

@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """This project's own: transposed convolution, times a number, averaged over the plane."""
-
     def __init__(self, c_in, c_out, kernel, stride, padding, output_padding, multiplier):
         super().__init__()
         self.conv_transpose = nn.ConvTranspose2d(c_in, c_out, kernel, stride, padding, output_padding)

@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """A convolution with a bias, and a ReLU."""
-
     def __init__(self, c_in, c_out, kernel):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel)

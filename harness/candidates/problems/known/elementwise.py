@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """A scale, a shift and a ReLU."""
-
     def __init__(self, channels):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(channels))

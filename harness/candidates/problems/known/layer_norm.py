@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """Layer norm of each row."""
-
     def __init__(self, features):
         super().__init__()
         self.norm = nn.LayerNorm(features)

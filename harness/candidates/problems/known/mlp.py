@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """Two linear layers with a ReLU between them."""
-
     def __init__(self, width, hidden, classes):
         super().__init__()
         self.first = nn.Linear(width, hidden)

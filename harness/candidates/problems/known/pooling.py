@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """Average pooling."""
-
     def __init__(self, kernel, stride):
         super().__init__()
         self.pool = nn.AvgPool2d(kernel, stride)

@@ -5,8 +5,6 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """Softmax of each row."""
-
     def forward(self, x):
         return torch.softmax(x, dim=1)
 
