@@ -190,11 +190,6 @@ def _next(first: str, device: torch.device, run: Callable[[ModuleType | None], A
     return run(None)
 
 
-def choose(backend: str, device: torch.device) -> str:
-    """Name of the backend that is asked first for a call with `backend` on `device`. Raises as `serve` does."""
-    return _candidates(backend, device, "", None)[0]
-
-
 @lru_cache(maxsize=1024)
 def _warn(message: str) -> None:
     """Once for each message, as long as they are few."""

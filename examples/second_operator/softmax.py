@@ -95,7 +95,7 @@ class Rows:
 
 
 class Softmax(Operator):
-    name, about, sizes = "softmax", "the softmax of each row", Rows
+    name, sizes = "softmax", Rows
     dtypes, references = ("float32",), ("eager",)
     layouts = ("contiguous", "expanded", "sliced", "cropped", "offset", "transposed")
     cases = {  # noqa: RUF012

@@ -131,7 +131,7 @@ def cases(*, gpu: bool) -> list[Case]:
     return [*headline, *edge, *variants]
 
 
-def judge(mutant: Mutant, call: Call, backend: str, t: Trial) -> tuple[Verdict, dict[str, bool]] | None:
+def judge(call: Call, backend: str, t: Trial) -> tuple[Verdict, dict[str, bool]] | None:
     """The verdict, and what the usual tolerances say; None where the mutant changes nothing."""
     try:
         verdict = examine(
@@ -157,7 +157,7 @@ def score(mutant: Mutant, backend: str, chosen: Iterable[Case], device: str, *, 
     for case in chosen:
         t = trial(case, device)
         # No mutant changes an empty answer.
-        found = None if t.eager.numel() == 0 and mutant is not RIGHT else judge(mutant, call, backend, t)
+        found = None if t.eager.numel() == 0 and mutant is not RIGHT else judge(call, backend, t)
         if found is None:
             continue
         verdict, passes = found

@@ -92,8 +92,3 @@ class Guards:
     def broken(self) -> list[str]:
         """Which zones somebody has written to: "after (2, 3, 1, 1) of torch.float32"."""
         return [where for zone, where in self._zones if not _intact(zone)]
-
-    @property
-    def count(self) -> int:
-        """Buffers handed out so far."""
-        return len(self._zones) // 2

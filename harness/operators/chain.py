@@ -34,7 +34,6 @@ class ChainOperator(Pooled):
     """
 
     name = "chain"
-    about = "a transposed convolution, then the mean over height and width of multiplier times it"
     sizes = Chain
     function = "conv_transpose2d_multiply_gap"
     cases = cases_of(Chain)

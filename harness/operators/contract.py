@@ -57,15 +57,14 @@ def as_backend(name: str) -> Callable[[torch.device], str]:
 class Operator:
     """One operator. What has no default below must be said; the rest may be.
 
-    name: the first word of its cases and shapes. about: the operator in a line. sizes: a frozen dataclass of whole
-    numbers, the batch first, with in_shape (of x), out_shape and compulsory_bytes(itemsize). function: the name
-    under which convgap offers it. cases: by set ("headline", "grid", "edge", ...).
+    name: the first word of its cases and shapes. sizes: a frozen dataclass of whole numbers, the batch first, with
+    in_shape (of x), out_shape and compulsory_bytes(itemsize). function: the name under which convgap offers it. cases:
+    by set ("headline", "grid", "edge", ...).
     timed: the sets that are about speed. implementations: by the name they have in tables. references: what speed-ups
     are over, the first of these that was timed.
     """
 
     name: str
-    about: str
     sizes: type
     usage: str
     """How its shapes are spelled; unless said, its sizes in their order: "name:N,C,H,W"."""

@@ -21,7 +21,6 @@ class TailOperator(Pooled):
     """multiply_gap."""
 
     name = "tail"
-    about = "the mean over height and width of multiplier * y"
     sizes = Tail
     function = "multiply_gap"
     cases = cases_of(Tail)

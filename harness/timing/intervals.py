@@ -46,25 +46,25 @@ class Summary:
 
 
 @lru_cache(maxsize=4096)
-def _order_ranks(count: int, confidence: float) -> tuple[int, int] | None:
+def _order_ranks(count: int) -> tuple[int, int] | None:
     """Zero-based ranks (low, high) of the order statistics that bracket the median, or None if too few.
 
     The number of samples below the true median is Binomial(count, 1/2), so the interval between the
     r-th smallest and the r-th largest sample misses it with probability 2 * P(Binomial < r).
     """
     tail, total, rank = 0, 1 << count, 0
-    while 2 * (tail + comb(count, rank)) <= (1 - confidence) * total:
+    while 2 * (tail + comb(count, rank)) <= (1 - CONFIDENCE) * total:
         tail += comb(count, rank)
         rank += 1
     return (rank - 1, count - rank) if rank else None
 
 
-def median_interval(samples: Samples, confidence: float = CONFIDENCE) -> Interval:
+def median_interval(samples: Samples) -> Interval:
     """Exact distribution-free interval of the median; unbounded below six samples at 95 %.
 
     Source: the sign-test interval, e.g. Conover, Practical Nonparametric Statistics, section 3.2.
     """
-    ranks = _order_ranks(len(samples), confidence)
+    ranks = _order_ranks(len(samples))
     if ranks is None:
         return Interval(-inf, inf)
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
@@ -85,14 +85,7 @@ def settled(samples: Samples, width: float) -> bool:
     return interval.width <= width * float(np.median(samples))
 
 
-def ratio_of_medians(
-    above: Samples,
-    below: Samples,
-    *,
-    paired: bool,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
-) -> Interval:
+def ratio_of_medians(above: Samples, below: Samples, *, paired: bool, seed: int = 0) -> Interval:
     """Percentile-bootstrap interval of median(above) / median(below).
 
     paired: element i of both came from the same round, so a resample takes the same rounds from both and
@@ -108,5 +101,5 @@ def ratio_of_medians(
     rows = rng.integers(a.size, size=(RESAMPLES, a.size))
     columns = rows if paired else rng.integers(b.size, size=(RESAMPLES, b.size))
     ratios = np.median(a[rows], axis=1) / np.median(b[columns], axis=1)
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))

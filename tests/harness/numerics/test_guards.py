@@ -26,7 +26,7 @@ def test_empty_is_nan_between_zones(dtype: torch.dtype) -> None:
     with Guards() as guards:
         out = torch.empty((2, 3), dtype=dtype)
         assert out.isnan().all()
-        assert guards.count == 1
+        assert len(guards._zones) == 2
         out.fill_(1)
         assert guards.broken() == []
         out.as_strided((1,), (1,), ZONE + 6).fill_(1)
@@ -42,7 +42,7 @@ def test_outputs_and_workspaces_of_the_operator_are_guarded(backend: str, device
     inputs = make_inputs(select(["chain/edge/prime"])[0], device)
     with Guards() as guards:
         inputs.call(convgap, backend=backend)
-    assert guards.count >= 2
+    assert len(guards._zones) >= 4
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

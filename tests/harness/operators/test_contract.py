@@ -75,7 +75,7 @@ class Sizes:
     n: int
 
 class Own(Operator):
-    name, about, sizes = {name!r}, "planted", Sizes
+    name, sizes = {name!r}, Sizes
 
 OPERATOR = Own()
 """
