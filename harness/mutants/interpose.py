@@ -7,7 +7,7 @@ serves either; the names are read off kernels.cu.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -56,28 +56,8 @@ class _Interposed:
     inner: Launch
     run: Run
 
-    @property
-    def kernel(self) -> str:
-        return self.inner.kernel
-
-    @property
-    def kind(self) -> Hashable:
-        return self.inner.kind
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.inner.grid
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.inner.sizes
-
-    @property
-    def fixed(self) -> bool:
-        return self.inner.fixed
-
-    def load(self, device: torch.device) -> None:
-        self.inner.load(device)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     def handle(self, device: torch.device) -> tuple[int, int, int]:
         raise RuntimeError("a launch with something in between has no handle")
@@ -88,7 +68,9 @@ class _Interposed:
 
 @contextmanager
 def interposed(run: Run, problem: Callable[[Chain], Chain] = lambda p: p) -> Iterator[None]:
-    """Every launch goes through `run`; what fixes a kernel's code comes from `problem` of the problem.
+    """Every launch goes through `run`.
+
+    `problem` maps the call's Chain to the one that its kernels are prepared for, such as one that crops less.
 
     Plain torch has no launches and is not touched. Not for several threads at once.
     """
