@@ -38,19 +38,7 @@ bernoulli uniform normal rand randn rand_like randn_like randperm randint
 """
 """Operators that choose, move or make numbers, and round none."""
 
-JUMPS = {
-    "floor",
-    "ceil",
-    "round",
-    "trunc",
-    "sign",
-    "sgn",
-    "heaviside",
-    "fmod",
-    "remainder",
-    "floor_divide",
-    "frac",
-}
+JUMPS = "floor ceil round trunc sign sgn heaviside fmod remainder floor_divide frac"
 """Operators whose results are numbers, and jump."""
 
 SIMPLE = {"add", "sub", "rsub", "mul", "div", "sqrt", "square", "reciprocal", "true_divide"}
@@ -61,7 +49,7 @@ sigmoid rsqrt pow lgamma digamma
 HARD_ULPS = 4.0
 """CUDA's manual lists up to four ulps for the functions of HARD in float32."""
 
-EXACT_NAMES, HARD_NAMES = set(EXACT.split()), set(HARD.split())
+EXACT_NAMES, JUMP_NAMES, HARD_NAMES = (set(names.split()) for names in (EXACT, JUMPS, HARD))
 
 
 class Rounding(TorchDispatchMode):
@@ -98,7 +86,11 @@ class Rounding(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         plain = name.rstrip("_") if not name.startswith("_") else name
         known = (
-            plain in EXACT_NAMES or plain in JUMPS or plain in SIMPLE or plain in HARD_NAMES or plain in SUMS
+            plain in EXACT_NAMES
+            or plain in JUMP_NAMES
+            or plain in SIMPLE
+            or plain in HARD_NAMES
+            or plain in SUMS
         )
         if plain in ("var", "var_mean") and not func.is_view:
             with self:
@@ -111,7 +103,7 @@ class Rounding(TorchDispatchMode):
         if func.is_view:
             return result
         result = self._decided(plain, args, result)
-        if self.unit and plain not in EXACT_NAMES and plain not in JUMPS:
+        if self.unit and plain not in EXACT_NAMES and plain not in JUMP_NAMES:
             for out in tree_leaves(result):
                 if isinstance(out, Tensor) and out.dtype in (torch.float64, torch.complex128) and out.numel():
                     self._round(plain, torch.view_as_real(out) if out.is_complex() else out, args, kwargs)
@@ -141,7 +133,7 @@ class Rounding(TorchDispatchMode):
 
         def note(out: Any) -> Any:
             number = isinstance(out, Tensor) and (out.is_floating_point() or out.is_complex())
-            if not isinstance(out, Tensor) or (number and name not in JUMPS):
+            if not isinstance(out, Tensor) or (number and name not in JUMP_NAMES):
                 return out
             if self.script is None:
                 self.outcomes.append(out.clone())
