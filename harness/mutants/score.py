@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cases.inputs import Inputs, make_inputs
+from harness.cases.spelling import variant
 from harness.mutants import catalogue as mutants
 from harness.mutants.mutant import Mutant, NotApplicable
 from harness.numerics.depth import depth as depth_of
@@ -117,17 +119,13 @@ def cases(*, gpu: bool) -> list[Case]:
     """
     headline = [case if gpu else case.small() for case in select(("headline",))]
     edge = sorted(select(("edge",), gpu=False), key=lambda case: prod(case.problem.in_shape[1:]))
-    variants = []
-    for case in select(("chain/edge/prime", "tail/edge/prime", "chain/edge/signed", "tail/edge/signed")):
-        for change in (
-            *({"dtype": dtype} for dtype in ("float16", "bfloat16", "float64")),
-            *(
-                {"layout": layout}
-                for layout in ("channels_last", "sliced", "cropped", "offset", "transposed")
-            ),
-        ):
-            name = "@".join([case.name, *change.values()])
-            variants.append(replace(case, name=name, **change))
+    dtypes = ("float16", "bfloat16", "float64")
+    layouts = ("channels_last", "sliced", "cropped", "offset", "transposed")
+    variants = [
+        variant(case, dtype, layout)
+        for case in select(("chain/edge/prime", "tail/edge/prime", "chain/edge/signed", "tail/edge/signed"))
+        for dtype, layout in (*product(dtypes, [None]), *product([None], layouts))
+    ]
     return [*headline, *edge, *variants]
 
 
