@@ -25,6 +25,14 @@ def weight_of(inputs: Inputs) -> Tensor:
     return inputs.weight
 
 
+def chain_of(inputs: Inputs) -> Chain:
+    """The sizes of the call; NotApplicable for the tail."""
+    c_in, per_group, *kernel = weight_of(inputs).shape
+    n, _, h, w = inputs.x.shape
+    c_out = per_group * inputs.sizes["groups"]
+    return Chain(n, c_in, c_out, h, w, (kernel[0], kernel[1]), bias=inputs.bias is not None, **inputs.sizes)
+
+
 def changed(**changes: Callable[[Inputs], Any]) -> Outside:
     """The real implementation on changed arguments: field of Inputs -> its new value."""
     return lambda call, i: call(replace(i, **{name: change(i) for name, change in changes.items()}))
@@ -77,16 +85,10 @@ def change_answer(change: Callable[[Tensor], Tensor]) -> Outside:
 
 def pooled_plane(inputs: Inputs) -> tuple[int, int]:
     """Rows and columns of the plane that the mean is over."""
-    h, w = inputs.x.shape[2:]
     if inputs.weight is None:
-        return h, w
-    kernel, s = inputs.weight.shape[2:], inputs.sizes
-    h, w = (
-        (size - 1) * s["stride"][a] - 2 * s["padding"][a] + s["dilation"][a] * (kernel[a] - 1)
-        + s["output_padding"][a] + 1
-        for a, size in enumerate((h, w))
-    )  # fmt: skip
-    return h, w
+        return inputs.x.shape[2], inputs.x.shape[3]
+    chain = chain_of(inputs)
+    return chain.out_size(0), chain.out_size(1)
 
 
 def mean_times(factor: Callable[[Inputs], float]) -> Outside:
@@ -207,15 +209,8 @@ def accumulated_in(dtype: torch.dtype) -> Outside:
 
 def border_subtracted(call: Call, i: Inputs) -> Tensor:
     """Each tap's band as the whole plane minus the rows and columns that it does not see."""
-    weight = weight_of(i).float()
-    x = i.x.float()
-    n, c_in, h, w = x.shape
-    groups = i.sizes["groups"]
-    sizes = (i.sizes[name] for name in ("stride", "padding", "output_padding", "dilation"))
-    stride, padding, output_padding, dilation = sizes
-    kernel = (weight.shape[2], weight.shape[3])
-    c_out = weight.shape[1] * groups
-    chain = Chain(n, c_in, c_out, h, w, kernel, stride, padding, output_padding, dilation, groups)
+    weight, x = weight_of(i).float(), i.x.float()
+    chain, groups = chain_of(i), i.sizes["groups"]
     total = x.sum((2, 3))
     bands = []
     for top, bottom in chain.bands(0):
