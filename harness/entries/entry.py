@@ -318,8 +318,3 @@ def choose(names: list[str] | None, *, gpu: bool, table: Mapping[str, Entry] | N
     if unknown:
         raise ValueError(f"backends: no entry is named {unknown[0]!r}; expected some of {', '.join(table)}")
     return [entry for entry in table.values() if entry.name in names]
-
-
-def release() -> None:
-    """Drop what torch.compile keeps of the case just done; past eight shapes it would refuse the next."""
-    torch.compiler.reset()

@@ -98,7 +98,7 @@ def collect(arch: int, cases: Sequence[str] = CASES) -> list[Compiled]:
             found += _of_case(backend, kernels, case, stride, arch)
         if isinstance(case.problem, Tail):
             binary, grid = compile_baseline(case.problem, stride, case.dtype, arch)
-            size = _itemsize(case) * prod(case.problem.in_shape)
+            size = getattr(torch, case.dtype).itemsize * prod(case.problem.in_shape)
             found.append(read(binary, "baseline", case.name, "multiply_gap_kernel", grid, y_bytes=size))
     return found
 
@@ -160,10 +160,6 @@ def _binary(kind: Hashable, launch: Any, arch: int) -> Binary:
 def stride_of(case: Case) -> tuple[int, ...]:
     format_ = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
     return torch.empty(case.problem.in_shape, device="meta", memory_format=format_).stride()
-
-
-def _itemsize(case: Case) -> int:
-    return getattr(torch, case.dtype).itemsize
 
 
 def read(binary: Binary, backend: str, case: str, kernel: str, grid: int, *, y_bytes: int = 0) -> Compiled:

@@ -16,11 +16,11 @@ from harness.numerics.examine import BATCH_INVARIANT
 
 MUTANTS: tuple[Mutant, ...] = (
     # Where the taps land
-    Mutant("crop-top", "the rows cropped at the top count", **launches.crop_forgotten(0, 0)),
-    Mutant("crop-bottom", "the rows cropped at the bottom count", **launches.crop_forgotten(0, 1)),
-    Mutant("crop-left", "the columns cropped at the left count", **launches.crop_forgotten(1, 0)),
-    Mutant("crop-right", "the columns cropped at the right count", **launches.crop_forgotten(1, 1)),
-    Mutant("crop-all", "every tap sees the whole plane: the published shortcut", **launches.no_crop()),
+    Mutant("crop-top", "the rows cropped at the top count", problem=launches.crop_forgotten(0, 0)),
+    Mutant("crop-bottom", "the rows cropped at the bottom count", problem=launches.crop_forgotten(0, 1)),
+    Mutant("crop-left", "the columns cropped at the left count", problem=launches.crop_forgotten(1, 0)),
+    Mutant("crop-right", "the columns cropped at the right count", problem=launches.crop_forgotten(1, 1)),
+    Mutant("crop-all", "every tap sees the whole plane: the published shortcut", problem=launches.no_crop),
     Mutant("kernel-flipped", "a convolution for a transposed one", around.change_weight(lambda w: w.flip(2, 3))),
     Mutant("kernel-rows-flipped", "kernel rows bottom up", around.change_weight(lambda w: w.flip(2))),
     Mutant("kernel-columns-flipped", "kernel columns right to left", around.change_weight(lambda w: w.flip(3))),

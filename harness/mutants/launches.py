@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from harness.mutants.interpose import Run, changed, parameters, with_arguments
 from reference.problem import Chain
 
 
-def crop_forgotten(axis: int, side: int) -> Mapping[str, Any]:
+def crop_forgotten(axis: int, side: int) -> Callable[[Chain], Chain]:
     """One side's bands reach to the edge of the plane. side 0: top or left, 1: bottom or right."""
-    return {"problem": lambda right: _uncropped(right, axis, side)}
+    return lambda right: _uncropped(right, axis, side)
 
 
 def _uncropped(right: Chain, axis: int, side: int) -> Chain:
@@ -29,14 +30,11 @@ def _uncropped(right: Chain, axis: int, side: int) -> Chain:
     return replace(right, padding=(padding[0], padding[1]), output_padding=(more[0], more[1]))
 
 
-def no_crop() -> Mapping[str, Any]:
-    def problem(right: Chain) -> Chain:
-        for axis in (0, 1):
-            for side in (0, 1):
-                right = _uncropped(right, axis, side)
-        return right
-
-    return {"problem": problem}
+def no_crop(right: Chain) -> Chain:
+    """Every band is the whole plane."""
+    for axis, side in product((0, 1), repeat=2):
+        right = _uncropped(right, axis, side)
+    return right
 
 
 def argument(name: str, change: Callable[[dict[str, Any]], Any], *kernels: str) -> Run:

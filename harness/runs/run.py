@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 
 from harness.cases.case import Case
-from harness.entries.entry import Entry, release
+from harness.entries.entry import Entry
 from harness.errors import UsageError, one_line
 from harness.records.as_json import load, to_json
 from harness.records.record import CaseRecord, Environment, Result, Run
@@ -123,7 +123,8 @@ def plan_setting() -> dict[str, str]:
 
 def _free() -> None:
     """Give back what the case just done held: compiled code, graphs and their memory."""
-    release()
+    # Past eight shapes torch.compile would refuse the next.
+    torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
