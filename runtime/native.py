@@ -14,7 +14,6 @@ import importlib.util
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -30,6 +29,7 @@ import torch
 from torch.overrides import has_torch_function_variadic
 
 from runtime import cache, private, workspace
+from runtime.host_compiler import find_compiler
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O2", "-shared", "-fPIC", "-fvisibility=hidden")
@@ -45,11 +45,7 @@ class Unavailable(RuntimeError):
 
 def compiler() -> tuple[str, ...]:
     """Command line of the C compiler: $CC, else the first of the usual names; empty if there is none."""
-    named = os.environ.get("CC", "").strip()
-    for command in [shlex.split(named)] if named else [["cc"], ["gcc"], ["clang"]]:
-        if path := shutil.which(command[0]):
-            return path, *command[1:]
-    return ()
+    return find_compiler("CC", ("cc", "gcc", "clang"))
 
 
 def refusal() -> str:

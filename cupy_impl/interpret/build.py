@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from functools import cache as once
 from pathlib import Path
 
 from runtime import cache
+from runtime.host_compiler import find_compiler
 
 HERE = Path(__file__).parent
 # -O1: compiles a quarter faster than -O2, and test kernels run too briefly to earn that back.
@@ -34,11 +34,7 @@ FLAGS = (
 
 def compiler() -> tuple[str, ...]:
     """Command line of the host C++ compiler: $CXX, else the first of the usual names; empty if there is none."""
-    named = os.environ.get("CXX", "").strip()
-    for command in [shlex.split(named)] if named else [["c++"], ["g++"], ["clang++"]]:
-        if path := shutil.which(command[0]):
-            return path, *command[1:]
-    return ()
+    return find_compiler("CXX", ("c++", "g++", "clang++"))
 
 
 def unavailable() -> str | None:
