@@ -5,6 +5,7 @@ one package `convgap`, because names as plain as these belong to whoever runs a 
 import statements (setup.py); a name that is put together at run time is asked for here.
 """
 
+import sys
 from pathlib import Path
 
 _PREFIX = __name__.removesuffix("runtime.names")
@@ -16,3 +17,8 @@ ROOT = Path(__file__).parents[1 + _PREFIX.count(".")]
 def importable(module: str) -> str:
     """The name to import, for one of the checkout: "harness.cli" is "convgap.harness.cli" in an installed wheel."""
     return _PREFIX + module
+
+
+def module_command(module: str) -> list[str]:
+    """The command line that runs a module of the checkout in a process of its own."""
+    return [sys.executable, "-m", importable(module)]

@@ -70,28 +70,31 @@ _FIELDS = ("name", "dtype", "layout", "multiplier", "values", "seed", "backward"
 """What else makes a case, beside its problem."""
 
 
-def arguments(case: Case) -> list[str]:
-    """The case as words for another process, which case_of() turns back into it."""
+def arguments(case: Case, entry: str) -> list[str]:
+    """A case and the name of an entry as words for another process, which case_and_entry() turns back into them."""
     named: dict[str, Any] = {"shape": spell(case.problem)} | {name: getattr(case, name) for name in _FIELDS}
     file = operators.of(case.problem).file
     return [
         *([f"--operator={file}"] if file else []),
         *(f"--{name}={value}" for name, value in named.items()),
+        f"--entry={entry}",
     ]
 
 
-def case_of(words: list[str]) -> tuple[Case, list[str]]:
-    """The case of arguments()'s words, and the words that are none of it. Its reason and twin are not passed on."""
+def case_and_entry(words: list[str]) -> tuple[Case, str]:
+    """The case and the name of the entry of arguments()'s words. The case's reason and twin are not passed on."""
     own = argparse.ArgumentParser(allow_abbrev=False)
     own.add_argument("--operator", type=lambda text: operators.load(Path(text)))
     _, words = own.parse_known_args(words)
     parser = argparse.ArgumentParser()
+    parser.add_argument("--entry")
     parser.add_argument("--shape", type=parse, dest="problem")
     for name in _FIELDS:
         convert = {"seed": int, "multiplier": _number_or_none, "backward": "True".__eq__}.get(name, str)
         parser.add_argument(f"--{name}", type=convert)
-    found, others = parser.parse_known_args(words)
-    return Case(reason="", **vars(found)), others
+    found = vars(parser.parse_args(words))
+    entry = found.pop("entry")
+    return Case(reason="", **found), entry
 
 
 def _number_or_none(text: str) -> float | None:

@@ -25,7 +25,7 @@ from harness.errors import UsageError, last_line
 from harness.machine import compilers, ptx, sass
 from harness.machine.compilers import Binary, compile_baseline, compile_launch
 from reference.problem import Problem, Tail
-from runtime.names import ROOT, importable
+from runtime.names import ROOT, module_command
 from runtime.prepared import Prepared, accumulator
 
 CASES = (
@@ -224,7 +224,7 @@ def collect_elsewhere(arch: int, cases: Sequence[str] = CASES) -> list[Compiled]
     """`collect` in a process in which Triton compiles. UsageError if that process fails."""
     environment = compilers.environment()
     done = subprocess.run(
-        [sys.executable, "-m", importable("harness.machine.compiled"), str(arch), *cases],
+        [*module_command("harness.machine.compiled"), str(arch), *cases],
         env=environment,
         cwd=ROOT,
         capture_output=True,

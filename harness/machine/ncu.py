@@ -11,7 +11,6 @@ import io
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ from harness.cases.spelling import arguments
 from harness.entries.entry import Unavailable
 from harness.errors import UsageError
 from harness.machine.profile_target import REFUSED
-from runtime.names import ROOT, importable
+from runtime.names import ROOT, module_command
 
 LIMIT_S = 600
 
@@ -103,13 +102,8 @@ def command(ncu: str, case: Case, entry: str) -> list[str]:
         *("--clock-control", "none", "--cache-control", "all", "--profile-from-start", "off"),
         # Compilers run in processes of their own, which ncu would slow down for nothing.
         *("--target-processes", "application-only"),
-        *(
-            sys.executable,
-            "-m",
-            importable("harness.machine.profile_target"),
-            *arguments(case),
-            f"--entry={entry}",
-        ),
+        *module_command("harness.machine.profile_target"),
+        *arguments(case, entry),
     ]
 
 

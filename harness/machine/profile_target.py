@@ -1,20 +1,19 @@
 """What Nsight Compute looks at: one call of one entry on one case, between two marks of the CUDA profiler.
 
-`python -m harness.machine.profile_target` takes harness.cases.spelling.arguments of a case and --entry. Everything is
-compiled and warmed up before the first mark, so what is profiled is the call alone; ncu itself empties the caches
-before each pass over a kernel.
+`python -m harness.machine.profile_target` takes harness.cases.spelling.arguments. Everything is compiled and warmed up
+before the first mark, so what is profiled is the call alone; ncu itself empties the caches before each pass over a
+kernel.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 import torch
 
 from harness.cases import operators
 from harness.cases.inputs import make_inputs
-from harness.cases.spelling import case_of
+from harness.cases.spelling import case_and_entry
 from harness.entries.entry import Unavailable
 
 REFUSED = "unavailable: "
@@ -23,11 +22,8 @@ REFUSED = "unavailable: "
 
 def main() -> None:
     """Profile one call."""
-    case, others = case_of(sys.argv[1:])
-    parser = argparse.ArgumentParser()
-    entries = operators.of(case.problem).entries()
-    parser.add_argument("--entry", required=True, choices=entries)
-    entry = entries[parser.parse_args(others).entry]
+    case, name = case_and_entry(sys.argv[1:])
+    entry = operators.of(case.problem).entries()[name]
     try:
         built = entry.build(case, make_inputs(case, torch.device("cuda")))
     except Unavailable as reason:

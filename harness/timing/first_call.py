@@ -1,13 +1,11 @@
 """Cost of the very first call, in a fresh process: with empty disk caches, and with what that left behind.
 
-`python -m harness.timing.first_call` is the process that is measured, with harness.cases.spelling.arguments of a case
-and --entry: it prints the seconds of one call, imports
-and the CUDA context excluded.
+`python -m harness.timing.first_call` is the process that is measured, with harness.cases.spelling.arguments: it
+prints the seconds of one call, imports and the CUDA context excluded.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,9 +16,9 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.cases.case import Case
-from harness.cases.spelling import arguments, case_of
+from harness.cases.spelling import arguments, case_and_entry
 from harness.errors import last_line
-from runtime.names import ROOT, importable
+from runtime.names import ROOT, importable, module_command
 
 CACHES = ("TRITON_CACHE_DIR", "CUPY_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
 LIMIT_S = 300  # max-autotune may take minutes; what takes longer is not waited for
@@ -32,13 +30,7 @@ class FirstCallError(RuntimeError):
 
 def measure(case: Case, entry: str) -> dict[str, float]:
     """Seconds of an entry's first call, with empty caches, then with warm ones. FirstCallError if a process fails."""
-    command = [
-        sys.executable,
-        "-m",
-        importable("harness.timing.first_call"),
-        *arguments(case),
-        f"--entry={entry}",
-    ]
+    command = [*module_command("harness.timing.first_call"), *arguments(case, entry)]
     with tempfile.TemporaryDirectory() as caches:
         env = os.environ | {name: str(Path(caches) / name) for name in CACHES}
         return {state: _seconds(command, env) for state in ("empty cache", "warm cache")}
@@ -67,12 +59,9 @@ def main() -> None:
     for name in (importable("triton_impl.launch"), "cupy"):
         with suppress(ImportError):
             import_module(name)
-    case, others = case_of(sys.argv[1:])
-    parser = argparse.ArgumentParser()
+    case, name = case_and_entry(sys.argv[1:])
     operator = operators.of(case.problem)
     entries, callers = operator.entries(), operator.callers()
-    parser.add_argument("--entry", required=True, choices=[*entries, *callers])
-    name = parser.parse_args(others).entry
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = make_inputs(case, device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None

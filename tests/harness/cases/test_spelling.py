@@ -62,7 +62,7 @@ def test_bad_shapes(text: str, says: str) -> None:
     ],
 )
 def test_a_case_survives_the_way_to_another_process(case: Case) -> None:
-    assert spelling.case_of([*spelling.arguments(case), "--entry=cub"]) == (case, ["--entry=cub"])
+    assert spelling.case_and_entry(spelling.arguments(case, "cub")) == (case, "cub")
 
 
 def test_the_command_line_of_a_case_makes_it_again() -> None:

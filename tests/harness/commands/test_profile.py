@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.cases.catalogue import select
-from harness.cases.spelling import case_of
+from harness.cases.spelling import case_and_entry
 from harness.cli import main
 from harness.commands import profile_entries
 from harness.machine import ncu
@@ -93,7 +93,7 @@ def test_command_never_touches_the_clocks() -> None:
     words = ncu.command("ncu", case, "triton")
     assert words[words.index("--clock-control") + 1] == "none"
     case_words = words[words.index("-m") + 2 :]
-    assert case_of(case_words) == (replace(case, reason="", twin=None), ["--entry=triton"])
+    assert case_and_entry(case_words) == (replace(case, reason="", twin=None), "triton")
 
 
 def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from harness.cases import operators
 from harness.cases.inputs import make_inputs
-from harness.cases.spelling import arguments, case_of, parse
+from harness.cases.spelling import arguments, case_and_entry, parse
 from harness.cli import main
 from harness.commands import calls
 from harness.entries.entry import choose
@@ -114,10 +114,10 @@ def test_a_wrong_softmax_is_found(softmax: Any, mistaken: Any, device: torch.dev
 
 def test_a_case_survives_the_way_to_another_process(softmax: Any) -> None:
     case = softmax.cases["edge"][1]
-    words = arguments(case)
+    words = arguments(case, "eager")
     assert words[0] == f"--operator={FILE}"
-    again, others = case_of([*words, "--entry=eager"])
-    assert replace(again, reason=case.reason) == case and others == ["--entry=eager"]
+    again, entry = case_and_entry(words)
+    assert replace(again, reason=case.reason) == case and entry == "eager"
 
 
 def test_the_command_of_a_random_call_makes_it_again(softmax: Any, no_gpu: None) -> None:
