@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -50,6 +50,13 @@ def refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
     for name in names:
         if getattr(args, name) != args.default(name):
             raise UsageError(f"--{name.replace('_', '-')}: {why}")
+
+
+def require_known(option: str, values: Iterable[str] | None, known: Collection[str]) -> None:
+    """UsageError for the first of the option's words that is none of those known; None stands for no words."""
+    for value in values or ():
+        if value not in known:
+            raise UsageError(f"--{option}: expected some of {', '.join(known)}, got {value!r}")
 
 
 def add_operator(parser: Any) -> None:

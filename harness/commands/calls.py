@@ -14,7 +14,7 @@ from harness.cases.case import Case
 from harness.console import console, progress
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
-from harness.options import DTYPES, add_operator, chosen_operator, require_memory, words
+from harness.options import DTYPES, add_operator, chosen_operator, require_known, require_memory, words
 from harness.records.as_json import to_json
 from harness.records.environment import environment
 from harness.records.record import Run
@@ -65,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args, "json", "text", "html")
     operator = chosen_operator(args)
     callers = operator.callers() if operator else ENTRIES
-    for name, values, known in (("calls", args.calls, CALLS), ("backends", args.backends, callers)):
-        if unknown := [value for value in values or [] if value not in known]:
-            raise UsageError(f"--{name}: expected some of {', '.join(known)}, got {unknown[0]!r}")
+    require_known("calls", args.calls, CALLS)
+    require_known("backends", args.backends, callers)
     if operator and args.dtype not in operator.dtypes:
         raise UsageError(f"--dtype: expected one of {', '.join(operator.dtypes)}, got {args.dtype!r}")
     if not args.budget_seconds > 0:

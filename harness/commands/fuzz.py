@@ -10,7 +10,7 @@ import torch
 import convgap
 from harness.errors import UsageError
 from harness.numerics.campaign import search
-from harness.options import add_operator, chosen_operator, count, seed, words
+from harness.options import add_operator, chosen_operator, count, require_known, seed, words
 
 SUMMARY = "draw random calls and check what must hold for every call"
 
@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     operator = chosen_operator(args)
     usable = _reasons(operator, device)
+    require_known("backends", args.backends, usable)
     for name in args.backends or ():
-        if name not in usable:
-            raise UsageError(f"--backends: expected some of {', '.join(usable)}, got {name!r}")
         if usable[name]:
             raise UsageError(f"backend {name!r} is not usable on {device}: {usable[name]}")
     chosen = args.backends or [name for name, reason in usable.items() if not reason]

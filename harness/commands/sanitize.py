@@ -27,8 +27,8 @@ from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
 from harness.errors import UsageError, last_line
 from harness.mutants.interpose import interposed, kernels
-from harness.options import refuse, words
-from runtime.names import ROOT, importable
+from harness.options import refuse, require_known, words
+from runtime.names import ROOT, importable, module_command
 
 SUMMARY = "run compute-sanitizer over every kernel of both sets; any finding fails"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -38,28 +38,29 @@ FOUND = 86
 _PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/nvidia/compute-sanitizer")
 
 
-def find() -> str | None:
-    """Path of compute-sanitizer: on PATH, or where CUDA toolkits put it."""
-    return shutil.which("compute-sanitizer") or next(
-        (found for place in _PLACES if (found := shutil.which("compute-sanitizer", path=place))), None
+def find() -> str:
+    """Path of compute-sanitizer: on PATH, or where CUDA toolkits put it. UsageError where it cannot run."""
+    if not torch.cuda.is_available():
+        raise UsageError("compute-sanitizer needs a GPU, and torch finds none")
+    for place in (None, *_PLACES):
+        if found := shutil.which("compute-sanitizer", path=place):
+            return found
+    raise UsageError(
+        f"compute-sanitizer is not on PATH nor in {', '.join(_PLACES)}; it is part of the CUDA toolkit"
     )
 
 
-def unavailable() -> str:
-    """Why the sanitizers cannot run here; empty if they can."""
-    if not torch.cuda.is_available():
-        return "compute-sanitizer needs a GPU, and torch finds none"
-    if find() is None:
-        return f"compute-sanitizer is not on PATH nor in {', '.join(_PLACES)}; it is part of the CUDA toolkit"
-    return ""
+def driver(backends: list[str]) -> list[str]:
+    """Command line that launches every kernel of the backends, under no sanitizer."""
+    return [*module_command("harness.commands.sanitize"), "--drive", "--backends", ",".join(backends)]
 
 
 def command(tool: str, sanitizer: str, backends: list[str]) -> list[str]:
-    """Command line of one tool over the driver of this module."""
+    """Command line of one tool over the driver."""
     return [
         sanitizer, "--tool", tool, "--error-exitcode", str(FOUND), "--print-limit", "20",
         *(["--leak-check", "no"] if tool == "memcheck" else []),
-        sys.executable, "-m", importable("harness.commands.sanitize"), "--drive", "--backends", ",".join(backends),
+        *driver(backends),
     ]  # fmt: skip
 
 
@@ -143,9 +144,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line a tool; 0 if nothing was found, else 1 after the tool's own words."""
     backends, tools = args.backends or ["triton", "cupy"], args.tools or list(TOOLS)
-    for what, values, known in (("tools", tools, TOOLS), ("backends", backends, ("triton", "cupy"))):
-        if unknown := [value for value in values if value not in known]:
-            raise UsageError(f"--{what}: expected some of {', '.join(known)}, got {unknown[0]!r}")
+    require_known("tools", tools, TOOLS)
+    require_known("backends", backends, ("triton", "cupy"))
     if args.drive:
         refuse(args, ("tools", "logs"), "expected without --drive, which runs no tool")
         if not torch.cuda.is_available():
@@ -155,20 +155,11 @@ def run(args: argparse.Namespace) -> int:
         if missing := set(kernels()) - launched:
             print("not launched", ", ".join(sorted(missing)))
         return int(bool(missing))
-    if reason := unavailable():
-        raise UsageError(reason)
     sanitizer = find()
-    assert sanitizer
     # First without: what is compiled now is read from the compilers' caches by the four runs that follow.
-    driver = [
-        sys.executable,
-        "-m",
-        importable("harness.commands.sanitize"),
-        "--drive",
-        "--backends",
-        ",".join(backends),
-    ]
-    done = subprocess.run(driver, check=False, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        driver(backends), check=False, env=environment(), cwd=ROOT, capture_output=True, text=True
+    )
     if done.returncode:
         raise UsageError(
             f"the kernels fail without a sanitizer already: {last_line(done.stderr or done.stdout)}"

@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.files import require_writable, write_whole
 from harness.machine.compiled import stride_of
 from harness.machine.resources import resources
-from harness.options import add_case_options, chosen_cases, refuse
+from harness.options import add_case_options, chosen_cases, refuse, require_known
 from harness.records.environment import environment
 from harness.show.text import print_lines
 from harness.timing import session
@@ -57,8 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search and report; 0 if the shipped constants are right on every case, 1 if not."""
     backends = args.backends or list(BACKENDS)
-    if unknown := [name for name in backends if name not in BACKENDS]:
-        raise UsageError(f"--backends: expected some of {', '.join(BACKENDS)}, got {unknown[0]!r}")
+    require_known("backends", backends, BACKENDS)
     if not args.seconds > 0:
         raise UsageError(f"--seconds: expected a positive number, got {args.seconds}")
     if used := plan.active():

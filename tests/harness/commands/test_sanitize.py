@@ -1,5 +1,6 @@
 """The sanitizers' command: that its driver reaches every kernel, that it says why it cannot run, and it itself."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from harness.cli import main
 from harness.commands import sanitize
+from harness.errors import UsageError
 from harness.mutants.interpose import kernels
 from tests.usable import TRITON, require
 
@@ -54,18 +56,23 @@ def test_verdict(
 
 
 def test_says_why_it_cannot_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sanitize, "find", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert main(["sanitize"]) == 2
     error = capsys.readouterr().err
     assert "compute-sanitizer" in error
     assert error.count("\n") == 1
     assert main(["sanitize", "--tools", "memchek"]) == 2
     assert "memchek" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UsageError, match="not on PATH nor in /usr/local/cuda/bin"):
+        sanitize.find()
 
 
 def test_nothing_is_found() -> None:
-    if reason := sanitize.unavailable():
-        pytest.skip(reason)
+    try:
+        sanitize.find()
+    except UsageError as reason:
+        pytest.skip(str(reason))
     root = Path(sanitize.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "harness.commands.sanitize", "--tools", "memcheck"],
