@@ -5,7 +5,7 @@ Errors are in units of the budget: up to 1 passes. Everything is evaluated in fl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -128,22 +128,45 @@ def compare(
     NaN passes only where the truth is NaN, Inf only where the truth is that Inf or rounds to it.
     An empty tensor passes, and the message says that there was nothing to compare.
     """
-    expected, magnitude = (np.asarray(value, dtype=np.float64) for value in (expected, magnitude))
+    true, size = (np.asarray(value, dtype=np.float64) for value in (expected, magnitude))
+    return compare_in(
+        lambda got: _units(got, true, size, dtype, depth, **details), actual, true, dtype, "the budget"
+    )
+
+
+def compare_in(
+    units_of: Callable[[Array], Array],
+    actual: Tensor,
+    expected: Array,
+    dtype: str,
+    bound: str,
+    which: str = "",
+) -> Comparison:
+    """`compare` for any bound: `units_of` gives the error of each element of an answer in units of its bound.
+
+    bound: what the message calls it. which: what the message says of the tensor, where there are several.
+    """
     found = str(actual.dtype).removeprefix("torch.")
     if tuple(actual.shape) != expected.shape:
-        return _refused(f"shape {tuple(actual.shape)}, expected {expected.shape}")
+        return refused(f"shape {tuple(actual.shape)}{which}, expected {expected.shape}")
     if found != dtype:
-        return _refused(f"dtype {found}, expected {dtype}")
+        return refused(f"dtype {found}{which}, expected {dtype}")
     if expected.size == 0:
         return Comparison(True, 0.0, None, None, None, 0, "nothing to compare: no elements")
     got = actual.detach().cpu().double().numpy()
-    units = _units(got, expected, magnitude, dtype, depth, **details)
+    units = units_of(got)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(units), units.shape))
     worst, n_bad = float(units[index]), int((units > 1).sum())
-    message = f"{worst:.3g} of the budget at {list(index)}: {got[index]:.9g}, expected {expected[index]:.9g}"
+    value, right = float(got[index]), float(expected[index])
+    message = f"{worst:.3g} of {bound} at {list(index)}{which}: {value:.9g}, expected {right:.9g}"
     if n_bad:
         message += f"; {n_bad} of {units.size} outside"
-    return Comparison(n_bad == 0, worst, index, float(got[index]), float(expected[index]), n_bad, message)
+    return Comparison(n_bad == 0, worst, index, value, right, n_bad, message)
+
+
+def refused(reason: str) -> Comparison:
+    """The comparison of an answer that has not even the shape or dtype, or is missing."""
+    return Comparison(False, np.inf, None, None, None, 1, reason)
 
 
 def matrix(
@@ -192,7 +215,3 @@ def _units(
     units[bounded & may_overflow & np.isinf(got) & (np.sign(got) == np.sign(expected))] = 0
     units[(got == expected) | (np.isnan(got) & np.isnan(expected))] = 0
     return units
-
-
-def _refused(reason: str) -> Comparison:
-    return Comparison(False, np.inf, None, None, None, 1, reason)

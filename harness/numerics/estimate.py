@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.numerics.budget import FORMATS, Comparison, smallest_normal
+from harness.numerics.budget import FORMATS, Array, Comparison, compare_in, refused, smallest_normal
 from harness.numerics.rounding import Rounding
 
 Run = Callable[[Callable[[Tensor], Tensor]], Sequence[Tensor]]
@@ -43,6 +43,15 @@ class Output:
     apart: NDArray[np.bool_]
     dtype: str
 
+    def units(self, got: Array) -> Array:
+        """|got - expected| over the bound, element by element; 0 where no bound holds."""
+        with np.errstate(all="ignore"):
+            units = np.asarray(np.abs(got - self.expected) / self.bound)
+        units[~np.isfinite(units)] = np.inf
+        units[(got == self.expected) | (np.isnan(got) & np.isnan(self.expected))] = 0
+        units[self.apart] = 0
+        return units
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -61,10 +70,13 @@ class Estimate:
     def compare(self, found: Sequence[Tensor]) -> Comparison:
         """An answer beside the truth, in units of the bound; the worst of all outputs."""
         if len(found) != len(self.outputs):
-            return _refused(f"{len(found)} outputs, expected {len(self.outputs)}")
+            return refused(f"{len(found)} outputs, expected {len(self.outputs)}")
         each = []
         for number, (actual, output) in enumerate(zip(found, self.outputs, strict=True), 1):
-            each.append(_compare(actual, output, f" of output {number}" if len(found) > 1 else ""))
+            which = f" of output {number}" if len(found) > 1 else ""
+            each.append(
+                compare_in(output.units, actual, output.expected, output.dtype, "the estimated budget", which)
+            )
         worst = max(each, key=lambda c: (not c.passed, c.worst), default=None)
         return worst or Comparison(True, 0.0, None, None, None, 0, "nothing to compare: no outputs")
 
@@ -171,32 +183,3 @@ def _differs(a: Tensor, b: Tensor, more: Any = 0.0) -> Tensor:
         return torch.ones(a.shape, dtype=torch.bool)
     same = (a == b) | (a.isnan() & b.isnan())
     return ~same & ~((a.double() - b.double()).abs() <= more)
-
-
-def _compare(actual: Tensor, output: Output, which: str) -> Comparison:
-    found = str(actual.dtype).removeprefix("torch.")
-    if tuple(actual.shape) != output.expected.shape:
-        return _refused(f"shape {tuple(actual.shape)}{which}, expected {output.expected.shape}")
-    if found != output.dtype:
-        return _refused(f"dtype {found}{which}, expected {output.dtype}")
-    if output.expected.size == 0:
-        return Comparison(True, 0.0, None, None, None, 0, "nothing to compare: no elements")
-    got = actual.detach().cpu().double().numpy()
-    with np.errstate(all="ignore"):
-        units = np.asarray(np.abs(got - output.expected) / output.bound)
-    units[~np.isfinite(units)] = np.inf
-    units[(got == output.expected) | (np.isnan(got) & np.isnan(output.expected))] = 0
-    units[output.apart] = 0
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(units), units.shape))
-    worst, bad = float(units[index]), int((units > 1).sum())
-    value, right = float(got[index]), float(output.expected[index])
-    message = (
-        f"{worst:.3g} of the estimated budget at {list(index)}{which}: {value:.9g}, expected {right:.9g}"
-    )
-    if bad:
-        message += f"; {bad} of {units.size} outside"
-    return Comparison(bad == 0, worst, index, value, right, bad, message)
-
-
-def _refused(reason: str) -> Comparison:
-    return Comparison(False, np.inf, None, None, None, 1, reason)
