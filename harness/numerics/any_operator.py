@@ -25,7 +25,7 @@ def right(example: Example) -> None:
     operator, inputs, expected = _asked(example)
     verdict = examine(
         lambda given: ask(example, given), inputs, expected, example.case.dtype, _plan(example, inputs, expected),
-        batch_invariant=operator.batch_invariant,
+        batch_invariant=operator.batch_invariant(example.backend),
     )  # fmt: skip
     must(verdict.passed, verdict.reason)
 
@@ -36,7 +36,7 @@ def samples_permuted(example: Example) -> None:
     order = Random(example.seed).sample(range(len(inputs.x)), len(inputs.x))
     permuted = replace(inputs, x=surrounded(inputs.x[order], inputs.x))
     answer = ask(example, permuted)
-    if operator.batch_invariant:
+    if operator.batch_invariant(example.backend):
         must(same_bits(ask(example, inputs)[order], answer), f"samples in the order {order} get other bits")
     back = torch.empty_like(answer)
     back[order] = answer

@@ -13,25 +13,14 @@ from unittest import mock
 import torch
 
 from harness.cases.inputs import Inputs, make_inputs
-from harness.numerics import strange, symmetries
-from harness.numerics.asked import ask, depth_of_call, inputs_of, must
+from harness.numerics import any_operator, strange, symmetries
+from harness.numerics.asked import ask, depth_of_call, must
 from harness.numerics.budget import compare
-from harness.numerics.examine import BATCH_INVARIANT, examine
 from harness.numerics.example import FINITE_VALUES, TAME_VALUES, Example, Miss, Property, Skip
 from harness.numerics.truth import truth_gradients
 from reference.problem import Tail
 from runtime import call as calls
 from torch_impl import forward
-
-
-def _right(example: Example) -> None:
-    inputs, expected = inputs_of(example)
-    plan = expected.plan(depth_of_call(example, inputs.x))
-    verdict = examine(
-        lambda i: ask(example, i), inputs, expected, example.case.dtype, plan,
-        batch_invariant=example.backend in BATCH_INVARIANT,
-    )  # fmt: skip
-    must(verdict.passed, verdict.reason)
 
 
 def _gradients(example: Example) -> None:
@@ -114,8 +103,8 @@ def _refused(example: Example) -> None:
 
 
 PROPERTIES: Mapping[str, Property] = {
-    "right": Property(_right, FINITE_VALUES, 4),
-    "samples permuted": Property(symmetries.samples_permuted, FINITE_VALUES),
+    "right": Property(any_operator.right, FINITE_VALUES, 4),
+    "samples permuted": Property(any_operator.samples_permuted, FINITE_VALUES),
     "channels permuted": Property(symmetries.channels_permuted, TAME_VALUES),
     "doubled": Property(symmetries.doubled, TAME_VALUES),
     "additive": Property(symmetries.additive, ("uniform",)),

@@ -12,25 +12,12 @@ from harness.cases.inputs import make_inputs
 from harness.numerics.asked import ask, depth_of_call, inputs_of, judge, must
 from harness.numerics.budget import budget
 from harness.numerics.depth import depth as depth_of
-from harness.numerics.examine import BATCH_INVARIANT, same_bits
+from harness.numerics.examine import same_bits
 from harness.numerics.example import Example, Skip
 from harness.numerics.guards import surrounded
 from harness.numerics.truth import truth
 from reference import eager
 from reference.problem import Tail
-
-
-def samples_permuted(example: Example) -> None:
-    """Samples in another order: the same answers in that order."""
-    inputs, expected = inputs_of(example)
-    order = Random(example.seed).sample(range(len(inputs.x)), len(inputs.x))
-    permuted = replace(inputs, x=surrounded(inputs.x[order], inputs.x))
-    answer = ask(example, permuted)
-    if example.backend in BATCH_INVARIANT:
-        must(same_bits(ask(example, inputs)[order], answer), f"samples in the order {order} get other bits")
-    back = torch.empty_like(answer)
-    back[order] = answer
-    judge(example, back, permuted.x, expected)
 
 
 def channels_permuted(example: Example) -> None:

@@ -78,8 +78,6 @@ class Operator:
     values: tuple[str, ...] = VALUES
     multiplied: bool = False
     """Whether a call has a multiplier, which `Case.multiplier` then says."""
-    batch_invariant: bool = True
-    """Whether a sample's bits must not depend on the rest of the batch."""
     tf32: bool = False
     """Whether the framework rounds float32 operands to TF32 on a GPU."""
     file: Path | None = None
@@ -159,6 +157,10 @@ class Operator:
     def stores(self, problem: Any) -> int:
         """Roundings to the tensors' dtype on the way to an output of the operator as written."""
         return 1
+
+    def batch_invariant(self, backend: str) -> bool:
+        """Whether a sample's bits must not depend on the rest of the batch."""
+        return True
 
     def gradients(self, problem: Any, inputs: Any, grad: Tensor) -> dict[str, Truth]:
         """The truth of the gradients of sum(grad * out), by the names of the arguments."""

@@ -17,6 +17,7 @@ from harness.cases.inputs import Inputs
 from harness.entries import entry
 from harness.entries.entry import Entry
 from harness.numerics.budget import smallest_normal
+from harness.numerics.examine import BATCH_INVARIANT
 from harness.numerics.example import Property
 from harness.numerics.properties import PROPERTIES
 from harness.numerics.truth import Truth, arrays, dtype_of, largest, numpy_of
@@ -58,6 +59,10 @@ class Pooled(Operator):
     def stores(self, problem: Any) -> int:
         """Of the operator step by step."""
         return eager.stores(problem)
+
+    def batch_invariant(self, backend: str) -> bool:
+        """Of the kernels alone."""
+        return backend in BATCH_INVARIANT
 
     def resized(self, problem: Any, number: int) -> Any:
         """An image of another height and another width."""
