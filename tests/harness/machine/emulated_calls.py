@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.cases.spelling import parse
-from harness.machine.emulated import emulated
 from reference.problem import Chain, Tail
 from runtime import call
+from tests.harness.machine.emulated import emulated
 from triton_impl import prepare
 
 SCALE = 0.5

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.machine import compilers, emulate
+from harness.machine import compilers
+from tests.harness.machine import emulate
 
 ROOT = Path(__file__).parents[3]
 KERNELS = [

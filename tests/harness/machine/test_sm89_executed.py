@@ -13,10 +13,11 @@ import convgap
 from harness.cases.case import Case
 from harness.cases.catalogue import select
 from harness.cases.inputs import make_inputs
-from harness.machine import compilers, sm89
+from harness.machine import compilers
 from harness.mutants.interpose import interposed
 from harness.mutants.score import Trial, trial
 from harness.numerics.examine import examine
+from tests.harness.machine import sm89
 
 NAMES = (
     "chain/edge/prime",
@@ -104,7 +105,7 @@ def test_cuda_ptx_is_for_sm_89() -> None:
 
 TRITON = """
 import torch
-from harness.machine import sm89
+from tests.harness.machine import sm89
 from harness.machine.compiled import launches
 from reference.problem import Chain, Tail
 from triton_impl import prepare
@@ -125,7 +126,7 @@ def test_triton_ptx_is_for_sm_89() -> None:
     environment = compilers.environment()
     done = subprocess.run(
         [sys.executable, "-c", TRITON], check=False, env=environment, capture_output=True, text=True,
-        cwd=Path(sm89.__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

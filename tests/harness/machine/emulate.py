@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.machine.ptx_arithmetic import LOGIC, TYPES, UNSIGNED, WIDE, arithmetic, compare, converted
+from tests.harness.machine.ptx_arithmetic import LOGIC, TYPES, UNSIGNED, WIDE, arithmetic, compare, converted
 
 Array = np.ndarray[Any, Any]
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.machine import emulate
 from harness.machine.compilers import compile_triton
 from harness.mutants.interpose import interposed
+from tests.harness.machine import emulate
 
 
 @contextmanager
