@@ -17,7 +17,7 @@ from runtime.names import INSTALLED, importable
 PROGRAM = "convgap" if INSTALLED else "bench.py"
 DEFAULT = "compare"
 CLOSED_PIPE = 141
-OWN_OPTIONS = ("-h", "--help", "--version", "--print-completion")
+OWN_OPTIONS = ("-h", "--help", "--version")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare the backends of one operator: are they right, and how fast are they?",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {convgap.__version__}")
-    add_completion(parser)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, module in COMMANDS.items():
         command = import_module(importable(module))
@@ -100,22 +99,3 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(sub)
         sub.set_defaults(run=command.run, default=sub.get_default)
     return parser
-
-
-def add_completion(parser: argparse.ArgumentParser) -> None:
-    """--print-completion SHELL: a script that the shell reads once. Starting Python at each key would take seconds."""
-    try:
-        import shtab
-    except ImportError:
-        parser.add_argument("--print-completion", action=_Missing, nargs="?", help=argparse.SUPPRESS)
-    else:
-        shtab.add_argument_to(
-            parser,
-            ["--print-completion"],
-            help="print a completion script for a shell, and exit",
-        )
-
-
-class _Missing(argparse.Action):
-    def __call__(self, *_: object) -> None:
-        raise UsageError("--print-completion needs shtab: install the extra 'completion'")

@@ -303,15 +303,3 @@ def test_version_and_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert console().width == 70
     monkeypatch.setenv("COLUMNS", "wide")
     assert console().width == 100
-
-
-def test_completion_is_printed_or_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if find_spec("shtab"):
-        with pytest.raises(SystemExit, match="0"):
-            main(["--print-completion", "bash"])
-        assert "compare" in capsys.readouterr().out
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    assert main(["--print-completion", "bash"]) == 2
-    assert "extra 'completion'" in capsys.readouterr().err
