@@ -25,7 +25,8 @@ BATCHES = 1, 32, 4096
 """Batches that stand for all: few and many samples for a block of a matrix product."""
 
 SIZE_AT = {"contract": 5, "expand": 3, "weight_grad": 3, "band_fill": 1}
-"""Where the operators that do not see x are told its size, among their arguments. The others have x first."""
+"""For operators that are not given x itself: the index, among their arguments, of x's (rows, columns). All others have
+x as argument 0."""
 
 
 def warmup_sizes(

@@ -162,9 +162,10 @@ class Keys:
     """What a thread may add to the keys of every call; in inference mode `inplace` is missing."""
     inplace: int
     cast: int
-    """What a thread takes away for as long as it does not run under autocast."""
+    """Autocast's keys, which every thread excludes while autocast is off."""
     autograd: int
-    """What it takes away in inference mode, where that is right, or below a derivative that somebody else makes."""
+    """Autograd's keys, which a thread excludes in inference mode (still ordinary) and inside an operator's derivative
+    (not ordinary)."""
 
 
 def _make_keys() -> Keys | None:

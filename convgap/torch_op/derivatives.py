@@ -76,7 +76,7 @@ class Straight:
     wants: tuple[bool, bool, bool, bool]
     """Which of x, weight, bias and multiplier want a gradient."""
     number: int = field(default_factory=count().__next__)
-    """Stands for the rest in native.c: no other object ever has it."""
+    """A number of this object alone, by which native.c looks its plan up instead of comparing all fields."""
 
     def contract(self, sums: Tensor, *given: Any) -> Tensor:
         return kernels.contract(self.problem, sums, *given, backend=self.backend)

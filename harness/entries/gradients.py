@@ -62,7 +62,10 @@ def truth(problem: Problem, inputs: Inputs) -> Truth:
 
 
 def _gradients(operators: ModuleType, inputs: Inputs, grad: Tensor, **options: Any) -> Callable[[], Any]:
-    """All gradients of one call. Leaves and forward are made once per stream: autograd goes back on theirs."""
+    """A function that computes all gradients of one call.
+
+    Forward and leaves are made once for each stream, for autograd runs a backward on the stream of its forward.
+    """
     made: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
     def call() -> tuple[Tensor, ...]:

@@ -2,8 +2,8 @@
 
 A model runs in float64: once as it is, which is the truth, and some tens of times with every input and every result
 off by a random rounding of the format at hand (rounding.py). From the spread of these runs each element of each output
-gets its bound. Where the rounding turns a comparison, an argmax or the like the other way, what lies behind it is told
-apart: no bound holds there.
+gets its bound. Where rounding can flip a comparison or an argmax, the elements that depend on it are marked `apart`:
+they get no bound and are not compared.
 """
 
 from __future__ import annotations

@@ -96,9 +96,9 @@ class ChainOperator(Pooled):
         return oracle.depth(problem.c_in // problem.groups * eager.taps(problem) + 1, problem.out_area)
 
     def floor(self, problem: Chain, inputs: Any) -> Any:
-        """A loss is multiplied by the weight and added up over the taps.
+        """What flushing one input loses is multiplied by every tap's weight.
 
-        A tap meets an output element at most once, and an input element at most once.
+        `share`: the outputs that one tap can reach, over all that are averaged.
         """
         share = min(problem.h * problem.w, problem.out_area) / problem.out_area
         weight = (np.abs(inputs.weight.astype(np.float64)) + 1).sum(axis=(2, 3))

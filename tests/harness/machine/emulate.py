@@ -172,7 +172,8 @@ class Warp:
     def to_barrier(self) -> None:
         """Go on until the next barrier, or the end."""
         while not self.done:
-            # Lanes that part are joined again by this: those that are behind go first, those that wait last.
+            # Lanes that took different branches meet again because those at the lowest instruction run first, and an
+            # instruction that all lanes do together waits for the last of them.
             waits = self.program.together[self.at]
             at = int(self.at[LANE if waits.all() else ~waits].min())
             here = self.at == at
