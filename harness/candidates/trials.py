@@ -7,6 +7,7 @@ same trials again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import cycle
 from random import Random
 from typing import Any
 
@@ -23,6 +24,9 @@ OLD = Chain(128, 3, 16, 32, 32, *TWICE)
 SMALL = Chain(3, 5, 6, 9, 10, *TWICE)
 MULTIPLIERS = (0.5, -1.75, 3.0, 0.1, 1.0)
 HIDDEN = 4
+LARGEST_KERNEL = 7
+ENOUGH_FOR_NONFINITE = 4, 5
+"""Samples of which one stays finite while Inf, -Inf and NaN each have one of their own."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,16 @@ def shaped_for(operator: str, problem: Problem) -> Problem:
 
 
 def _of(candidate: Candidate, operator: str, rng: Random, *, full: bool) -> list[Trial]:
-    fixed = candidate.form == "solution"
+    # In turn, so that each seed asks for every multiplier, and a negative one is among them.
+    multipliers = cycle(rng.sample(MULTIPLIERS, len(MULTIPLIERS)))
 
     def trial(name: str, problem: Problem, **more: Any) -> Trial:
         problem = shaped_for(operator, problem)
-        return Trial(f"{operator} {name}", problem, rng.choice(MULTIPLIERS), rng.getrandbits(31), **more)
+        return Trial(f"{operator} {name}", problem, next(multipliers), rng.getrandbits(31), **more)
 
-    found = [trial("small", replace(SMALL, n=rng.choice((3, 4))), thorough=True)]
-    for number in range(HIDDEN):
-        found.append(trial(f"hidden {number + 1}", _hidden(candidate.form, rng, fixed=fixed)))
+    found = [trial("small", replace(SMALL, n=rng.choice(ENOUGH_FOR_NONFINITE)), thorough=True)]
+    for number, problem in enumerate(hidden(candidate.form, rng), 1):
+        found.append(trial(f"hidden {number}", problem))
     for dtype in candidate.dtypes:
         for layout in candidate.layouts:
             if (dtype, layout) != ("float32", "contiguous"):
@@ -103,20 +108,67 @@ def _of(candidate: Candidate, operator: str, rng: Random, *, full: bool) -> list
     return found
 
 
-def _hidden(form: str, rng: Random, *, fixed: bool) -> Chain:
-    """A small problem that nobody published; KernelBench's constructor takes one number for both axes."""
-    if form == "functions":
-        return replace(random_chain(rng), bias=True)
-    n, c_in, c_out = rng.randint(4, 9), rng.randint(2, 20), rng.randint(2, 20)
-    h, w = rng.randint(3, 24), rng.randint(3, 24)
-    if fixed:
-        return Chain(n, c_in, c_out, h, w, *TWICE)
+def hidden(form: str, rng: Random) -> list[Chain]:
+    """Small problems that nobody published.
+
+    Between them they differ from the published one in every argument that the form passes.
+    """
+    draw = {"functions": _any_call, "solution": _same_convolution}.get(form, _square)
     while True:
-        kernel, stride, padding = rng.randint(2, 5), rng.randint(1, 3), rng.randint(0, 2)
+        found = [draw(rng) for _ in range(HIDDEN)]
+        if form == "solution" or _nothing_left_as_published(found, form):
+            return found
+
+
+def _nothing_left_as_published(found: list[Chain], form: str) -> bool:
+    """Whether a file fails somewhere that has one of the published numbers in the place of an argument."""
+    passed = ["stride", "padding", "output_padding"] + ["dilation", "groups"] * (form == "functions")
+    for name in passed:
+        published = getattr(SMALL, name)
+        if not any(_differs(getattr(problem, name), published) for problem in found):
+            return False
+    kernels = [problem.kernel for problem in found]
+    return any(min(kernel) == 1 for kernel in kernels) and any(max(kernel) > 5 for kernel in kernels)
+
+
+def _differs(value: Any, published: Any) -> bool:
+    """Whether a parameter is another one, along both axes where it has two."""
+    if isinstance(value, tuple):
+        return all(one != other for one, other in zip(value, published, strict=True))
+    return value != published
+
+
+def _any_call(rng: Random) -> Chain:
+    """Arguments as a function may get them: of each axis its own, grouped, dilated."""
+    while True:
+        kernel = rng.randint(1, LARGEST_KERNEL), rng.randint(1, LARGEST_KERNEL)
+        problem = replace(random_chain(rng), bias=True, kernel=kernel)
+        if _has_output(problem):
+            return problem
+
+
+def _same_convolution(rng: Random) -> Chain:
+    """Other sizes with the published kernel, stride and padding, which a solution's definition fixes."""
+    return Chain(*_sizes(rng), *TWICE)
+
+
+def _square(rng: Random) -> Chain:
+    """KernelBench's constructor takes one number for both axes."""
+    while True:
+        kernel, stride, padding = rng.randint(1, LARGEST_KERNEL), rng.randint(1, 3), rng.randint(0, 2)
         output_padding = rng.randrange(stride)
         problem = Chain(
-            *(n, c_in, c_out, h, w),
+            *_sizes(rng),
             *((kernel, kernel), (stride, stride), (padding, padding), (output_padding, output_padding)),
         )
-        if min(problem.out_size(0), problem.out_size(1)) > 0:
+        if _has_output(problem):
             return problem
+
+
+def _sizes(rng: Random) -> tuple[int, int, int, int, int]:
+    n, c_in, c_out = rng.randint(4, 9), rng.randint(2, 20), rng.randint(2, 20)
+    return n, c_in, c_out, rng.randint(3, 24), rng.randint(3, 24)
+
+
+def _has_output(problem: Chain) -> bool:
+    return min(problem.out_size(0), problem.out_size(1)) > 0

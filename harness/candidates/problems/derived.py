@@ -117,11 +117,11 @@ def main_problem(operator: Any, *, gpu: bool) -> OperatorProblem:
 
 
 def hidden(operator: Any, seed: int) -> Iterator[OperatorProblem]:
-    """Sizes drawn from a seed that a candidate never sees, of several samples each."""
+    """Sizes drawn from a seed that a candidate never sees, of so many samples that Inf and NaN have one each."""
     rng = Random(seed)
     for values in HIDDEN:
         if values in operator.values:
-            problem = operator.batched(operator.draw(rng), rng.randint(3, 6))
+            problem = operator.batched(operator.draw(rng), rng.randint(4, 6))
             yield OperatorProblem(operator, replace(own_case(problem, "drawn"), values=values))
 
 
