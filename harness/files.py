@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,12 @@ from runtime import plan
 
 _OPEN_ALREADY = ("/dev/fd/", "/dev/std", "/proc/")
 """What lies here names a file that somebody has open: it is never replaced."""
+
+
+def require_regular(path: Path) -> None:
+    """OSError for what is no file with an end: a folder, or a pipe that nobody may ever write to."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "expected a regular file")
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:

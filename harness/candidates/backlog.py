@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,9 @@ from typing import Any
 
 from harness.candidates.verdict import Check, Verdict
 from harness.errors import UsageError
+from harness.files import require_regular
 
+BYTE_FOR_BYTE: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 SUFFIXES = (".py", ".cu", ".cuh", ".json")
 
 
@@ -25,7 +28,7 @@ class Task:
 
     def key(self, context: str) -> str:
         """Same file under the same judge, problem, settings and card: same key."""
-        return hashlib.sha256(f"{context}\0{self.file}\0{self.text}".encode()).hexdigest()
+        return hashlib.sha256(f"{context}\0{self.file}\0{self.text}".encode(**BYTE_FOR_BYTE)).hexdigest()
 
 
 def tasks(source: Path, *, problem: bool) -> list[Task]:
@@ -33,8 +36,10 @@ def tasks(source: Path, *, problem: bool) -> list[Task]:
     try:
         if source.is_dir():
             paths = sorted(p for p in source.iterdir() if p.suffix in SUFFIXES and p.is_file())
-            found = [Task(path.name, path.read_text(encoding="utf-8", errors="replace")) for path in paths]
+            # Bytes that are no text stay what they are: the judge of the file has to see them.
+            found = [Task(path.name, path.read_text(**BYTE_FOR_BYTE)) for path in paths]
         else:
+            require_regular(source)
             lines = source.read_text(encoding="utf-8").splitlines()
             found = [_solution(source, at, line, problem) for at, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
@@ -52,13 +57,16 @@ def _solution(source: Path, number: int, line: str, problem: bool) -> Task:
     """A line of flashinfer-bench's solutions; with a problem the file of its entry point is the candidate."""
     try:
         document = json.loads(line)
-        name = f"{number:05d}-{document.get('name', 'solution')}".replace("/", "_")[:120]
+        name = re.sub(r"[^\w.-]", "_", f"{number:05d}-{document.get('name', 'solution')}", flags=re.ASCII)[
+            :120
+        ]
         if not problem:
             return Task(f"{name}.json", line)
         file = document["spec"]["entry_point"].partition("::")[0]
         text = next(item["content"] for item in document["sources"] if item["path"] == file)
+        text.encode()
         return Task(f"{name}.py", text)
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
         raise UsageError(
             f"--queue: {source}, line {number}: no solution ({type(error).__name__}: {error})"
         ) from None

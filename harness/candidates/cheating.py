@@ -5,7 +5,6 @@ Few, and each one certain: everything else is found by what a candidate does (ch
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 
@@ -28,9 +27,8 @@ VERDICT = re.compile(
 
 
 def signs(sources: dict[str, str]) -> Iterator[str]:
-    """Reasons, each "kind: sentence", to refuse the files whatever they answer."""
-    for name, text in sources.items():
-        code = _without_comments(name, text)
+    """Reasons, each "kind: sentence", to refuse the files whatever they answer. sources: without comments."""
+    for name, code in sources.items():
         if found := PERSISTING.search(code):
             yield f"persisting: {name} sets part of the L2 aside, where no flush reaches ({found[0]})"
         if (found := STREAM.search(code)) and not any(join in code for join in JOINS):
@@ -42,19 +40,3 @@ def printed(text: str) -> Iterator[str]:
     if found := VERDICT.search(text):
         line = next((line for line in text.splitlines() if found[0] in line), found[0])
         yield f"verdict: printed a verdict of its own: {line.strip()[:120]}"
-
-
-def _without_comments(name: str, text: str) -> str:
-    if not name.endswith(".py"):
-        return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return text
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
-            del node.body[0]
-    return "\n".join(ast.unparse(node) for node in tree.body)

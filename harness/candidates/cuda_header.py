@@ -31,7 +31,7 @@ def read(path: Path, text: str) -> dict[str, Any]:
         raise UsageError(f"{path}: {EXPECTED}")
     try:
         header = tomllib.loads(inside)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: the header is no TOML: {error}") from None
     if unknown := set(header) - {"operator", "entry", "arguments", "grid", "block", "options"}:
         raise UsageError(f"{path}: header: unknown key {min(unknown)!r}")

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.candidates import cuda_header, flashinfer
+from harness.candidates.uncommented import without_comments
+from harness.candidates.worker import HOME
 from harness.cases import operators
 from harness.cases.case import LAYOUTS
 from harness.errors import UsageError
+from harness.files import require_regular
 from harness.options import DTYPES
 
 FORMS = ("kernelbench", "functions", "cuda", "solution")
 OPERATORS = {operator.function: operator.name for operator in reversed(operators.built_in())}
-CLAIM = re.compile(r"^\s*(?:#|//|\*)\s*judge:\s*(dtypes|layouts)\s*=\s*([\w, ]+)$", re.MULTILINE)
+CLAIM = re.compile(r"^\s*(?:#|//|\*)[ \t]*judge:[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+CLAIMED = {"dtypes": DTYPES, "layouts": LAYOUTS}
 LONGEST = 4 << 20  # bytes of a file
 
 
@@ -41,6 +47,16 @@ class Candidate:
         """The same candidate with other claims, where there are some."""
         return replace(self, dtypes=tuple(dtypes or self.dtypes), layouts=tuple(layouts or self.layouts))
 
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Its sources without comments and docstrings. RecursionError for one that nests too deeply to be read."""
+        return {name: without_comments(name, text) for name, text in self.sources.items()}
+
+    def does(self, pattern: str) -> str:
+        """What of its code matches; "" if nothing."""
+        found = re.search(pattern, "\n".join(self.code.values()))
+        return found[0] if found else ""
+
     @property
     def text(self) -> str:
         """All its source."""
@@ -49,23 +65,22 @@ class Candidate:
     @property
     def convolves(self) -> bool:
         """Whether it calls the framework's convolution, which rounds float32 operands to TF32 on a GPU."""
-        return re.search(r"conv_transpose(2d)?\(", self.text) is not None
+        return bool(self.does(r"conv_transpose(2d)?\("))
 
     @property
     def kernels(self) -> str:
         """What kernels of its own the file has, in a word; "" if none."""
-        found = re.search(r"@triton\.jit|\bRawKernel\b|\bRawModule\b|__global__", self.text)
-        return found[0] if found else ""
+        return self.does(r"@triton\.jit|\bRawKernel\b|\bRawModule\b|__global__")
 
     @property
     def branches_on_device(self) -> bool:
         """Whether it asks where its tensors are: then its kernels may be for a GPU only."""
-        return re.search(r"\.is_cuda\b|\.device\b", self.text) is not None
+        return bool(self.does(r"\.is_cuda\b|\.device\b"))
 
     @property
     def wants_gpu(self) -> str:
         """Why it cannot run without a GPU; "" if it can."""
-        if "load_inline" in self.text and "cuda_sources" in self.text:
+        if self.does(r"\bload_inline\b") and self.does(r"\bcuda_sources\b"):
             return "load_inline builds CUDA C++ with nvcc, for a GPU"
         return ""
 
@@ -73,16 +88,27 @@ class Candidate:
 def read(path: Path, form: str | None = None) -> Candidate:
     """The candidate in a file. UsageError if it cannot be read or is of no form that is known here."""
     try:
+        candidate = _read(path, form)
+        _ = (
+            candidate.code
+        )  # Python's parser and writer have a limit each; what is past it is no fault of the judge
+    except (RecursionError, MemoryError):
+        raise UsageError(f"{path}: an expression nests too deeply for Python to read it; split it") from None
+    return candidate
+
+
+def _read(path: Path, form: str | None) -> Candidate:
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; --queue {path} judges all files of one")
+    try:
+        require_regular(path)
         if path.stat().st_size > LONGEST:
             raise UsageError(f"{path}: longer than {LONGEST >> 20} MiB")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
     form = form or _form(path, text)
-    claims = {name: tuple(re.split(r"[ ,]+", values.strip())) for name, values in CLAIM.findall(text)}
-    for name, known in (("dtypes", DTYPES), ("layouts", LAYOUTS)):
-        if unknown := [value for value in claims.get(name, ()) if value not in known]:
-            raise UsageError(f"{path}: judge: {name}: {unknown[0]!r}, expected some of {', '.join(known)}")
+    claims = _claims(path, text)
     if form == "solution":
         return _solution(path, text)
     if form == "cuda":
@@ -98,6 +124,19 @@ def read(path: Path, form: str | None = None) -> Candidate:
         raise UsageError(f"{path}: expected a function {' or '.join(OPERATORS)}, found neither")
     details = {"file": "candidate.py"}
     return Candidate(path, form, {"candidate.py": text}, operators, details, **claims)
+
+
+def _claims(path: Path, text: str) -> dict[str, tuple[str, ...]]:
+    """What comments `judge: NAME = VALUES` say that it can do."""
+    claims = {}
+    for name, values in CLAIM.findall(text):
+        if name not in CLAIMED:
+            raise UsageError(f"{path}: judge: {name}: unknown claim, expected one of {', '.join(CLAIMED)}")
+        claims[name] = tuple(re.split(r"[ ,]+", values))
+        if unknown := [value for value in claims[name] if value not in CLAIMED[name]]:
+            expected = ", ".join(CLAIMED[name])
+            raise UsageError(f"{path}: judge: {name}: {unknown[0]!r}, expected some of {expected}")
+    return claims
 
 
 def _form(path: Path, text: str) -> str:
@@ -123,13 +162,23 @@ def _names(text: str) -> list[str]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return re.findall(r"^(?:class|def)\s+(\w+)", text, re.MULTILINE)
-    names = []
-    for node in tree.body:
+    return list(_defined(tree.body))
+
+
+def _defined(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Names that statements define, in the branches of an `if` and a `try` as well."""
+    for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            names.append(node.name)
-        elif isinstance(node, ast.Assign):
-            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
-    return names
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = (
+                node.targets if isinstance(node, ast.Assign) else [node.target] * (node.value is not None)
+            )
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.If | ast.Try):
+            yield from _defined([*node.body, *node.orelse])
+            if isinstance(node, ast.Try):
+                yield from _defined([inner for handler in node.handlers for inner in handler.body])
 
 
 def _solution(path: Path, text: str) -> Candidate:
@@ -138,8 +187,8 @@ def _solution(path: Path, text: str) -> Candidate:
         spec = document["spec"]
         sources = {item["path"]: item["content"] for item in document["sources"]}
         file, _, function = spec["entry_point"].partition("::")
-        definition = document["definition"]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        definition = str(document["definition"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: no solution.json ({type(error).__name__}: {error})") from None
     if definition not in flashinfer.DEFINITIONS:
         known = ", ".join(flashinfer.DEFINITIONS)
@@ -148,9 +197,9 @@ def _solution(path: Path, text: str) -> Candidate:
         raise UsageError(
             f"{path}: entry_point: expected FILE.py::FUNCTION of its sources, got {spec['entry_point']!r}"
         )
-    for name in sources:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UsageError(f"{path}: sources: expected paths inside the solution, got {name!r}")
+    for name, content in sources.items():
+        if fault := _fault(name, content, sources):
+            raise UsageError(f"{path}: sources: {name!r:.80}: {fault}")
     details = {
         "file": file,
         "function": function,
@@ -159,3 +208,20 @@ def _solution(path: Path, text: str) -> Candidate:
         "name": str(document.get("name", path.stem)),
     }
     return Candidate(path, "solution", sources, (flashinfer.DEFINITIONS[definition],), details)
+
+
+def _fault(name: Any, content: Any, sources: dict[Any, Any]) -> str:
+    """Why a source of a solution cannot be written to a file of its folder; "" if it can."""
+    if not isinstance(name, str) or not isinstance(content, str):
+        return "expected a text as path, and one as content"
+    try:
+        data, _ = os.fsencode(name), content.encode()
+    except UnicodeEncodeError:
+        return "expected text that can be encoded, got half of a surrogate pair"
+    parts = Path(name).parts
+    inside = bool(parts) and not Path(name).is_absolute() and ".." not in parts and parts[0] != HOME
+    if not inside or b"\0" in data or max(len(os.fsencode(part)) for part in parts) > 255 or len(data) > 1000:
+        return f"expected the path of a file inside the solution, and not in {HOME!r}"
+    if any(isinstance(other, str) and Path(name) in Path(other).parents for other in sources):
+        return "is a file, and the folder of another one"
+    return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from harness.candidates import forms, judging
-from harness.candidates.backlog import Task
+from harness.candidates.backlog import BYTE_FOR_BYTE, Task
 from harness.candidates.problems import file, filters
 from harness.candidates.problems.file import ProblemFile
 from harness.candidates.problems.floor import floor
@@ -40,7 +40,7 @@ def run(task: Task, terms: Terms, *, gpu: bool) -> dict[str, object]:
     """The verdict, as a document. gpu: judged and timed on the GPU that this process sees, else interpreted."""
     with tempfile.TemporaryDirectory(prefix="queued-") as folder, ExitStack() as stack:
         path = Path(folder, task.file)
-        path.write_text(task.text, encoding="utf-8")
+        path.write_text(task.text, **BYTE_FOR_BYTE)
         try:
             candidate = forms.read(path, terms.form)
             if terms.problem and candidate.form != "kernelbench":

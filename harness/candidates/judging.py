@@ -71,7 +71,7 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
         if broken:
             verdict.verdict, verdict.reasons = "refused", broken
             return judged
-    if signs := list(cheating.signs(candidate.sources)):
+    if signs := list(cheating.signs(candidate.code)):
         verdict.verdict, verdict.reasons = "refused", signs
         return judged
     if not settings.run:

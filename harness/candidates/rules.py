@@ -36,9 +36,14 @@ CALLS = frozenset({"print", "exec", "eval", "__import__", "compile", "open"})
 def form(text: str) -> list[str]:
     """One line per broken rule, each beginning with the rule's name."""
     try:
-        tree = ast.parse(text)
+        return _broken(ast.parse(text))
     except SyntaxError as error:
         return [f"syntax: {error}"]
+    except RecursionError:
+        return ["syntax: an expression nests too deeply to be checked"]
+
+
+def _broken(tree: ast.Module) -> list[str]:
     kernels = [node for node in tree.body if isinstance(node, ast.FunctionDef) and _is_kernel(node)]
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not _is_kernel(node)]
     return [

@@ -31,6 +31,8 @@ KEPT = (
     "TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH", "TRITON_CUOBJDUMP_PATH", "TRITON_NVDISASM_PATH",
     "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
 )  # fmt: skip
+HOME = "home"
+"""Folder beside the candidate's files, for what it and its libraries keep."""
 WATCH_S = 0.05
 TAIL = 4000  # characters of what the candidate printed that are kept
 
@@ -61,7 +63,7 @@ class Worker:
         self.folder = Path(self._folder.name)
         self._channel, theirs = socket.socketpair()
         self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
-        (self.folder / "home").mkdir()
+        (self.folder / HOME).mkdir()
         apart = strongest(not interpret)
         arguments = theirs.fileno(), limits.disk, apart.writable, not interpret
         start = (

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.errors import UsageError
+from harness.files import require_regular
 
 NAMES = ("Model", "get_inputs", "get_init_inputs")
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -87,6 +88,7 @@ class ProblemFile:
 def read(path: Path) -> ProblemFile:
     """The problem in a file. UsageError for one that cannot be read, imported, or lacks a name."""
     try:
+        require_regular(path)
         text = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--problem: {path}: cannot be read ({error})") from None
