@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 WIDTH = 100  # columns when the output is not a terminal
 
@@ -43,3 +51,18 @@ def progress(out: Console, total: int) -> Iterator[Callable[[str], None]]:
             bar.update(task, advance=1, description=name)
 
         yield advance
+
+
+@contextmanager
+def saying(out: Console) -> Iterator[Callable[[str], None]]:
+    """One line on `out`, if it is a terminal, with a sign of life; yields the function to call with its new text."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+    ) as line:
+        task = line.add_task("", total=None)
+        yield lambda text: line.update(task, description=text)

@@ -21,9 +21,15 @@ JOINS = (
 )
 STREAM = re.compile(r"(?:torch|cupy|cp)\.cuda\.Stream\(|cudaStreamCreate|cuStreamCreate|getStreamFromPool")
 VERDICT = re.compile(
-    r'"verdict"\s*:|\bverdict\b.{0,20}\baccepted\b|\baccepted\b|\ball (?:tests|checks) passed\b',
-    re.IGNORECASE,
+    r"""(?i:"verdict"\s*:)
+    | (?i:\bverdict\b.{0,20}\baccepted\b)
+    | (?i:\b(?:all|\d+\ of\ \d+)\ (?:tests|checks)\ passed\b)
+    | (?i:^\W*accepted\W*$)
+    | (?i:\b\d+\ of\ \d+\ accepted\b)
+    | ^\W*(?:\d+\W+)?ACCEPTED\b""",
+    re.VERBOSE | re.MULTILINE,
 )
+"""What reads like a line of the judge's own: other things than a candidate are accepted, as a configuration is."""
 
 
 def signs(sources: dict[str, str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -25,7 +25,7 @@ class Rules:
     tf32: whether the framework's convolution rounds to TF32 here. chain: the longest chain of additions, if known.
 
     frozen: whether weights may be taken once, at construction. patience: seconds that a call on a published shape may
-    take; an interpreter may need minutes, and then gets fewer samples of it.
+    take; an interpreter may need minutes, and then gets fewer samples of it. tell: is called with how far it came.
     """
 
     tf32: bool = False
@@ -33,6 +33,7 @@ class Rules:
     frozen: bool = False
     patience: float | None = None
     gpu: bool = False
+    tell: Callable[[str], None] | None = None
 
 
 @dataclass
@@ -66,6 +67,8 @@ class Exam:
 
     def ask(self, command: str, blobs: Any = (), **header: Any) -> tuple[dict[str, Any], list[bytearray]]:
         """One request and its answer. Found if the process saw a trick meanwhile."""
+        if self.rules.tell:
+            self.rules.tell(f"{len(self.checks)} checks passed")
         answer, found = self.worker.ask(command, blobs, **header)
         if findings := answer.get("findings"):
             raise Found("refused", str(findings[0]))

@@ -57,8 +57,13 @@ class Judged:
     examination: Examination | general.Examination | None = None
 
 
-def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
-    """Everything but times. The process of an accepted candidate lives until `stack` ends it."""
+def judge(
+    candidate: Candidate, settings: Settings, stack: ExitStack, tell: Callable[[str], None] | None = None
+) -> Judged:
+    """Everything but times. The process of an accepted candidate lives until `stack` ends it.
+
+    tell: is called with how far it came.
+    """
     verdict = Verdict(str(candidate.path), candidate.form, settings=_described(candidate, settings))
     judged = Judged(candidate, verdict)
     if settings.strict:
@@ -84,7 +89,7 @@ def judge(candidate: Candidate, settings: Settings, stack: ExitStack) -> Judged:
         worker = own.enter_context(Worker(settings.limits, interpret=not settings.gpu))
         patience = None if settings.gpu or settings.full else PATIENCE_S
         tf32 = settings.gpu and candidate.convolves
-        asked = Rules(tf32, settings.chain, settings.frozen, patience, settings.gpu)
+        asked = Rules(tf32, settings.chain, settings.frozen, patience, settings.gpu, tell)
         if settings.problem is None:
             own_trials = trials(candidate, settings.seed, gpu=settings.gpu, full=settings.full)
             examination = Examination(candidate, worker, asked)

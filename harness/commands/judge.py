@@ -22,6 +22,7 @@ from harness.candidates.verdict import exit_code
 from harness.candidates.web import judge_page
 from harness.candidates.worker import Limits
 from harness.commands import judge_queue
+from harness.console import console, saying
 from harness.errors import UsageError
 from harness.files import require_writable, write_whole
 from harness.options import DTYPES, add_operator, chosen_operator, refuse, words
@@ -120,7 +121,11 @@ def run(args: argparse.Namespace) -> int:
     judged: list[Judged] = []
     with ExitStack() as stack:
         for candidate in candidates:
-            judged.append(judging.judge(candidate, settings, stack))
+            with saying(console(sys.stderr)) as say:
+                words = f"{len(judged) + 1} of {len(candidates)}, {candidate.path.name}: "
+                judged.append(
+                    judging.judge(candidate, settings, stack, lambda text, words=words: say(words + text))
+                )
         if settings.gpu and any(item.examination and item.verdict.verdict == "accepted" for item in judged):
             from harness.candidates import ranking
             from harness.candidates.problems import timing

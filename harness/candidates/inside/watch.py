@@ -29,6 +29,8 @@ HOOKS = {"sys.settrace", "sys.setprofile", "sys.addaudithook"}
 PROCESSES = {"os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "subprocess.Popen", "os.kill"}
 THREADS = {"_thread.start_new_thread", "_thread.start_joinable_thread"}
 """The second is what threading.Thread starts from Python 3.13 on."""
+EXACT = ("ieee", "torch.float64", False)
+"""Settings of `precision` that none is finer than."""
 RAW = {"ctypes.string_at", "ctypes.wstring_at", "ctypes.cdata", "ctypes.cdata/buffer"}
 
 
@@ -68,10 +70,10 @@ class Watch:
 
     def look(self) -> list[str]:
         """All findings up to now."""
-        # First: another default dtype also changes what torch.Storage is.
+        # First: another default dtype also changes what torch.Storage is. A finer setting misleads nobody.
         now = precision()
         for name, value in self._precision.items():
-            if now[name] != value:
+            if _coarser(value, now[name]):
                 self._found(f"precision: {name} was {value}, and is {now[name]}")
         for name in self._patched():
             self._found(f"patched: {name} is no longer what it was")
@@ -155,6 +157,11 @@ def _same(now: Any, before: Any) -> bool:
     return any(inner is before for inner in (*inside, *vars(now).values()))
 
 
+def _coarser(before: Any, now: Any) -> bool:
+    """Whether torch may compute less exactly by this switch than before; "none" is a default, and never past TF32."""
+    return now != before and now not in EXACT and (before, now) != ("tf32", "none")
+
+
 def precision() -> dict[str, Any]:
     """The process's switches that decide how exactly torch computes."""
     backends: Any = torch.backends  # its members are made at run time
@@ -166,7 +173,6 @@ def precision() -> dict[str, Any]:
         "torch.backends.mkldnn.matmul.fp32_precision": backends.mkldnn.matmul.fp32_precision,
         "autocast on the GPU": torch.is_autocast_enabled("cuda"),
         "autocast on the CPU": torch.is_autocast_enabled("cpu"),
-        "torch.get_deterministic_debug_mode()": torch.get_deterministic_debug_mode(),
     }
 
 

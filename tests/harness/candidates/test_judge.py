@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,19 @@ def test_failure_is_the_candidates_verdict(name: str, tmp_path: Path) -> None:
     verdict = judged(write(tmp_path, replaced("return self.answer(x)", text)), limits=limits)
     assert verdict.verdict == expected, verdict.reasons
     assert verdict.reasons[0].startswith(reason)
+
+
+def test_progress_is_told_on_a_terminal_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, replaced("return self.answer(x)", "return x"), "mine.py")
+    assert main(["judge", str(path)]) == 1
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["judge", str(path)]) == 1
+    said = capsys.readouterr()
+    assert "1 of 1, mine.py: 0 checks passed" in said.err and "mine.py: 0" not in said.out
 
 
 def test_a_file_that_cannot_be_read_as_python_crashes(tmp_path: Path) -> None:
