@@ -34,7 +34,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     KK = pow2_at_least(taps)
     # Whole kernels are held where wide accesses bring them.
     BT = slices.taps_at_once(problem, c.FOLD_TAPS if taps == KK else 0)
-    BB = 1 if BT else min(KK, pow2_at_least(bands))
+    BB = 1 if BT else pow2_at_least(bands)
     # A number of float64 takes two registers.
     double = accumulator(dtype).itemsize // 4
     columns, weights = c.EXPAND_COLUMNS // double, c.EXPAND_WEIGHTS // double
@@ -84,7 +84,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
         c.GRADIENT_REGISTERS,
         fused=True,
     )
-    what = "one band of" if BT else "all taps of"
+    what = "one band of" if BT else "all bands of"
     why = f"{BN} samples x {what} {BCI} input planes a program, {cut['slices']} slices of the outputs"
     return slices.sliced(special, sizes, n_blocks * blocks * G, cut["slices"], BN * BCI * BB, why)
 

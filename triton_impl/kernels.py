@@ -371,19 +371,15 @@ def add_taps(taps, ACC: tl.constexpr):
 
 
 @triton.jit
-def fold_columns(kernels, cb: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS_W: tl.constexpr):
-    """Sums of the taps of a column band in each row of whole kernels, [a, b, KH * KW]: [a, b, KH]."""
-    # A thread has neighbouring taps of a row: to a band that is known they are a sum of registers, without a choice.
-    taps = tl.reshape(kernels, (kernels.shape[0], kernels.shape[1], KH, KW))
-    own = band_of(tl.arange(0, KW)[None, None, None, :], TAPS_W) == cb
-    return tl.sum(tl.where(own, taps, 0), 3)
-
-
-@triton.jit
-def fold_rows(columns, rb, KH: tl.constexpr, TAPS_H: tl.constexpr):
-    """Sums over the kernel rows of a row band, of what `fold_columns` made: [a, b]."""
-    own = band_of(tl.arange(0, KH)[None, None, :], TAPS_H) == rb
-    return tl.sum(tl.where(own, columns, 0), 2)
+def fold(kernels, band_of_tap, band, H, W, BEFORE_H: tl.constexpr, AFTER_H: tl.constexpr, BEFORE_W: tl.constexpr,
+         AFTER_W: tl.constexpr, EMPTY: tl.constexpr):  # fmt: skip
+    """Sums of the taps of a band: [a, b]. EMPTY: bands may hold nothing; a weight that never meets x is left out."""
+    folded = tl.sum(tl.where(band_of_tap == band, kernels, 0), 2)
+    if EMPTY:
+        CB: tl.constexpr = len(BEFORE_W)
+        live = lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+        folded = tl.where(live, folded, 0)
+    return folded
 
 
 @triton.jit
@@ -692,25 +688,19 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
                     # 4 accumulate
                     acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
                     t = following
-            elif KK == KH * KW and KK >= 4:
+            elif KH * KW % 4 == 0:
                 # Accesses of 16 bytes bring whole kernels, which stay in registers.
-                kernels, _ = load_kernels(weight, w_at, w_mask, KH, KW, KK, PAIR)
-                for cb in tl.static_range(CB):
-                    columns = fold_columns(kernels.to(ACC), cb, KH, KW, TAPS_W)
-                    for rb in range(rolled(RB)):
-                        # The next row band, or the first one of the next column band.
-                        band = tl.where(rb + 1 < RB, (rb + 1) * CB + cb, cb + 1)
-                        more = mask & (0 * ci + band < RB * CB)[None, :]
-                        if cb + 1 == CB:
-                            more &= (0 * ci + rb + 1 < RB)[None, :]
-                        following = tl.load(sums + follow(t_at, band, PAIR), mask=more, other=0)
-                        # 4 accumulate
-                        w = fold_rows(columns, rb, KH, TAPS_H)
-                        if EMPTY:
-                            live = lands(rb, cb, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                            w = tl.where(live, w, 0)
-                        acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
-                        t = following
+                kernels, tap = load_kernels(weight, w_at, w_mask, KH, KW, KK, PAIR)
+                kernels = kernels.to(ACC)
+                own_rb, own_cb = bands_of(tap, KW, TAPS_H, TAPS_W)
+                own = own_rb * CB + own_cb
+                for band in range(rolled(RB * CB)):
+                    more = mask & (0 * ci + band + 1 < RB * CB)[None, :]
+                    following = tl.load(sums + follow(t_at, band + 1, PAIR), mask=more, other=0)
+                    # 4 accumulate
+                    w = fold(kernels, own, band, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W, EMPTY)
+                    acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
+                    t = following
             else:
                 # Accesses have one element whatever is done, so each band loads its own taps.
                 taps = load_taps(weight, w_at, w_mask, 0, KH, KW, TAPS_H, TAPS_W, PAIR)
@@ -926,9 +916,8 @@ def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
            FR: tl.constexpr):  # fmt: skip
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
-    # Columns of the product: BB of each input plane, for its bands. As many as taps where folding saves little: then taps are
-    # multiplied, and added in the end. One for large kernels, whose bands are different programs.
-    BY_TAP: tl.constexpr = BT == 0 and BB == KK
+    # Columns of the product: BB of each input plane, one for each of its bands. For large kernels one alone, and other programs
+    # have the other bands.
     # 1 who am I: block of samples, slice of the outputs, block of input planes (and perhaps a band) of one group
     n_block, split, block, g, tile = locate_products(
         n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by
@@ -957,56 +946,39 @@ def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
             w = tl.trans(fold_many(weight, w_at, mask, band, KW, TAPS_H, TAPS_W, BT, PAIR, ACC))
         else:
             kernels, tap = load_kernels(weight, w_at, mask, KH, KW, KK, PAIR)
-            kernels = kernels.to(ACC)
-            if not BY_TAP:
-                rb, cb = bands_of(tap, KW, TAPS_H, TAPS_W)
-                folded = tl.zeros((BCI, BCO, BB), ACC)
-                for b in tl.static_range(RB * CB):
-                    one = tl.sum(tl.where(rb * CB + cb == b, kernels, 0), 2)
-                    folded = tl.where(tl.arange(0, BB)[None, None, :] == b, one[:, :, None], folded)
-                kernels = folded
-            w = tl.reshape(tl.permute(kernels, (1, 0, 2)), (BCO, BCI * BB))
+            rb, cb = bands_of(tap, KW, TAPS_H, TAPS_W)
+            folded = tl.zeros((BCI, BCO, BB), ACC)
+            for b in tl.static_range(RB * CB):
+                one = tl.sum(tl.where(rb * CB + cb == b, kernels.to(ACC), 0), 2)
+                folded = tl.where(tl.arange(0, BB)[None, None, :] == b, one[:, :, None], folded)
+            w = tl.reshape(tl.permute(folded, (1, 0, 2)), (BCO, BCI * BB))
         # 4 accumulate
         acc = tl.dot(v, w, acc, input_precision="ieee", out_dtype=ACC)
-    if not BY_TAP:
-        if any_wild(acc):
-            # Tap by tap, as in `wild_products`.
-            exact = tl.zeros((BN, BCI * BB), ACC)
-            for k in range(rolled(KH * KW)):
-                by_tap = tl.zeros((BN, BCI * BB), ACC)
-                for co0 in range(first, last, BCO):
-                    co = co0 + tl.arange(0, BCO)
-                    v = load_grad(grad, n, co, N, last, grad_n, grad_c)
-                    mask = (co < last)[:, None] & (own_ci < CI)[None, :]
-                    at = (own_ci[None, :] * CO + co[:, None]) * (KH * KW) + k
-                    w = tl.load(weight + at, mask=mask, other=0).to(ACC)
-                    by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
-                rb, cb = bands_of(k, KW, TAPS_H, TAPS_W)
-                exact = tl.where((own_band == rb * CB + cb)[None, :], exact + by_tap, exact)
-            acc = tl.where(acc - acc == 0, acc, exact)
+    if any_wild(acc):
+        # Tap by tap, as in `wild_products`.
+        exact = tl.zeros((BN, BCI * BB), ACC)
+        for k in range(rolled(KH * KW)):
+            by_tap = tl.zeros((BN, BCI * BB), ACC)
+            for co0 in range(first, last, BCO):
+                co = co0 + tl.arange(0, BCO)
+                v = load_grad(grad, n, co, N, last, grad_n, grad_c)
+                mask = (co < last)[:, None] & (own_ci < CI)[None, :]
+                at = (own_ci[None, :] * CO + co[:, None]) * (KH * KW) + k
+                w = tl.load(weight + at, mask=mask, other=0).to(ACC)
+                by_tap = tl.dot(v, w, by_tap, input_precision="ieee", out_dtype=ACC)
+            rb, cb = bands_of(k, KW, TAPS_H, TAPS_W)
+            exact = tl.where((own_band == rb * CB + cb)[None, :], exact + by_tap, exact)
+        acc = tl.where(acc - acc == 0, acc, exact)
     # 5 reduce
     done, total = finish_products(acc, partials + tile.to(tl.int64) * slices * (BN * BCI * BB), counters + tile, split,
                                   slices, N - n_block * BN, FR)  # fmt: skip
     if done:
         # 6 scale, 7 store
-        to = d + (n * G * CI + g * CI)[:, None] * (RB * CB)
-        if BY_TAP:
-            products = tl.reshape(total, (BN, BCI, KK))
-            taps = tl.arange(0, KK)[None, None, :]
-            rows, columns = bands_of(taps, KW, TAPS_H, TAPS_W)
-            own = tl.where(taps < KH * KW, rows * CB + columns, -1)
-            for b in range(rolled(RB * CB)):
-                value = scaled(tl.sum(tl.where(own == b, products, 0), 2), scale)
-                live = lands(b // CB, b % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-                tl.store(to + ci[None, :] * (RB * CB) + b, tl.where(live, value, 0).to(ACC),
-                         mask=(n < N)[:, None] & (ci < CI)[None, :])  # fmt: skip
-        else:
-            live = lands(own_band // CB, own_band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
-            value = tl.where(live[None, :], scaled(total, scale), 0).to(ACC)
-            real = (own_ci < CI) & (own_band < RB * CB)
-            tl.store(
-                to + (own_ci * (RB * CB) + own_band)[None, :], value, mask=(n < N)[:, None] & real[None, :]
-            )
+        live = lands(own_band // CB, own_band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W)
+        value = tl.where(live[None, :], scaled(total, scale), 0).to(ACC)
+        real = (own_ci < CI) & (own_band < RB * CB)
+        to = d + (n * G * CI)[:, None] * (RB * CB) + ((g * CI + own_ci) * (RB * CB) + own_band)[None, :]
+        tl.store(to, value, mask=(n < N)[:, None] & real[None, :])
 
 
 @triton.jit

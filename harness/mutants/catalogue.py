@@ -151,7 +151,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (r"(\bbefore|before_[hw]\[\w+\])(?= - start| &&)", r"\1 - 1", 5)
     )),
     Mutant("source-fold", "of the weights of taps with equal bands, one stands for all", source=both(
-        (r"tl\.sum\((tl\.where\(own(?: == band)?, (?:kernels|taps|columns), 0\), \d\))", r"tl.max(\1", 3),
+        (r"tl\.sum\((tl\.where\(\w+ == band, kernels, 0\), 2\))", r"tl.max(\1", 2),
         (r"(band_w\.of\[.*\]\]) \+=(\s+)widen", r"\1 =\2widen", 2)
     )),
 )  # fmt: skip

@@ -287,9 +287,11 @@ def test_copies_pickles_and_replicas(device: torch.device) -> None:
     ):
         with eager.ieee_float32():
             torch.testing.assert_close(some(x), model(x), rtol=1e-5, atol=1e-6)
-        steps = convgap.explain(some.eval().requires_grad_(False), x).steps
-        assert [step.operator for step in steps] == ["chain"]
-        some.requires_grad_(True)
+        # `explain` sees what its own thread launches, and DataParallel has a thread for each of several GPUs.
+        if not isinstance(some, nn.DataParallel) or torch.cuda.device_count() < 2:
+            steps = convgap.explain(some.eval().requires_grad_(False), x).steps
+            assert [step.operator for step in steps] == ["chain"]
+            some.requires_grad_(True)
     assert type(model[0]) is nn.ConvTranspose2d
 
 

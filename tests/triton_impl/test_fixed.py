@@ -82,6 +82,10 @@ for problem, layout, dtype in CALLS:
             compiled = special.compile(GPUTarget("cuda", 89, 32))
             forms.append((order(compiled.asm["ttgir"]), compiled.asm["ptx"].count(";\n")))
         (general, long), (fixed, short) = forms
+        if made.launch.kernel == "weight_grad":
+            # Its one sum picks a column: of a number and zeros, which any order adds alike.
+            fixed = {one for one in fixed if one.startswith("tensor")}
+            assert fixed, "no product was read"
         found.append((made.launch.kernel, sorted(fixed - general), long, short))
 print(json.dumps(found))
 """
