@@ -26,6 +26,7 @@ OPERATORS = {operator.function: operator.name for operator in reversed(operators
 CLAIM = re.compile(r"^\s*(?:#|//|\*)[ \t]*judge:[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 CLAIMED = {"dtypes": DTYPES, "layouts": LAYOUTS}
 LONGEST = 4 << 20  # bytes of a file
+ONLY_FILE = "candidate.py"  # what a file that stands alone is called in its own process
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def _read(path: Path, form: str | None) -> Candidate:
     )
     if not operators:
         raise UsageError(f"{path}: expected a function {' or '.join(OPERATORS)}, found neither")
-    details = {"file": "candidate.py"}
-    return Candidate(path, form, {"candidate.py": text}, operators, details, **claims)
+    details = {"file": ONLY_FILE}
+    return Candidate(path, form, {ONLY_FILE: text}, operators, details, **claims)
 
 
 def _claims(path: Path, text: str) -> dict[str, tuple[str, ...]]:

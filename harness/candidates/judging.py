@@ -11,7 +11,7 @@ from typing import Any
 from harness.candidates import cheating, questions, rules
 from harness.candidates.checks import Examination
 from harness.candidates.exam import Rules
-from harness.candidates.forms import Candidate
+from harness.candidates.forms import ONLY_FILE, Candidate
 from harness.candidates.isolation import Isolation, strongest
 from harness.candidates.problems import calls as general
 from harness.candidates.problems import derived
@@ -125,6 +125,10 @@ def _examine(
     except Ended as ended:
         verdict.verdict = UNJUDGED if ended.verdict == "unsupported" else ended.verdict
         verdict.reasons = [ended.reason]
+    # The file bears another name in the candidate's process than its author knows.
+    candidate = examination.candidate
+    if candidate.details.get("file") == ONLY_FILE:
+        verdict.reasons = [reason.replace(ONLY_FILE, candidate.path.name) for reason in verdict.reasons]
     verdict.checks += examination.checks
     verdict.notes += examination.notes
     verdict.absolute_error, verdict.relative_error = examination.largest

@@ -169,7 +169,18 @@ OWN = {module.__name__: module for module in (calls, clock, general, subjects, w
 
 def _words(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text[:500]
+    return text[:500] + _place(error)
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the candidate's own files that the error passed; they lie in this process's folder."""
+    place, step = "", error.__traceback__
+    while step:
+        file = Path(step.tb_frame.f_code.co_filename)
+        if file.is_relative_to(Path.cwd()):
+            place = f" ({file.name}, line {step.tb_lineno})"
+        step = step.tb_next
+    return place
 
 
 def _hide(root: str) -> None:
