@@ -64,9 +64,7 @@ def installed(package: str) -> str:
 
 def data_files(package: str) -> list[str]:
     """Patterns of what is no module: kernels, headers, py.typed, and folders of a package that are no packages."""
-    folders = [
-        path for path in Path(*package.split(".")).iterdir() if path.is_dir() and path.name != "__pycache__"
-    ]
+    folders = [path for path in Path(*package.split(".")).iterdir() if path.is_dir() and path.name != "__pycache__"]
     return ["*", *(f"{path.name}/**/*" for path in folders if not (path / "__init__.py").exists())]
 
 

@@ -87,9 +87,7 @@ def geometry_of(
 ) -> Geometry:
     """The numbers as the operators take them, checked against the sizes."""
     if len(weight_shape) != 4 or 0 in weight_shape[1:]:
-        raise ValueError(
-            f"weight: expected [Cin, Cout / groups, KH, KW] without zeros, got {tuple(weight_shape)}"
-        )
+        raise ValueError(f"weight: expected [Cin, Cout / groups, KH, KW] without zeros, got {tuple(weight_shape)}")
     c_in = x_shape[-3]
     if weight_shape[0] != c_in:
         raise ValueError(f"weight: expected {c_in} input channels (x's), got {weight_shape[0]}")
@@ -216,9 +214,7 @@ def has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-def multiplier_of(
-    multiplier: float | Tensor, x: Tensor, c_out: int, batched: bool
-) -> tuple[float, Tensor | None]:
+def multiplier_of(multiplier: float | Tensor, x: Tensor, c_out: int, batched: bool) -> tuple[float, Tensor | None]:
     """(number, None) or (1, tensor [N, Cout, 1, 1] in the accumulator's dtype)."""
     if type(multiplier) is float:  # most are, and the next questions take a microsecond
         return multiplier, None
@@ -240,8 +236,7 @@ def multiplier_of(
     )
     if not fits:
         raise ValueError(
-            f"multiplier: expected a shape that broadcasts to the output's {shape},"
-            f" got {tuple(multiplier.shape)}"
+            f"multiplier: expected a shape that broadcasts to the output's {shape}, got {tuple(multiplier.shape)}"
         )
     multiplier = multiplier.to(accumulator(x.dtype)).expand(shape)
     return 1.0, multiplier if batched else multiplier.unsqueeze(0)

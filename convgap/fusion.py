@@ -111,9 +111,7 @@ class _Reader:
             return
         if "_orig_mod" in dict(module.named_children()):
             for name in layers:
-                self.leave(
-                    _join(path, name), "it is in a module that is compiled already: fuse it before that"
-                )
+                self.leave(_join(path, name), "it is in a module that is compiled already: fuse it before that")
             return
         tracer = Tracer()
         try:

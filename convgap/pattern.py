@@ -64,9 +64,7 @@ def calls(root: nn.Module, graph: fx.Graph) -> list[Found]:
     """Every call of a transposed convolution in the trace of `root`, in order."""
     found = []
     for node in graph.nodes:
-        layer = node.op == "call_module" and isinstance(
-            root.get_submodule(str(node.target)), nn.ConvTranspose2d
-        )
+        layer = node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), nn.ConvTranspose2d)
         function = node.op == "call_function" and node.target is F.conv_transpose2d
         if not layer and not function:
             continue
@@ -124,18 +122,14 @@ def _writer_between(root: nn.Module, first: fx.Node, last: fx.Node) -> fx.Node |
                 return node
         elif node.op in ("call_method", "call_function"):
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
-            flagged = (
-                any(value is True for value in (*node.args, *node.kwargs.values())) or "out" in node.kwargs
-            )
+            flagged = any(value is True for value in (*node.args, *node.kwargs.values())) or "out" in node.kwargs
             if node.target in _WRITES or flagged or (name.endswith("_") and not name.endswith("__")):
                 return node
         node = node.next
     return None
 
 
-def _scale(
-    root: nn.Module, node: fx.Node, of: fx.Node, channels: int | None, dtype: torch.dtype | None
-) -> str:
+def _scale(root: nn.Module, node: fx.Node, of: fx.Node, channels: int | None, dtype: torch.dtype | None) -> str:
     """ "number" or "tensor", whichever `node` scales `of` by; "" if it does something else."""
     if node.op not in ("call_function", "call_method") or node.kwargs or len(node.args) != 2:
         return ""

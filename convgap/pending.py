@@ -135,8 +135,7 @@ class Pending:
             fits = fits and by.device == self.device and not by.is_complex()
             fits = fits and by.dim() <= self.ndim and all(size == 1 for size in by.shape[-2:])
             fits = fits and all(
-                have in (1, want)
-                for have, want in zip(reversed(by.shape), reversed(self.shape), strict=False)
+                have in (1, want) for have, want in zip(reversed(by.shape), reversed(self.shape), strict=False)
             )
             fits = fits and scale is None and not divided and _keeps(self.dtype, by)
             scale = by

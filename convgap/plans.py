@@ -64,9 +64,7 @@ def tail(y: Tensor, multiplier: Any, backend: str) -> tuple[Any, ...] | None:
     return _planned("multiply_gap", backend, multiplier, tensor, y, node, steps)
 
 
-def chain(
-    x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Any, *rest: Any
-) -> tuple[Any, ...] | None:
+def chain(x: Tensor, weight: Tensor, bias: Tensor | None, multiplier: Any, *rest: Any) -> tuple[Any, ...] | None:
     *options, backend = rest
     batched, problem, _, tensor = check_chain(x, weight, bias, multiplier, *options)
     if not (_plain(weight) and (bias is None or bias.is_contiguous())):

@@ -70,9 +70,7 @@ def _load(name: str, device: torch.device) -> ModuleType:
     module = _import(importable(f"{name}_impl.prepare"))
     if name == "triton":
         if device.type == "cpu" and not module.INTERPRETED:
-            raise RuntimeError(
-                "Triton runs on CPU tensors only if TRITON_INTERPRET=1 is set before it is imported"
-            )
+            raise RuntimeError("Triton runs on CPU tensors only if TRITON_INTERPRET=1 is set before it is imported")
         versions = (import_module(package).__version__ for package in ("triton", "numpy"))
         if device.type == "cpu" and (reason := cannot_interpret(*versions)):
             raise RuntimeError(reason)

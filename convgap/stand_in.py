@@ -19,10 +19,7 @@ from runtime.private import hooks_on_saved, tree_leaves, tree_map, without_own_a
 
 _KNOWN = frozenset(
     (
-        *(
-            getattr(Tensor, name).__get__
-            for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")
-        ),
+        *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")),
         Tensor.dim,
         Tensor.size,
         Tensor.numel,

@@ -68,9 +68,7 @@ def _weights(problem: Chain) -> int:
 
 def _bands(tile: tiles.Tile, problem: Chain, layout: Layout) -> int:
     seen = prepare.seen(problem, layout)
-    before, after = zip(
-        *((b.before[0], b.after[-1]) for b in (seen.distinct(0), seen.distinct(1))), strict=True
-    )
+    before, after = zip(*((b.before[0], b.after[-1]) for b in (seen.distinct(0), seen.distinct(1))), strict=True)
     return _sum(tile, layout, (before[0] + after[0], before[1] + after[1]), (layout.h, layout.w))
 
 

@@ -110,13 +110,9 @@ class Launch:
     Called as launch(device, stream, *tensors, *numbers), in the order of the kernel's parameters.
     """
 
-    def __init__(
-        self, code: Code, blocks: int, threads: int, sizes: tuple[int, ...], shared: int = 0
-    ) -> None:
+    def __init__(self, code: Code, blocks: int, threads: int, sizes: tuple[int, ...], shared: int = 0) -> None:
         if blocks > MOST_BLOCKS:
-            raise Unlaunchable(
-                f"sizes: expected at most {MOST_BLOCKS} blocks of {code.kernel}, they need {blocks}"
-            )
+            raise Unlaunchable(f"sizes: expected at most {MOST_BLOCKS} blocks of {code.kernel}, they need {blocks}")
         self.kind = self._any_size = code
         self.kernel = code.kernel
         self.grid = blocks, 1

@@ -74,9 +74,7 @@ def _form(tile: tiles.Tile) -> str:
 
 
 @lru_cache(maxsize=4096)
-def prepare_multiply_gap(
-    problem: Tail, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool
-) -> Prepared:
+def prepare_multiply_gap(problem: Tail, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool) -> Prepared:
     """Prepare multiply + average pool of y; `alignment` is the address modulo 16."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=True)
     if flat := tiles.flat(layout, dtype.itemsize):
@@ -98,9 +96,7 @@ def prepare_multiply_gap(
             int(tensor),
         )
         launch = Launch(code, layout.n * blocks, c.THREADS, sizes)
-        return Prepared(
-            launch, 0, 0, f"planes of {layout.h} elements lie one behind the other: read as one run"
-        )
+        return Prepared(launch, 0, 0, f"planes of {layout.h} elements lie one behind the other: read as one run")
     tile = tiles.tile(layout, layout.c, dtype.itemsize)
     blocks = tile.blocks(layout.c)
     count = layout.n * blocks

@@ -112,12 +112,8 @@ def expansion(problem: Chain, itemsize: int) -> Product:
     """For `expand`: samples by pairs of an input plane and a band."""
     bands = min(sums_of(problem), c.BANDS)
     planes = max(1, c.BANDS // sums_of(problem))
-    samples, columns = _rows(
-        problem.n, itemsize, problem.groups * ceil(problem.c_in // problem.groups / planes)
-    )
-    step = (
-        8 if is_large(problem) or planes * 16 * taps_of(problem) * itemsize > 160 * c.PRODUCT_THREADS else 16
-    )
+    samples, columns = _rows(problem.n, itemsize, problem.groups * ceil(problem.c_in // problem.groups / planes))
+    step = 8 if is_large(problem) or planes * 16 * taps_of(problem) * itemsize > 160 * c.PRODUCT_THREADS else 16
     return Product(c.PRODUCT_THREADS, samples, 32, columns, step, planes, step, bands, lanes_of(problem))
 
 
@@ -147,12 +143,7 @@ def small_planes(problem: Chain, layout: Layout, itemsize: int) -> tuple[Product
     better."""
     area, sums, taps = problem.h * problem.w, sums_of(problem), taps_of(problem)
     outputs = problem.c_out // problem.groups
-    if (
-        area > c.SMALL_PLANE
-        or is_large(problem)
-        or sums > c.FEW_SUMS
-        or (layout.unit == "planes" and area > 1)
-    ):
+    if area > c.SMALL_PLANE or is_large(problem) or sums > c.FEW_SUMS or (layout.unit == "planes" and area > 1):
         return None
     BN = 64 if 32 < outputs <= 64 else 32
     if area > c.TINY_PLANE and ceil(outputs / BN) > c.PLANE_TILES:

@@ -45,15 +45,11 @@ def with_constants(source: str, kernel: str, values: Sequence[int]) -> str:
     found = next((one for one in re.finditer(_KERNEL, source) if one[2] == kernel), None)
     count = found[3].count(",") + 1 if found else 0
     if not found or count < len(values):
-        expected = (
-            f"expected a __global__ function {kernel} of {len(values)} parameters or more in the source"
-        )
+        expected = f"expected a __global__ function {kernel} of {len(values)} parameters or more in the source"
         raise ValueError(f"kernel: {expected}, it has {count}")
     parameters = found[3].split(",")
     own, fixed = parameters[: count - len(values)], parameters[count - len(values) :]
-    constants = "".join(
-        f" constexpr {name.strip()} = {value};" for name, value in zip(fixed, values, strict=True)
-    )
+    constants = "".join(f" constexpr {name.strip()} = {value};" for name, value in zip(fixed, values, strict=True))
     given = [re.sub(r"(\w+)(\s*)$", r"given_\1\2", parameter) for parameter in fixed]
     text = source[: found.start(3)] + ",".join([*own, *given]) + source[found.end(3) : found.end()]
     return text + constants + source[found.end() :]

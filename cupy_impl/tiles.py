@@ -177,20 +177,12 @@ class Flat:
 def flat(layout: Layout, itemsize: int) -> Flat | None:
     """How to read small planes as one run of memory, or None if they are not small or not adjacent."""
     plane = layout.h
-    if (
-        layout.w != 1
-        or layout.unit != "rows"
-        or layout.stride[1] != plane
-        or plane > c.FLAT_PLANE
-        or layout.c < 2
-    ):
+    if layout.w != 1 or layout.unit != "rows" or layout.stride[1] != plane or plane > c.FLAT_PLANE or layout.c < 2:
         return None
     vec = c.ACCESS // itemsize
     fold = gcd(vec, plane, layout.first, layout.stride[0] if layout.n > 1 else 0)
     # One access less than there is room for: a run may begin inside one.
-    planes = min(
-        pow2_at_least(layout.c), pow2_at_most((c.FLAT_ELEMENTS - (vec if fold < vec else 0)) // plane)
-    )
+    planes = min(pow2_at_least(layout.c), pow2_at_most((c.FLAT_ELEMENTS - (vec if fold < vec else 0)) // plane))
     lanes = max(1, min(c.WARP, c.THREADS // planes))
     return Flat(vec, fold, ceil(c.FLAT_ELEMENTS / (vec * c.THREADS)), planes, lanes)
 
@@ -202,12 +194,6 @@ def own_stream(problem: Chain, layout: Layout, itemsize: int) -> tuple[Stream, i
         return Stream(c.SMALL_THREADS, c.AHEAD, 64), 1
     usual = _stream(layout, itemsize, len(problem.distinct(0)) * len(problem.distinct(1)), planes)
     pairs = planes // 2 * ceil(size / c.PART_BYTES)
-    if (
-        itemsize == 4
-        and usual.registers == 64
-        and planes % 2 == 0
-        and size >= c.PART_BYTES
-        and pairs >= c.PAIRS
-    ):
+    if itemsize == 4 and usual.registers == 64 and planes % 2 == 0 and size >= c.PART_BYTES and pairs >= c.PAIRS:
         return Stream(c.THREADS, c.FAR_AHEAD, 128), 2
     return usual, 1

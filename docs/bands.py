@@ -62,9 +62,7 @@ def taps(left: int, top: int) -> list[str]:
                 seen.append(band)
             number = seen.index(band)
             x, y = left + size * kw, top + size * kh
-            parts.append(
-                f'<rect class="cell" x="{x}" y="{y}" width="{size - 4}" height="{size - 4}" rx="3"/>'
-            )
+            parts.append(f'<rect class="cell" x="{x}" y="{y}" width="{size - 4}" height="{size - 4}" rx="3"/>')
             parts.append(text(x + 17, y + 26, str(number + 1)))
     parts.append(text(left, top - 34, f"{rows * columns} taps, {len(seen)} sums of x"))
     words = (

@@ -266,13 +266,9 @@ def seen_4090() -> str:
 
 def calibrated() -> str:
     """Honest and faulty answers to known problems, by `bench.py judge --calibrate --json`."""
-    found = [
-        calibration.Row(**row) for row in json.loads((DOCS / "results" / "calibration.json").read_text())
-    ]
+    found = [calibration.Row(**row) for row in json.loads((DOCS / "results" / "calibration.json").read_text())]
     least, most = next(row.derived for row in found if row.derived)
-    words = (
-        f"On this project's own chain the derived budget is {least:.0f} to {most:.0f} times the estimated one"
-    )
+    words = f"On this project's own chain the derived budget is {least:.0f} to {most:.0f} times the estimated one"
     why = "it holds for the worst order and the worst signs of all roundings."
     return "\n".join(["", *calibration.table(found), "", f"{words}: {why}", ""])
 
@@ -320,9 +316,7 @@ def run(root: Path, *, check: bool) -> int:
             continue
         differ = 1
         if check:
-            lines = difflib.unified_diff(
-                before.splitlines(), after.splitlines(), page, "its record", "", "", 0, ""
-            )
+            lines = difflib.unified_diff(before.splitlines(), after.splitlines(), page, "its record", "", "", 0, "")
             print("\n".join(lines))
         else:
             write_whole(path, after)

@@ -51,9 +51,7 @@ class Fused(Eager):
         return summary.flatten(1), logits.flatten(1)
 
 
-def train(
-    model: nn.Module, steps: int, device: torch.device, dtype: torch.dtype = torch.float64
-) -> list[float]:
+def train(model: nn.Module, steps: int, device: torch.device, dtype: torch.dtype = torch.float64) -> list[float]:
     """Losses of `steps` steps of SGD with momentum on seeded data."""
     torch.manual_seed(0)
     x = torch.rand(8, 2, 7, 6, dtype=dtype).to(device)

@@ -34,9 +34,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     """--json, --text and --page."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.add_argument("--text", type=Path, metavar="FILE", help="write what is printed, too")
-    parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="replace the block of this command in a document"
-    )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="replace the block of this command in a document")
 
 
 def check_outputs(args: argparse.Namespace, name: str) -> None:

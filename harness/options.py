@@ -135,18 +135,12 @@ def chosen_cases(args: argparse.Namespace, default: Sequence[str], *, gpu: bool)
             raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
     try:
         own = [spelling.own_case(spelling.parse(text), "given on the command line") for text in args.shape]
-        named = (
-            list(select(args.cases or default, op=args.op, gpu=gpu, sets=sets))
-            if args.cases or not own
-            else []
-        )
+        named = list(select(args.cases or default, op=args.op, gpu=gpu, sets=sets)) if args.cases or not own else []
     except ValueError as error:
         raise UsageError(str(error)) from None
     for case in own:
         if operator and case.op != operator.name:
-            raise UsageError(
-                f"--shape: expected {operator.usage} with --operator, got {spelling.spell(case.problem)}"
-            )
+            raise UsageError(f"--shape: expected {operator.usage} with --operator, got {spelling.spell(case.problem)}")
         require_memory(case)
     cases = [*named, *(case for case in own if args.op in (None, case.op))]
     if not gpu:

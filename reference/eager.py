@@ -76,9 +76,7 @@ def taps(problem: Chain) -> int:
     """The largest number of kernel taps that meet in one element of the convolution output."""
     per_axis = [
         min(size, -(-k // (s // gcd(s, d))))
-        for size, k, s, d in zip(
-            (problem.h, problem.w), problem.kernel, problem.stride, problem.dilation, strict=True
-        )
+        for size, k, s, d in zip((problem.h, problem.w), problem.kernel, problem.stride, problem.dilation, strict=True)
     ]
     return per_axis[0] * per_axis[1]
 

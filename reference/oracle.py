@@ -125,9 +125,7 @@ def conv_transpose2d_multiply_gap_grad(
     )
     dx, dweight, dbias = np.zeros_like(x), np.zeros_like(weight), np.zeros(grad.shape[1])
     # Views with a group axis, written through.
-    x, dx_, weight, dweight_ = (
-        _grouped(v, groups, a) for v, a in ((x, 1), (dx, 1), (weight, 0), (dweight, 0))
-    )
+    x, dx_, weight, dweight_ = (_grouped(v, groups, a) for v, a in ((x, 1), (dx, 1), (weight, 0), (dweight, 0)))
     with np.errstate(all="ignore"):
         scaled = np.broadcast_to(grad * multiplier / (size[0] * size[1]), grad.shape)
         for sample in range(len(x)):

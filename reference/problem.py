@@ -55,9 +55,7 @@ class Bands:
 
     def at(self, size: int) -> tuple[Band, ...]:
         """The bands of an axis of `size` elements; both ends are inside [0, size]."""
-        return tuple(
-            (min(before, size), max(size - after, 0)) for before, after in zip(self.before, self.after)
-        )
+        return tuple((min(before, size), max(size - after, 0)) for before, after in zip(self.before, self.after))
 
 
 @lru_cache(maxsize=4096)

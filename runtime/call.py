@@ -33,9 +33,7 @@ class KernelSet(Protocol):
         self, problem: Tail, stride: Stride, dtype: torch.dtype, alignment: int, tensor: bool
     ) -> Prepared: ...
 
-    def prepare_band_sums(
-        self, problem: Chain, stride: Stride, dtype: torch.dtype, alignment: int
-    ) -> Prepared: ...
+    def prepare_band_sums(self, problem: Chain, stride: Stride, dtype: torch.dtype, alignment: int) -> Prepared: ...
 
     def prepare_contract(self, problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepared: ...
 
@@ -103,9 +101,7 @@ def tail(kernels: KernelSet, y: Tensor, scale: float, multiplier: Tensor | None,
     problem = tail_of(*y.shape)
     out = torch.empty(problem.out_shape, dtype=y.dtype, device=y.device)
     if problem.n:
-        made = kernels.prepare_multiply_gap(
-            problem, y.stride(), y.dtype, y.data_ptr() % 16, multiplier is not None
-        )
+        made = kernels.prepare_multiply_gap(problem, y.stride(), y.dtype, y.data_ptr() % 16, multiplier is not None)
         numbers = scale / (problem.h * problem.w)
         _launch(made, out.device, stream, (y, out), multiplier, (numbers,))
     return out
@@ -164,9 +160,7 @@ def contract(
     return out
 
 
-def expand(
-    kernels: KernelSet, problem: Chain, grad: Tensor, weight: Tensor, scale: float, stream: int
-) -> Tensor:
+def expand(kernels: KernelSet, problem: Chain, grad: Tensor, weight: Tensor, scale: float, stream: int) -> Tensor:
     """Gradient of each band sum, [n, c_in, RB, CB], for grad [n, c_out, 1, 1], both in the accumulator's dtype."""
     d = torch.empty(problem.sums_shape, dtype=grad.dtype, device=grad.device)
     if problem.n:

@@ -74,9 +74,7 @@ def command() -> tuple[str, ...]:
     found = compiler()
     if not found:
         named = os.environ.get("CC", "").strip()
-        raise Unavailable(
-            f"CC={named!r} is not on PATH" if named else "no C compiler: neither cc, gcc nor clang"
-        )
+        raise Unavailable(f"CC={named!r} is not on PATH" if named else "no C compiler: neither cc, gcc nor clang")
     include = sysconfig.get_path("include")
     if not Path(include, "Python.h").exists():
         raise Unavailable(f"no Python.h in {include}")

@@ -92,9 +92,7 @@ def _plan(found: Any, path: Path) -> Plan:
     require(isinstance(card, str) and card != "", "the name of a card", card)
     require(isinstance(made, str), "in 'made' a text", made)
     require(isinstance(constants, dict), "in 'constants' an object", constants)
-    require(
-        set(constants) <= set(KERNEL_SETS), f"constants of {' and '.join(KERNEL_SETS)}", sorted(constants)
-    )
+    require(set(constants) <= set(KERNEL_SETS), f"constants of {' and '.join(KERNEL_SETS)}", sorted(constants))
     for kernels, values in constants.items():
         require(isinstance(values, dict), f"an object of {kernels}'s constants", values)
         for name, value in values.items():
@@ -118,9 +116,7 @@ def apply(kernels: str, constants: ModuleType, tunable: Mapping[str, tuple[int, 
             raise PlanError(f"{VARIABLE}: {plan}: expected constants of {kernels} among {known}, got {name}")
         if value not in (*tunable[name], getattr(constants, name)):
             values = ", ".join(map(str, tunable[name]))
-            raise PlanError(
-                f"{VARIABLE}: {plan}: expected one of {values} for {kernels}'s {name}, got {value}"
-            )
+            raise PlanError(f"{VARIABLE}: {plan}: expected one of {values} for {kernels}'s {name}, got {value}")
     for name, value in chosen.items():
         setattr(constants, name, value)
 

@@ -75,9 +75,7 @@ class _NoMode:
     """In the place of DispatchMode: a call that nobody can listen to."""
 
     def __enter__(self) -> None:
-        raise RuntimeError(
-            "this torch has no torch.utils._python_dispatch.TorchDispatchMode to explain calls with"
-        )
+        raise RuntimeError("this torch has no torch.utils._python_dispatch.TorchDispatchMode to explain calls with")
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -92,11 +90,7 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
         return _tree_map(function, tree)
     if isinstance(tree, dict):
         return {key: tree_map(function, value) for key, value in tree.items()}
-    return (
-        type(tree)(tree_map(function, part) for part in tree)
-        if type(tree) in (list, tuple)
-        else function(tree)
-    )
+    return type(tree)(tree_map(function, part) for part in tree) if type(tree) in (list, tuple) else function(tree)
 
 
 # For layers: who listens to a module's calls, and to those of every module.

@@ -106,9 +106,7 @@ def upwards(root: Path) -> list[str]:
                 if mine != theirs and a is not None and b is not None and a >= b:
                     found.append(f"{path}: imports {name}")
                 if order is ROOMS and None in (a, b):
-                    found.append(
-                        f"{path}: {mine if a is None else theirs} has no place in the order of rooms"
-                    )
+                    found.append(f"{path}: {mine if a is None else theirs} has no place in the order of rooms")
     return sorted(set(found))
 
 

@@ -153,9 +153,7 @@ def test_imports_are_rewritten_wherever_they_stand() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "source", ["import reference.problem", "import reference", "import os, harness as h"]
-)
+@pytest.mark.parametrize("source", ["import reference.problem", "import reference", "import os, harness as h"])
 def test_an_import_that_cannot_be_moved_stops_the_build(source: str) -> None:
     with pytest.raises(SyntaxError, match=r"file\.py:1: write"):
         rewritten(source)

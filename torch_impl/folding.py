@@ -52,9 +52,7 @@ def fold(problem: Chain, weight: Tensor, dtype: torch.dtype) -> Tensor:
 @lru_cache(maxsize=512)
 def taps_of_bands(problem: Chain, dtype: torch.dtype) -> Tensor:
     """1 where a tap has a live band, else 0: [kh * kw, bands], on the CPU."""
-    return _members(
-        problem, problem.kernel, [[*pairwise(problem.distinct(axis).taps)] for axis in (0, 1)], dtype
-    )
+    return _members(problem, problem.kernel, [[*pairwise(problem.distinct(axis).taps)] for axis in (0, 1)], dtype)
 
 
 @lru_cache(maxsize=512)
@@ -64,9 +62,7 @@ def elements_of_bands(problem: Chain, dtype: torch.dtype) -> Tensor:
     return _members(problem, size, [[*problem.distinct(axis).at(size[axis])] for axis in (0, 1)], dtype)
 
 
-def _members(
-    problem: Chain, size: tuple[int, int], ranges: list[list[tuple[int, int]]], dtype: torch.dtype
-) -> Tensor:
+def _members(problem: Chain, size: tuple[int, int], ranges: list[list[tuple[int, int]]], dtype: torch.dtype) -> Tensor:
     """From each band's range of rows and of columns."""
     # Kept for later calls, of which some may be differentiated.
     with torch.inference_mode(False):

@@ -62,9 +62,7 @@ def multiply_gap(y: torch.Tensor, multiplier: float) -> torch.Tensor:
     n, c, h, w = y.shape
     reach = 1 + sum((size - 1) * stride for size, stride in zip(y.shape, y.stride(), strict=True))
     if reach > 2**31 - 1:
-        raise ValueError(
-            f"y: the baseline addresses with 32 bits, expected less than 2^31 elements, got {reach}"
-        )
+        raise ValueError(f"y: the baseline addresses with 32 bits, expected less than 2^31 elements, got {reach}")
     if h * w == 0:
         raise ValueError(f"y: expected at least one position per plane, got {h} x {w}")
     out = torch.empty(n, c, 1, 1, dtype=y.dtype, device=y.device)

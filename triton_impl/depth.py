@@ -62,11 +62,7 @@ def chain_depth(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, ali
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     seen = problem.swapped() if layout.swapped else problem
     tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
-    product = (
-        _product_depth(problem, product_slices(problem))
-        if folds(problem)
-        else _tap_depth(tap_slices(problem))
-    )
+    product = _product_depth(problem, product_slices(problem)) if folds(problem) else _tap_depth(tap_slices(problem))
     depth = _band_depth(seen, tile) + tile.parts + product
     plane = layout.h * layout.w
     if planes_fit(problem):

@@ -97,9 +97,7 @@ def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtyp
     seen = parameters.as_seen(problem, layout)
     tile = tiles.bands(layout, layout.c, dtype.itemsize, whole=True)
     blocks = tile.blocks(layout.c)
-    kept = {
-        name: value for name, value in parameters.tile_constants(tile, layout).items() if name != "UNROLL"
-    }
+    kept = {name: value for name, value in parameters.tile_constants(tile, layout).items() if name != "UNROLL"}
     special, sizes = specialize(
         kernels.band_fill,
         {"d": POINTER[accumulator(dtype)], "dx": POINTER[dtype]},

@@ -246,9 +246,7 @@ def more_rims(planes, live, rb, cb, core_hi, rim_lo, top, rims, r0, rows, H, c0,
     # Rows are added up after the loop: Triton before 3.7 adds the wrong lanes where a loop adds up sums over an axis.
     held = tl.zeros((planes.shape[0], RIMS), ACC)
     for j0 in range(RIMS, rims, RIMS):
-        rim, row = load_rims(
-            planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR
-        )
+        rim, row = load_rims(planes, live, j0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
         own = inside(tl.arange(0, LR)[None, None, :], cb, BEFORE_W, AFTER_W, c0, width, W)
         sums = tl.sum(tl.where(own, rim.to(ACC), 0), 2)
         held += tl.where(inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H), sums, 0)
@@ -464,9 +462,7 @@ def multiply_gap(y, out, partials, counters, multiplier, mult_n, mult_c, scale,
         # 6 scale
         mean = scaled(total, scale)
         if TENSOR:
-            mean *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(
-                tl.float64
-            )
+            mean *= tl.load(multiplier + n * mult_n + c.to(tl.int64) * mult_c, mask=c < C, other=0).to(tl.float64)
         # 7 store
         tl.store(out + n * C + c, narrow(mean, out.dtype.element_ty), mask=c < C)
 
@@ -525,9 +521,7 @@ def band_sums(x, sums, partials, counters,
     to += tl.arange(0, BP) * (RB * CB)
     if WHOLE:
         # 3 masked load: all of a plane in one line
-        plane = tl.load(
-            ptrs, mask=live & (position < rows * cols), other=0, eviction_policy="evict_first"
-        ).to(ACC)
+        plane = tl.load(ptrs, mask=live & (position < rows * cols), other=0, eviction_policy="evict_first").to(ACC)
         for cb in range(rolled(CB)):
             columns = tl.where(inside(col, cb, BEFORE_W, AFTER_W, c0, width, W), plane, 0)
             for rb in range(rolled(RB)):
@@ -539,13 +533,9 @@ def band_sums(x, sums, partials, counters,
     else:
         # 3 masked load, 4 accumulate. The first rims are asked for before the stream and used after it.
         core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
-        first, first_row = load_rims(
-            planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR
-        )
+        first, first_row = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
         busy = live & busy & in_part(col, width, RUN, ALONG, VEC)
-        core = tl.sum(
-            stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1
-        )
+        core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
         first = first.to(ACC)
         for cb in range(rolled(CB)):
             # 5 reduce
@@ -655,9 +645,7 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
-    n_block, split, block, g, tile = locate_products(
-        n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by
-    )
+    n_block, split, block, g, tile = locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
     co = block * BCO + tl.arange(0, BCO)
     first = split * share
@@ -709,14 +697,10 @@ def contract(sums, weight, bias, out, partials, counters, multiplier, mult_n, mu
                     following = t
                     if band + 1 < RB * CB:
                         taps = load_taps(weight, w_at, w_mask, band + 1, KH, KW, TAPS_H, TAPS_W, PAIR)
-                        following = tl.load(
-                            sums + follow(t_at, split * 0 + band + 1, PAIR), mask=mask, other=0
-                        )
+                        following = tl.load(sums + follow(t_at, split * 0 + band + 1, PAIR), mask=mask, other=0)
                     # 4 accumulate
                     if EMPTY:
-                        w = tl.where(
-                            lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W), w, 0
-                        )
+                        w = tl.where(lands(band // CB, band % CB, H, W, BEFORE_H, AFTER_H, BEFORE_W, AFTER_W), w, 0)
                     acc = tl.dot(t, w, acc, input_precision="ieee", out_dtype=ACC)
                     t = following
         if any_wild(acc):
@@ -756,14 +740,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     width = tl.minimum(W - c0, cols).to(tl.int32)
     # 2 addresses
     position, row, col, busy = deal(R, L, cols, cols_by, lines)
-    planes = (
-        x
-        + n * stride_n
-        + (g * CI + ci) * stride_c
-        + r0 * stride_h
-        + c0 * stride_w
-        + tl.zeros((1, 1, 1), tl.int32)
-    )
+    planes = x + n * stride_n + (g * CI + ci) * stride_c + r0 * stride_h + c0 * stride_w + tl.zeros((1, 1, 1), tl.int32)
     ptrs = planes + address(position, row, col, stride_h, stride_w, RUN, ALONG, VEC, PAIR)
     co = tl.arange(0, BCO)
     tap = tl.arange(0, KK)[:, None]
@@ -774,9 +751,7 @@ def band_sums_contract(x, weight, bias, out, partials, counters, multiplier, mul
     w = tl.load(weight + w_at, mask=(co < CO)[None, :] & (tap < KH * KW), other=0)
     core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
     live = tl.full((1, 1, 1), 1, tl.int1)
-    first, first_row = load_rims(
-        planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR
-    )
+    first, first_row = load_rims(planes, live, 0, core_hi, rim_lo, top, rims, width, stride_h, stride_w, RIMS, LR)
     busy &= in_part(col, width, RUN, ALONG, VEC)
     core = tl.sum(stream(ptrs, position, busy, core_lo, core_hi, cols, step, stride_h, False, ACC, UNROLL), 1)
     first = first.to(ACC)
@@ -841,9 +816,7 @@ def planes_contract(x, weight, bias, out, partials, counters, multiplier, mult_n
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I
-    n_block, split, block, g, tile = locate_products(
-        n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by
-    )
+    n_block, split, block, g, tile = locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
     g = g.to(tl.int64)
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
     co = block * BCO + tl.arange(0, BCO)
@@ -919,9 +892,7 @@ def expand(grad, weight, d, partials, counters, grad_n, grad_c, scale,
     # Columns of the product: BB of each input plane, one for each of its bands. For large kernels one alone, and other programs
     # have the other bands.
     # 1 who am I: block of samples, slice of the outputs, block of input planes (and perhaps a band) of one group
-    n_block, split, block, g, tile = locate_products(
-        n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by
-    )
+    n_block, split, block, g, tile = locate_products(n_blocks, n_blocks_by, slices, slices_by, blocks, blocks_by)
     g = g.to(tl.int64)
     n = n_block.to(tl.int64) * BN + tl.arange(0, BN)
     band = block % (RB * CB) if BT else 0 * block
@@ -1010,13 +981,9 @@ def band_fill(d, dx,
         for band in range(rolled(RB * CB)):
             rb = band % RB if SWAPPED else band // CB
             cb = band // RB if SWAPPED else band % CB
-            own = inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H) & inside(
-                col, cb, BEFORE_W, AFTER_W, c0, width, W
-            )
+            own = inside(row, rb, BEFORE_H, AFTER_H, r0, rows, H) & inside(col, cb, BEFORE_W, AFTER_W, c0, width, W)
             value += tl.where(own, tl.load(d + band, mask=mask, other=0), 0)
-        tl.store(
-            ptrs, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=mask & (position < rows * cols)
-        )
+        tl.store(ptrs, narrow(value.to(tl.float64), dx.dtype.element_ty), mask=mask & (position < rows * cols))
     else:
         core_lo, core_hi, rim_lo, top, rims = split_rows(r0, rows, H, BEFORE_H, AFTER_H)
         # 3 masked load, 4 accumulate: the core's rows are in every row band
@@ -1031,10 +998,7 @@ def band_fill(d, dx,
         ptrs += core_lo * stride_h
         for r in range(core_lo, core_hi, step):
             live = (
-                mask
-                & busy
-                & in_part(col, width, RUN, ALONG, VEC)
-                & (position < tl.minimum(core_hi - r, step) * cols)
+                mask & busy & in_part(col, width, RUN, ALONG, VEC) & (position < tl.minimum(core_hi - r, step) * cols)
             )
             tl.store(ptrs, core, mask=live)
             ptrs += step * stride_h
@@ -1069,9 +1033,7 @@ def weight_grad(grad, sums, dw, db, partials, counters, grad_n, grad_c, scale, b
     RB: tl.constexpr = len(BEFORE_H)
     CB: tl.constexpr = len(BEFORE_W)
     # 1 who am I: block of (ci, tap), slice of the samples, block of outputs of one group
-    k_block, split, block, g, tile = locate_products(
-        k_blocks, k_blocks_by, slices, slices_by, blocks, blocks_by
-    )
+    k_block, split, block, g, tile = locate_products(k_blocks, k_blocks_by, slices, slices_by, blocks, blocks_by)
     g = g.to(tl.int64)
     k = k_block.to(tl.int64) * BK + tl.arange(0, BK)
     co = block * BCO + tl.arange(0, BCO)

@@ -222,9 +222,7 @@ def specialize(
     if max(map(abs, values), default=0) >= 2**31:
         for name, value in zip(order, values, strict=True):
             if not -(2**63) <= value < 2**63 or (value >= 2**31 and not _wide(name)):
-                raise Unlaunchable(
-                    f"sizes: {name} is {value}, more than the Triton kernel {kernel.__name__} can take"
-                )
+                raise Unlaunchable(f"sizes: {name} is {value}, more than the Triton kernel {kernel.__name__} can take")
     known = tuple((name, by) for name, by in divisible.items() if by > 1 and name not in constants)
     return _kind(kernel, types, tuple(constants.items()), known, warps, registers, fused), values
 

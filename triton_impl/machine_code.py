@@ -47,9 +47,7 @@ class MachineCode:
     """Bytes of shared memory per program."""
 
 
-def machine_code(
-    source: ASTSource, target: GPUTarget, options: dict[str, Any], *, anew: bool = False
-) -> MachineCode:
+def machine_code(source: ASTSource, target: GPUTarget, options: dict[str, Any], *, anew: bool = False) -> MachineCode:
     """Compile `source` for `target` with Triton's `options`, or find what that gave before in Triton's cache
     folder.
 

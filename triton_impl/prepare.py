@@ -68,9 +68,7 @@ def prepare_multiply_gap(
 
 
 @lru_cache(maxsize=4096)
-def prepare_band_sums(
-    problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int
-) -> Prepared:
+def prepare_band_sums(problem: Chain, stride: tuple[int, ...], dtype: torch.dtype, alignment: int) -> Prepared:
     """Prepare the band sums of x; `alignment` is its address modulo 16."""
     layout = describe(problem.in_shape, stride, dtype.itemsize, alignment, whole_planes=False)
     seen = parameters.as_seen(problem, layout)
@@ -140,9 +138,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     return _product(special, sizes, problem, cut, BN, why)
 
 
-def _product(
-    special: Any, sizes: tuple[int, ...], problem: Chain, cut: slices.Slices, BN: int, why: str
-) -> Prepared:
+def _product(special: Any, sizes: tuple[int, ...], problem: Chain, cut: slices.Slices, BN: int, why: str) -> Prepared:
     tiles_ = ceil(problem.n / BN) * problem.groups * ceil(problem.c_out // problem.groups / cut.BCO)
     return slices.sliced(special, sizes, tiles_, cut.slices, BN * cut.BCO, why)
 
@@ -201,9 +197,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
     special, sizes = specialize(
         kernels.planes_contract,
         {"x": POINTER[dtype], **parameters.chain_output_types(dtype)},
-        slices.product_sizes(problem, cut, BN)
-        | stride
-        | {"H": layout.h, "W": layout.w, "cols_by": divisor(layout.w)},
+        slices.product_sizes(problem, cut, BN) | stride | {"H": layout.h, "W": layout.w, "cols_by": divisor(layout.w)},
         {
             "TENSOR": tensor,
             "BIAS": problem.bias,

@@ -112,9 +112,7 @@ def gap(layout: Layout, planes: int, itemsize: int) -> tuple[Layout, Tile]:
     if layout.w == 1 and layout.stride[2] == 1:
         VEC = layout.vector
         rows = layout.h // VEC
-        seen = Layout(
-            layout.n, layout.c, rows, VEC, (*layout.stride[:2], VEC, 1), "columns", VEC, layout.first, False
-        )
+        seen = Layout(layout.n, layout.c, rows, VEC, (*layout.stride[:2], VEC, 1), "columns", VEC, layout.first, False)
         uncut = layout.h * itemsize <= c.UNCUT_BYTES and planes >= c.UNCUT_PLANES
         warps = c.WHOLE_WARPS if uncut else c.PART_WARPS
         size = c.GAP_BYTES // itemsize

@@ -59,9 +59,7 @@ class Dispatched:
         return dw, bias_grad(grad, scale, dtype) if wants_bias else None
 
     def band_fill(self, d: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
-        return ops.band_fill(
-            d, self.size, self.kernel, *self.geometry[:4], dtype, channels_last, self.backend
-        )
+        return ops.band_fill(d, self.size, self.kernel, *self.geometry[:4], dtype, channels_last, self.backend)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

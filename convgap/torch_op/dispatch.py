@@ -127,10 +127,7 @@ def _register() -> None:
         library.impl("multiply_gap", _multiply_gap_by_parts, "Autograd")
         return
 
-    nodes = {
-        name: _node(name, getattr(ops, name).default, keep, grad)
-        for name, (keep, grad) in DERIVATIVES.items()
-    }
+    nodes = {name: _node(name, getattr(ops, name).default, keep, grad) for name, (keep, grad) in DERIVATIVES.items()}
 
     def multiply_gap(y: Tensor, multiplier: Tensor | None, scale: float, backend: str) -> Tensor:
         by_parts = multiplier is not None and multiplier.requires_grad
@@ -139,9 +136,7 @@ def _register() -> None:
     for name, differentiable in {**nodes, "chain": _chain_by_parts, "multiply_gap": multiply_gap}.items():
         operator = getattr(ops, name).default
         for device in ("CPU", "CUDA"):
-            library.impl(
-                name, _autograd(operator, differentiable, kernels.KERNELS[name]), f"Autograd{device}"
-            )
+            library.impl(name, _autograd(operator, differentiable, kernels.KERNELS[name]), f"Autograd{device}")
         library.impl(name, _autograd(operator, differentiable, None), "Autograd")
 
 

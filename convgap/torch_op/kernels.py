@@ -179,9 +179,7 @@ def band_fill(problem: Chain, d: Tensor, dtype: torch.dtype, channels_last: bool
 
 def _chain(x: Tensor, weight: Tensor, bias: Any, multiplier: Any, scale: float, *rest: Any) -> Tensor:
     *geometry, backend = rest
-    return chain(
-        weighted_problem(x.shape, weight, bias, *geometry), x, weight, bias, multiplier, scale, backend
-    )
+    return chain(weighted_problem(x.shape, weight, bias, *geometry), x, weight, bias, multiplier, scale, backend)
 
 
 def _band_sums(x: Tensor, kernel: Sizes, *rest: Any) -> Tensor:

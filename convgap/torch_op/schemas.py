@@ -61,8 +61,7 @@ def bands_shape(
 ) -> tuple[int, int]:
     """Distinct row bands and distinct column bands."""
     rows, cols = (
-        len(distinct_bands(*map(int, numbers)))
-        for numbers in zip(kernel, stride, padding, output_padding, dilation)
+        len(distinct_bands(*map(int, numbers))) for numbers in zip(kernel, stride, padding, output_padding, dilation)
     )
     return rows, cols
 

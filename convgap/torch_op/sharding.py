@@ -34,9 +34,7 @@ def _chain(x: Any, weight: Any, bias: Any, multiplier: Any, scale: Any, *rest: A
 
 
 @register_sharding(ops.contract.default)
-def _contract(
-    sums: Any, weight: Any, bias: Any, multiplier: Any, scale: Any, size: Any, *rest: Any
-) -> list[Way]:
+def _contract(sums: Any, weight: Any, bias: Any, multiplier: Any, scale: Any, size: Any, *rest: Any) -> list[Way]:
     return _products(sums, weight, bias, multiplier, rest[-2], 8)
 
 

@@ -148,9 +148,7 @@ class Kernel:
         threads of a block that wait for each other in different places, a misaligned load, or one outside the extents.
         """
         sizes = (*grid, 1, 1)[:3]
-        if not 1 <= len(grid) <= 3 or not all(
-            1 <= n <= most for n, most in zip(sizes, MAX_GRID, strict=True)
-        ):
+        if not 1 <= len(grid) <= 3 or not all(1 <= n <= most for n, most in zip(sizes, MAX_GRID, strict=True)):
             raise ValueError(f"{self.name}: grid: expected 1 to 3 sizes from 1 to {MAX_GRID}, got {grid}")
         if not 1 <= block <= self.max_threads:
             raise ValueError(f"{self.name}: block: expected 1 to {self.max_threads} threads, got {block}")
@@ -159,18 +157,14 @@ class Kernel:
             raise ValueError(f"CONVGAP_INTERPRET_ORDER: expected one of {ORDERS}, got {order!r}")
         if len(args) != len(self.parameters):
             wanted = ", ".join(name for name, _ in self.parameters)
-            raise TypeError(
-                f"{self.name}: expected {len(self.parameters)} arguments ({wanted}), got {len(args)}"
-            )
+            raise TypeError(f"{self.name}: expected {len(self.parameters)} arguments ({wanted}), got {len(args)}")
         values = [self._convert(*p, value) for p, value in zip(self.parameters, args, strict=True)]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         dimensions = map(ctypes.c_uint, (*sizes, block))
         flat = [address for extent in extents for address in extent]
         inside = (ctypes.c_size_t * len(flat))(*flat), ctypes.c_size_t(len(extents))
         with _lock:
-            error = self._launch(
-                self._run, addresses, *dimensions, *self._shared, ORDERS.index(order), *inside
-            )
+            error = self._launch(self._run, addresses, *dimensions, *self._shared, ORDERS.index(order), *inside)
         if error:
             raise RuntimeError(f"{self.name}: {error.decode()}")
 

@@ -113,12 +113,8 @@ class Softmax(Operator):
         "triton": Implementation(
             by_triton, "Triton", lambda p: -(-p.columns // BLOCK) + 8, unusable=as_backend("triton")
         ),
-        "cupy": Implementation(
-            by_cuda, "CUDA C++", lambda p: -(-p.columns // 32) + 5, unusable=as_backend("cupy")
-        ),
-        "eager": Implementation(
-            lambda i: torch.softmax(i.x, 1), "torch.softmax", lambda p: p.columns, product=False
-        ),
+        "cupy": Implementation(by_cuda, "CUDA C++", lambda p: -(-p.columns // 32) + 5, unusable=as_backend("cupy")),
+        "eager": Implementation(lambda i: torch.softmax(i.x, 1), "torch.softmax", lambda p: p.columns, product=False),
     }
 
     def inputs(self, problem, draw):

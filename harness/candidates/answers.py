@@ -41,9 +41,7 @@ def judge(
     dtype = str(inputs.x.dtype).removeprefix("torch.")
     error = TF32_OPERAND if tf32 and dtype == "float32" and isinstance(problem, Chain) else 0.0
     operator = operators.of(problem)
-    plan = expected.plan(
-        chain or operator.depth(problem), stores=operator.stores(problem), operand_error=error
-    )
+    plan = expected.plan(chain or operator.depth(problem), stores=operator.stores(problem), operand_error=error)
     return compare(out, expected.expected, expected.magnitude, dtype, **plan)
 
 
@@ -56,9 +54,7 @@ def _first(inputs: Inputs) -> Inputs:
 
 
 @cache
-def _lands(
-    k: int, size: int, out: int, stride: int, padding: int, dilation: int, start: bool, end: bool
-) -> Tensor:
+def _lands(k: int, size: int, out: int, stride: int, padding: int, dilation: int, start: bool, end: bool) -> Tensor:
     """[k, size]: 1 where kernel index and input index meet inside the output, past its start or end too if that is
     forgotten."""
     landing = torch.arange(size) * stride - padding + torch.arange(k)[:, None] * dilation

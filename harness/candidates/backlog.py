@@ -47,9 +47,7 @@ def tasks(source: Path, *, problem: bool) -> list[Task]:
     except UnicodeDecodeError:
         raise UsageError(f"--queue: {source}: expected a folder, or a JSONL of solutions") from None
     if not found:
-        raise UsageError(
-            f"--queue: {source}: expected files {', '.join(SUFFIXES)} or lines of JSON, found none"
-        )
+        raise UsageError(f"--queue: {source}: expected files {', '.join(SUFFIXES)} or lines of JSON, found none")
     return found
 
 
@@ -57,9 +55,7 @@ def _solution(source: Path, number: int, line: str, problem: bool) -> Task:
     """A line of flashinfer-bench's solutions; with a problem the file of its entry point is the candidate."""
     try:
         document = json.loads(line)
-        name = re.sub(r"[^\w.-]", "_", f"{number:05d}-{document.get('name', 'solution')}", flags=re.ASCII)[
-            :120
-        ]
+        name = re.sub(r"[^\w.-]", "_", f"{number:05d}-{document.get('name', 'solution')}", flags=re.ASCII)[:120]
         if not problem:
             return Task(f"{name}.json", line)
         file = document["spec"]["entry_point"].partition("::")[0]
@@ -67,9 +63,7 @@ def _solution(source: Path, number: int, line: str, problem: bool) -> Task:
         text.encode()
         return Task(f"{name}.py", text)
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
-        raise UsageError(
-            f"--queue: {source}, line {number}: no solution ({type(error).__name__}: {error})"
-        ) from None
+        raise UsageError(f"--queue: {source}, line {number}: no solution ({type(error).__name__}: {error})") from None
 
 
 @cache

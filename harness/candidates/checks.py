@@ -59,15 +59,11 @@ class Examination(Exam):
             known |= {"operator": "chain", "out": [problem.out_size(0), problem.out_size(1)]}
         else:
             known["operator"] = "tail"
-        answer, _ = self.ask(
-            "build", problem=known, multiplier=trial.multiplier, seed=trial.seed, dtype=trial.dtype
-        )
+        answer, _ = self.ask("build", problem=known, multiplier=trial.multiplier, seed=trial.seed, dtype=trial.dtype)
         first = trial.inputs(0)
         initial = _initial(trial) if self.candidate.form == "kernelbench" else {}
         self._model = _Model(trial, first, initial, dict(initial))
-        missing = {name for name in ("weight", "bias") if getattr(first, name) is not None} - set(
-            answer["weights"]
-        )
+        missing = {name for name in ("weight", "bias") if getattr(first, name) is not None} - set(answer["weights"])
         if missing and not self.rules.frozen:
             name = min(missing)
             raise frozen(name, tuple(getattr(first, name).shape))
@@ -77,9 +73,7 @@ class Examination(Exam):
         """Another draw of weight and bias, set in place ("copy") or as a checkpoint does ("load")."""
         model = self.current
         drawn = model.trial.inputs(number)
-        values = {
-            name: getattr(drawn, name) for name in ("weight", "bias") if getattr(drawn, name) is not None
-        }
+        values = {name: getattr(drawn, name) for name in ("weight", "bias") if getattr(drawn, name) is not None}
         if not values or self.rules.frozen:
             return
         model.past_weights.append(dict(model.weights))
@@ -176,9 +170,7 @@ class Examination(Exam):
     def passed(self, trial: Trial, what: str, comparison: Comparison | None) -> None:
         """Enter a check that was passed."""
         worst = comparison.worst if comparison else None
-        self.checks.append(
-            Check(f"{trial.name}: {what}", True, comparison.message if comparison else "", worst)
-        )
+        self.checks.append(Check(f"{trial.name}: {what}", True, comparison.message if comparison else "", worst))
 
 
 @dataclass

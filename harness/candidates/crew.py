@@ -113,9 +113,7 @@ def _two_steps(beside: _Seat, cards: list[_Seat], waiting: Sequence[Task], terms
             seat.close()
 
 
-def _finished(
-    seats: list[_Seat], todo: list[Task], tries: dict[Task, int], *, block: bool = True
-) -> Verdicts:
+def _finished(seats: list[_Seat], todo: list[Task], tries: dict[Task, int], *, block: bool = True) -> Verdicts:
     """What is done; tasks of processes that died go back to `todo`."""
     if block:
         wait([future for seat in seats for future in seat.busy], return_when=FIRST_COMPLETED)
@@ -141,9 +139,7 @@ def _finished(
 
 def killed(task: Task) -> Document:
     """The verdict on a candidate whose every judge died."""
-    return Verdict(
-        task.file, "unknown", "crashed", [f"killed: {TRIES} workers died while they judged it"]
-    ).document()
+    return Verdict(task.file, "unknown", "crashed", [f"killed: {TRIES} workers died while they judged it"]).document()
 
 
 def cluster(address: str, waiting: Sequence[Task], terms: Terms, *, gpu: bool) -> Verdicts:

@@ -47,9 +47,7 @@ def read(path: Path, text: str) -> dict[str, Any]:
             raise UsageError(f"{path}: header: {name}: expected a list")
         header[name] = [str(value) for value in values]
     if "out" not in header["arguments"] or not 1 <= len(header["grid"]) <= 3 or not header["block"]:
-        raise UsageError(
-            f"{path}: header: expected 'out' among the arguments, 1 to 3 sizes of the grid, and a block"
-        )
+        raise UsageError(f"{path}: header: expected 'out' among the arguments, 1 to 3 sizes of the grid, and a block")
     wrong = ({"x", "y", "weight", "bias"} & set(header["arguments"])) - POINTERS[header["operator"]]
     if wrong:
         raise UsageError(f"{path}: header: arguments: {header['operator']} has no {min(wrong)!r}")

@@ -54,9 +54,7 @@ def diagnose(
     if out.shape != problem.out_shape or not isinstance(verdict.worst_index, tuple):
         return "wrong", f"wrong: {what}: {verdict.message}"
     for weights in past.weights:
-        if weights and _like(
-            out, answers.right(problem, replace(inputs, **weights)), expected, inputs, problem
-        ):
+        if weights and _like(out, answers.right(problem, replace(inputs, **weights)), expected, inputs, problem):
             return "refused", (
                 f"frozen: {what}: the answer is that of weights it had before: it does not follow their change"
             )
@@ -85,9 +83,7 @@ def _like(out: Tensor, other: Truth | np.ndarray, expected: Truth, inputs: Input
         return 0.0
     magnitude = np.maximum(expected.magnitude, np.nan_to_num(np.abs(values)))
     found = compare(out, values, magnitude, dtype, **plan)
-    right = compare(
-        torch.from_numpy(values).to(inputs.x.dtype), expected.expected, expected.magnitude, dtype, **plan
-    )
+    right = compare(torch.from_numpy(values).to(inputs.x.dtype), expected.expected, expected.magnitude, dtype, **plan)
     return max(found.worst, 1e-9) if found.worst < LIKE and not right.passed else 0.0
 
 

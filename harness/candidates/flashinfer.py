@@ -72,9 +72,7 @@ def definition(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "op_type": "conv_transpose2d_multiply_gap" if not tail else "multiply_gap",
-        "description": "stride 2, padding 1, output_padding 1"
-        if not tail
-        else "y is what a convolution left",
+        "description": "stride 2, padding 1, output_padding 1" if not tail else "y is what a convolution left",
         "axes": axes,
         "inputs": inputs,
         "outputs": {"out": _tensor("n", "c" if tail else "c_out", "one", "one")},

@@ -90,9 +90,7 @@ def read(path: Path, form: str | None = None) -> Candidate:
     """The candidate in a file. UsageError if it cannot be read or is of no form that is known here."""
     try:
         candidate = _read(path, form)
-        _ = (
-            candidate.code
-        )  # Python's parser and writer have a limit each; what is past it is no fault of the judge
+        _ = candidate.code  # Python's parser and writer have a limit each; what is past it is no fault of the judge
     except (RecursionError, MemoryError):
         raise UsageError(f"{path}: an expression nests too deeply for Python to read it; split it") from None
     return candidate
@@ -115,12 +113,8 @@ def _read(path: Path, form: str | None) -> Candidate:
     if form == "cuda":
         header = cuda_header.read(path, text)
         details = {"file": "candidate.cu", **header}
-        return Candidate(
-            path, form, {"candidate.cu": text}, (OPERATORS[header["operator"]],), details, **claims
-        )
-    operators = (
-        ("chain",) if form == "kernelbench" else tuple(OPERATORS[n] for n in _names(text) if n in OPERATORS)
-    )
+        return Candidate(path, form, {"candidate.cu": text}, (OPERATORS[header["operator"]],), details, **claims)
+    operators = ("chain",) if form == "kernelbench" else tuple(OPERATORS[n] for n in _names(text) if n in OPERATORS)
     if not operators:
         raise UsageError(f"{path}: expected a function {' or '.join(OPERATORS)}, found neither")
     details = {"file": ONLY_FILE}
@@ -172,9 +166,7 @@ def _defined(body: Sequence[ast.stmt]) -> Iterator[str]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = (
-                node.targets if isinstance(node, ast.Assign) else [node.target] * (node.value is not None)
-            )
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] * (node.value is not None)
             yield from (target.id for target in targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.If | ast.Try):
             yield from _defined([*node.body, *node.orelse])
@@ -195,9 +187,7 @@ def _solution(path: Path, text: str) -> Candidate:
         known = ", ".join(flashinfer.DEFINITIONS)
         raise UsageError(f"{path}: definition {definition!r}, expected one of {known}")
     if file not in sources or not function or not file.endswith(".py"):
-        raise UsageError(
-            f"{path}: entry_point: expected FILE.py::FUNCTION of its sources, got {spec['entry_point']!r}"
-        )
+        raise UsageError(f"{path}: entry_point: expected FILE.py::FUNCTION of its sources, got {spec['entry_point']!r}")
     for name, content in sources.items():
         if fault := _fault(name, content, sources):
             raise UsageError(f"{path}: sources: {name!r:.80}: {fault}")

@@ -68,9 +68,7 @@ def judge(
     judged = Judged(candidate, verdict)
     if settings.strict:
         broken = (
-            rules.form(candidate.text)
-            if candidate.form == "kernelbench"
-            else ["form: only ModelNew has strict rules"]
+            rules.form(candidate.text) if candidate.form == "kernelbench" else ["form: only ModelNew has strict rules"]
         )
         verdict.checks.append(Check("rules of form", not broken, f"{len(broken)} broken"))
         if broken:
@@ -80,9 +78,7 @@ def judge(
         verdict.verdict, verdict.reasons = "refused", signs
         return judged
     if not settings.run:
-        verdict.notes.append(
-            "the file was not run, because of --form-only: whether its answers are right is not known"
-        )
+        verdict.notes.append("the file was not run, because of --form-only: whether its answers are right is not known")
         return judged
     verdict.settings = _described(candidate, settings, strongest(settings.gpu))
     with ExitStack() as own:
@@ -114,9 +110,7 @@ def judge(
     return judged
 
 
-def _examine(
-    examination: Examination | general.Examination, ask: Callable[[], None], verdict: Verdict
-) -> None:
+def _examine(examination: Examination | general.Examination, ask: Callable[[], None], verdict: Verdict) -> None:
     try:
         examination.load()
         ask()
@@ -134,9 +128,7 @@ def _examine(
     verdict.absolute_error, verdict.relative_error = examination.largest
 
 
-def _described(
-    candidate: Candidate, settings: Settings, isolation: Isolation | None = None
-) -> dict[str, object]:
+def _described(candidate: Candidate, settings: Settings, isolation: Isolation | None = None) -> dict[str, object]:
     """What a verdict rests on. isolation: how its process was cut off, if it had one."""
     found: dict[str, object] = {"seed": settings.seed}
     if settings.problem is None:

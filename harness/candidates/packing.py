@@ -22,9 +22,7 @@ def pack(value: Any, slot: str, blobs: list[memoryview]) -> Any:
         return {"dict": [[key, pack(item, slot, blobs)] for key, item in value.items()]}
     if isinstance(value, PLAIN):
         return {"plain": value}
-    raise TypeError(
-        f"expected numbers, texts, tensors, or lists, tuples and dicts of them, got {type(value).__name__}"
-    )
+    raise TypeError(f"expected numbers, texts, tensors, or lists, tuples and dicts of them, got {type(value).__name__}")
 
 
 def unpack(packed: Any, put: Callable[[Any, Any], Tensor], blobs: list[Any]) -> Any:

@@ -41,9 +41,7 @@ class Need:
     methods: set[str]
 
 
-def functions(
-    modules: Iterable[ModuleType], roots: Names, methods: set[str], instead: Mapping[str, str]
-) -> str:
+def functions(modules: Iterable[ModuleType], roots: Names, methods: set[str], instead: Mapping[str, str]) -> str:
     """Text of the functions, one a module, each below those that it needs.
 
     roots, methods: what the rest of the file asks for. instead: what stands for a name wherever it is imported.
@@ -106,9 +104,7 @@ class Part:
         kept = {name: node for name, node in self.definitions.items() if (self.name, name) in need.names}
         for name in self.instead:
             kept.pop(name, None)
-        used = {
-            name for node in kept.values() for inner in _kept(node, need) for name, _ in _mentioned(inner)
-        }
+        used = {name for node in kept.values() for inner in _kept(node, need) for name, _ in _mentioned(inner)}
         body = ["\n".join(self._import(name) for name in self.imports if name in used)]
         body += [self._definition(node, need) for node in kept.values()]
         names = "".join(f"    {name}={name},\n" for name in kept)
@@ -163,18 +159,12 @@ def _unneeded(node: Definition, need: Need) -> list[ast.FunctionDef]:
     if not isinstance(node, ast.ClassDef):
         return []
     methods = [inner for inner in node.body if isinstance(inner, ast.FunctionDef)]
-    return [
-        m
-        for m in methods
-        if (m.name not in need.methods and not m.name.startswith("__")) or m.name == "__hash__"
-    ]
+    return [m for m in methods if (m.name not in need.methods and not m.name.startswith("__")) or m.name == "__hash__"]
 
 
 def _mentioned(node: ast.AST) -> Iterator[tuple[str, str]]:
     """(global name, attribute asked of it) in the code of a node; either is empty where there is none. Types aside."""
-    skipped = {
-        id(inner) for outer in ast.walk(node) for kind in _annotations(outer) for inner in ast.walk(kind)
-    }
+    skipped = {id(inner) for outer in ast.walk(node) for kind in _annotations(outer) for inner in ast.walk(kind)}
     local = {inner.arg for inner in ast.walk(node) if isinstance(inner, ast.arg)}
     if isinstance(node, ast.FunctionDef):
         local |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
@@ -184,9 +174,7 @@ def _mentioned(node: ast.AST) -> Iterator[tuple[str, str]]:
         if isinstance(inner, ast.Name) and inner.id not in local:
             yield inner.id, ""
         elif isinstance(inner, ast.Attribute):
-            owner = (
-                inner.value.id if isinstance(inner.value, ast.Name) and inner.value.id not in local else ""
-            )
+            owner = inner.value.id if isinstance(inner.value, ast.Name) and inner.value.id not in local else ""
             yield owner, inner.attr
 
 

@@ -127,9 +127,7 @@ def kernels(exam: Any, trial: Any) -> None:
     if not seen.launches and (unused := exam.candidate.kernels):
         if exam.rules.gpu or not exam.candidate.branches_on_device:
             raise Found("refused", f"idle: no kernel was launched, though the file has {unused}")
-        exam.notes.append(
-            f"no kernel was launched on a CPU, though the file has {unused}: only torch was judged"
-        )
+        exam.notes.append(f"no kernel was launched on a CPU, though the file has {unused}: only torch was judged")
     for number, name in enumerate(seen.launches):
         x = trial.inputs(21 + number).x
         reply, verdict = exam.call(x, "one kernel left out", skip=name)

@@ -88,9 +88,7 @@ class Timed(Clocked):
         out = received(blobs[0], torch.float32, shape)
         inputs = replace(self.inputs, x=secret)
         expected = answers.right(self.case.problem, inputs)
-        return answers.judge(
-            out, self.case.problem, inputs, expected, tf32=self.rules.tf32, chain=self.rules.chain
-        )
+        return answers.judge(out, self.case.problem, inputs, expected, tf32=self.rules.tf32, chain=self.rules.chain)
 
 
 def rank(judged: Sequence[Judged], *, seed: int, seconds: float) -> None:
@@ -262,13 +260,9 @@ def _witnesses(item: Clocked, timer: Timer) -> None:
         if not kernels:
             raise Found("refused", "idle: the profiler saw no kernel in the calls that were timed")
         if total > factor * us + more:
-            raise Found(
-                "refused", f"timer: events say {us:.1f} us, the profiler {total:.1f} us in its kernels"
-            )
+            raise Found("refused", f"timer: events say {us:.1f} us, the profiler {total:.1f} us in its kernels")
     found = item.unseen(time.time_ns() % 2**31)
-    verdict.checks.append(
-        Check("after timing, on data not seen before", found.passed, found.message, found.worst)
-    )
+    verdict.checks.append(Check("after timing, on data not seen before", found.passed, found.message, found.worst))
     if not found.passed:
         raise Found("refused", f"graph: after timing, on data that it had not seen: {found.message}")
 

@@ -13,9 +13,7 @@ from harness.show.text import NONE, error_text, number
 
 def judge_page(found: Sequence[Verdict]) -> str:
     """Verdicts: a table, then each with its page and its checks."""
-    return fill(
-        "judge.html", title="Judged", verdicts=[_verdict(i, verdict) for i, verdict in enumerate(found)]
-    )
+    return fill("judge.html", title="Judged", verdicts=[_verdict(i, verdict) for i, verdict in enumerate(found)])
 
 
 def _verdict(place: int, verdict: Verdict) -> dict[str, Any]:

@@ -31,9 +31,7 @@ HEADLINE: tuple[Case, ...] = (
 
 GRID: tuple[Case, ...] = (
     _large("chain/headline-float16", "half the bytes", _HEADLINE_CHAIN, dtype="float16"),
-    _large(
-        "chain/headline-bfloat16", "half the bytes, 8 bits of precision", _HEADLINE_CHAIN, dtype="bfloat16"
-    ),
+    _large("chain/headline-bfloat16", "half the bytes, 8 bits of precision", _HEADLINE_CHAIN, dtype="bfloat16"),
     _large(
         "chain/headline-channels_last",
         "the layout of mixed-precision training",
@@ -68,9 +66,7 @@ GRID: tuple[Case, ...] = (
         "taps do not overlap, nothing is cropped: one band",
         Chain(16, 256, 128, 64, 64, (2, 2), (2, 2)),
     ),
-    _large(
-        "chain/k5s3", "kernel 5, stride 3: uneven overlap", Chain(16, 48, 24, 56, 56, (5, 5), (3, 3), (2, 2))
-    ),
+    _large("chain/k5s3", "kernel 5, stride 3: uneven overlap", Chain(16, 48, 24, 56, 56, (5, 5), (3, 3), (2, 2))),
     _large(
         "chain/k7s4",
         "kernel 7, stride 4: the most bands of the grid",
@@ -128,9 +124,7 @@ EDGE: tuple[Case, ...] = (
     ),
     Case("chain/edge/stride2", Chain(2, 3, 4, 9, 8, (5, 5), (2, 2), (2, 2), (1, 0)), "stride 2, kernel 5"),
     Case("chain/edge/stride3", Chain(2, 3, 4, 9, 8, (4, 4), (3, 3), (2, 2), (2, 1)), "stride 3, kernel 4"),
-    Case(
-        "chain/edge/stride4", Chain(2, 3, 4, 9, 8, (3, 3), (4, 4), (1, 1), (3, 2)), "gaps: bias-only outputs"
-    ),
+    Case("chain/edge/stride4", Chain(2, 3, 4, 9, 8, (3, 3), (4, 4), (1, 1), (3, 2)), "gaps: bias-only outputs"),
     Case("chain/edge/stride-1-4", Chain(2, 3, 4, 9, 8, (3, 2), (1, 4), (2, 0)), "strides of the axes differ"),
     Case(
         "chain/edge/one-tap-left",
@@ -182,9 +176,7 @@ EDGE: tuple[Case, ...] = (
     Case("chain/edge/rgb", _x2(4, 3, 16, 16, 16), "3 channels: no power of two"),
     Case("chain/edge/many-channels", _x2(1, 130, 129, 3, 3), "channels just past a tile of 128"),
     Case("chain/edge/many-samples", _x2(33, 8, 70, 3, 3), "samples and outputs just past those of a block"),
-    Case(
-        "chain/edge/sliced-samples", _x2(130, 2, 3, 3, 3), "samples enough to add up in slices, and some more"
-    ),
+    Case("chain/edge/sliced-samples", _x2(130, 2, 3, 3, 3), "samples enough to add up in slices, and some more"),
     Case("chain/edge/latent", Chain(3, 9, 140, 1, 1, (4, 4)), "one element a plane, and outputs in slices"),
     Case(
         "chain/edge/k5-channels",
@@ -197,9 +189,7 @@ EDGE: tuple[Case, ...] = (
         "a large kernel of several channels a step",
     ),
     Case("chain/edge/long-row", Chain(2, 3, 4, 1, 601, (1, 4), (1, 2), (0, 1)), "a plane of one long row"),
-    Case(
-        "chain/edge/long-column", Chain(2, 3, 4, 601, 1, (4, 1), (2, 1), (1, 0)), "a plane of one long column"
-    ),
+    Case("chain/edge/long-column", Chain(2, 3, 4, 601, 1, (4, 1), (2, 1), (1, 0)), "a plane of one long column"),
     Case("chain/edge/nobias", _x2(2, 3, 4, 8, 8, bias=False), "no bias"),
     Case("chain/edge/multiplier-tensor", _x2(2, 3, 4, 8, 8), "one multiplier a channel", multiplier=None),
     Case("chain/edge/multiplier-zero", _x2(2, 3, 4, 8, 8), "zero is not absent", multiplier=0.0),
@@ -217,9 +207,7 @@ EDGE: tuple[Case, ...] = (
         "flush to zero is allowed, garbage is not",
         values="subnormal",
     ),
-    Case(
-        "chain/edge/cancelling", _x2(2, 4, 4, 16, 16), "the sum is far below its terms", values="cancelling"
-    ),
+    Case("chain/edge/cancelling", _x2(2, 4, 4, 16, 16), "the sum is far below its terms", values="cancelling"),
     Case(
         "chain/edge/nonfinite",
         _x2(4, 3, 4, 9, 10),
@@ -265,9 +253,7 @@ EDGE: tuple[Case, ...] = (
         values="subnormal",
     ),
     Case("tail/edge/cancelling", Tail(2, 4, 16, 16), "the sum is far below its terms", values="cancelling"),
-    Case(
-        "tail/edge/nonfinite", Tail(4, 3, 9, 10), "Inf, -Inf and NaN reach what they must", values="nonfinite"
-    ),
+    Case("tail/edge/nonfinite", Tail(4, 3, 9, 10), "Inf, -Inf and NaN reach what they must", values="nonfinite"),
     Case(
         "tail/edge/past-2**31",
         Tail(1, 1, 46_400, 46_300),
@@ -315,10 +301,6 @@ def select(
         group = sets.get(pattern) or [case for case in cases if fnmatchcase(case.name, pattern)]
         if not group:
             near = get_close_matches(pattern, [*sets, *(case.name for case in cases)], n=3, cutoff=0.4)
-            raise ValueError(
-                f"cases: no case or set is named {pattern!r}; near it: {', '.join(near) or 'nothing'}"
-            )
+            raise ValueError(f"cases: no case or set is named {pattern!r}; near it: {', '.join(near) or 'nothing'}")
         wanted.update(case.name for case in group)
-    return tuple(
-        case for case in cases if case.name in wanted and op in (None, case.op) and (gpu or not case.gpu_only)
-    )
+    return tuple(case for case in cases if case.name in wanted and op in (None, case.op) and (gpu or not case.gpu_only))

@@ -41,9 +41,7 @@ class Inputs(Arguments):
     weight: Tensor | None
     bias: Tensor | None
     multiplier: float | Tensor
-    sizes: dict[
-        str, Any
-    ]  # stride, padding, output_padding, groups, dilation, as torch orders them; empty for the tail
+    sizes: dict[str, Any]  # stride, padding, output_padding, groups, dilation, as torch orders them; empty for the tail
 
     def call(self, functions: Any, **options: Any) -> Tensor:
         """Apply the operator of a module (or object) that has the project's two public names."""
@@ -81,9 +79,7 @@ class Draw:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
 
-def make_inputs(
-    case: Case, device: torch.device | str, dtype: str | None = None, layout: str | None = None
-) -> Any:
+def make_inputs(case: Case, device: torch.device | str, dtype: str | None = None, layout: str | None = None) -> Any:
     """The arguments of a case on a device; dtype and layout default to the case's own.
 
     x is uniform in [0, 1) as in KernelBench unless the case says otherwise. Raises ValueError for an unknown layout or

@@ -72,9 +72,7 @@ MODELS: tuple[Case, ...] = (
     _layer("dcgan-3", "DCGAN 64 x 64, layer 3", _up(64, 256, 128, 8)),
     _layer("dcgan-4", "DCGAN 64 x 64, layer 4", _up(64, 128, 64, 16)),
     _layer("dcgan-4-wide", "DCGAN as published, layer 4", _up(64, 256, 128, 16)),
-    _layer(
-        "dcgan-5", "DCGAN 64 x 64, layer 5: to an image, no bias", replace(_up(64, 64, 3, 32), bias=False)
-    ),
+    _layer("dcgan-5", "DCGAN 64 x 64, layer 5: to an image, no bias", replace(_up(64, 64, 3, 32), bias=False)),
     _layer("small-images", "a generator of 28 x 28 images, from 7 x 7", _up(256, 128, 64, 7)),
     _pix2pix(1, 16, 512, 512, 1),
     _pix2pix(2, 16, 1024, 512, 2),

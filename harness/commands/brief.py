@@ -22,22 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--card", choices=cards.CARDS, help="target (default: this card if its figures are here, or 4090)"
     )
-    parser.add_argument(
-        "--stage", choices=brief.STAGES, default="memory", help="what to work on (%(default)s)"
-    )
-    parser.add_argument(
-        "--code", type=Path, metavar="FILE", help="the current code (default: what export writes)"
-    )
-    parser.add_argument(
-        "--strategy", choices=export.STRATEGIES, default="collapsed", help="of the exported code"
-    )
-    parser.add_argument(
-        "--profile", type=Path, metavar="FILE", help="counters: the JSON that bench.py profile wrote"
-    )
+    parser.add_argument("--stage", choices=brief.STAGES, default="memory", help="what to work on (%(default)s)")
+    parser.add_argument("--code", type=Path, metavar="FILE", help="the current code (default: what export writes)")
+    parser.add_argument("--strategy", choices=export.STRATEGIES, default="collapsed", help="of the exported code")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="counters: the JSON that bench.py profile wrote")
     parser.add_argument("--entry", help="whose counters (default: the first in the file)")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
-    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (default: standard output)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,7 +71,5 @@ def _measured() -> list[str]:
     device = torch.device("cuda", torch.cuda.current_device())
     ceilings = Ceilings(device, {"cold": flusher("read", device)})
     return [
-        f"Measured here: {ceiling.kind} {ceiling.gb_per_s:.0f} GB/s"
-        for ceiling in ceilings.large()
-        if ceiling.size
+        f"Measured here: {ceiling.kind} {ceiling.gb_per_s:.0f} GB/s" for ceiling in ceilings.large() if ceiling.size
     ]

@@ -25,9 +25,7 @@ from harness.timing.calls import CALLS, ENTRIES, measure
 from harness.timing.session import Stop
 from harness.timing.telemetry import Telemetry
 
-SUMMARY = (
-    "what a person waits for: host and wall time of eager calls, new sizes, training steps, the first call"
-)
+SUMMARY = "what a person waits for: host and wall time of eager calls, new sizes, training steps, the first call"
 SHAPES = ("tail:1,128,32,32", "chain:1,64,128,32,32,k3,s2,p1,op1", "chain:2,16,32,24,24,k3,s2,p1,op1")
 """A tail, a chain of two launches, and one of one launch, all so small that the host decides."""
 
@@ -42,12 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a problem (default: {', '.join(SHAPES)}); may be repeated",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    parser.add_argument(
-        "--calls", type=words, metavar="LIST", help=f"some of {', '.join(CALLS)} (default: all)"
-    )
-    parser.add_argument(
-        "--backends", type=words, metavar="LIST", help=f"some of {', '.join(ENTRIES)} (default: all)"
-    )
+    parser.add_argument("--calls", type=words, metavar="LIST", help=f"some of {', '.join(CALLS)} (default: all)")
+    parser.add_argument("--backends", type=words, metavar="LIST", help=f"some of {', '.join(ENTRIES)} (default: all)")
     parser.add_argument(
         "--budget-seconds",
         type=float,

@@ -67,13 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="stop a case once every median is known this well (default: %(default)s)",
     )
-    group.add_argument(
-        "--first-call", action="store_true", help="also time the first call of a fresh process (slow)"
-    )
+    group.add_argument("--first-call", action="store_true", help="also time the first call of a fresh process (slow)")
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the whole record, raw samples included"
-    )
+    group.add_argument("--json", type=Path, metavar="FILE", help="write the whole record, raw samples included")
     group.add_argument("--csv", type=Path, metavar="FILE", help="write one line per case, entry and mode")
     group.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs nothing else")
     plots.add_plot_options(group)

@@ -25,18 +25,14 @@ SUMMARY = "compare two records: faster, slower, same or ambiguous; with more, th
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py diff`."""
     parser.add_argument("old", type=Path, help="JSON record to compare with")
-    parser.add_argument(
-        "new", type=Path, nargs="+", help="JSON record to judge; of several, oldest first, the last"
-    )
+    parser.add_argument("new", type=Path, nargs="+", help="JSON record to judge; of several, oldest first, the last")
     parser.add_argument(
         "--plot",
         type=Path,
         metavar="FILE",
         help="with three records or more: draw their history, .png or .svg",
     )
-    parser.add_argument(
-        "--allow-different-gpu", action="store_true", help="compare records of two kinds of GPU"
-    )
+    parser.add_argument("--allow-different-gpu", action="store_true", help="compare records of two kinds of GPU")
     parser.add_argument(
         "--effect",
         type=float,

@@ -79,9 +79,7 @@ def run(args: argparse.Namespace) -> int:
         "",
     ]
     for name, status in backends.items():
-        lines.append(
-            f"{name:<10} {f'usable, {status.how}' if status.usable else f'not usable: {status.reason}'}"
-        )
+        lines.append(f"{name:<10} {f'usable, {status.how}' if status.usable else f'not usable: {status.reason}'}")
     lines.append(f"calls      {calls}")
     print_lines(out, lines)
     if not usable:

@@ -29,12 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="collapsed: never store the convolution output (default); tail: torch's convolution, then one "
         "fused kernel",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
-    )
-    parser.add_argument(
-        "--check", type=Path, metavar="FILE", help="check a file instead, as judge --rules strict does"
-    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="check a file instead, as judge --rules strict does")
     parser.add_argument("--form-only", action="store_true", help="with --check: do not run the file")
 
 

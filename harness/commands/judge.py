@@ -38,12 +38,8 @@ SUMMARY = "judge files of others: right, honest, and how fast"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py judge`."""
-    parser.add_argument(
-        "files", nargs="*", type=Path, metavar="FILE", help="a candidate; several make a ranking"
-    )
-    parser.add_argument(
-        "--form", choices=forms.FORMS, help="what the files are (default: told by what is in them)"
-    )
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a candidate; several make a ranking")
+    parser.add_argument("--form", choices=forms.FORMS, help="what the files are (default: told by what is in them)")
     parser.add_argument(
         "--problem",
         type=Path,
@@ -68,29 +64,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth", type=int, metavar="N", help="longest chain of additions (default: a left-to-right sum)"
     )
-    parser.add_argument(
-        "--frozen-weights", action="store_true", help="weights may be taken once, at construction"
-    )
-    parser.add_argument(
-        "--full", action="store_true", help="the published shape without a GPU, too (minutes)"
-    )
-    parser.add_argument(
-        "--seed", type=int, help="draws the hidden shapes and all values (default: a new one)"
-    )
+    parser.add_argument("--frozen-weights", action="store_true", help="weights may be taken once, at construction")
+    parser.add_argument("--full", action="store_true", help="the published shape without a GPU, too (minutes)")
+    parser.add_argument("--seed", type=int, help="draws the hidden shapes and all values (default: a new one)")
     parser.add_argument(
         "--limit", type=float, default=Limits.seconds, metavar="SECONDS", help="for one request (%(default)s)"
     )
-    parser.add_argument(
-        "--memory", type=float, default=Limits.memory / 2**30, metavar="GIB", help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=6.0, help="most time spent on sampling (default: %(default)s)"
-    )
+    parser.add_argument("--memory", type=float, default=Limits.memory / 2**30, metavar="GIB", help="(%(default)s)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="most time spent on sampling (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdict, or a list of them")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs nothing else")
-    parser.add_argument(
-        "--trace", type=Path, metavar="FILE", help="append a line of flashinfer-bench's trace for each"
-    )
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="append a line of flashinfer-bench's trace for each")
     parser.add_argument(
         "--definitions", type=Path, metavar="DIR", help="write the definitions that a solution.json names"
     )
@@ -123,9 +107,7 @@ def run(args: argparse.Namespace) -> int:
         for candidate in candidates:
             with saying(console(sys.stderr)) as say:
                 words = f"{len(judged) + 1} of {len(candidates)}, {candidate.path.name}: "
-                judged.append(
-                    judging.judge(candidate, settings, stack, lambda text, words=words: say(words + text))
-                )
+                judged.append(judging.judge(candidate, settings, stack, lambda text, words=words: say(words + text)))
         if settings.gpu and any(item.examination and item.verdict.verdict == "accepted" for item in judged):
             from harness.candidates import ranking
             from harness.candidates.problems import timing
@@ -157,9 +139,7 @@ def _require(args: argparse.Namespace) -> None:
     """UsageError for what needs no file to be read: numbers, outputs, and options that would be ignored."""
     for name in ("limit", "memory", "seconds"):
         if not 0 < getattr(args, name) <= MOST:
-            raise UsageError(
-                f"--{name}: expected a positive number of at most {MOST:.0f}, got {getattr(args, name)}"
-            )
+            raise UsageError(f"--{name}: expected a positive number of at most {MOST:.0f}, got {getattr(args, name)}")
     if args.depth is not None and not 1 <= args.depth < 2**22:
         raise UsageError(f"--depth: expected a number of additions from 1 to {2**22 - 1}, got {args.depth}")
     if args.seed is not None and not 0 <= args.seed < 2**63:
@@ -231,9 +211,7 @@ def _claimed(candidate: forms.Candidate, args: argparse.Namespace) -> forms.Cand
             raise UsageError(f"--{name}: unknown {name} {unknown[0]!r}, expected some of {', '.join(known)}")
     asked = "problem" if args.problem else "operator"
     if getattr(args, asked) and candidate.form != "kernelbench":
-        raise UsageError(
-            f"{candidate.path}: expected class ModelNew, as --{asked} asks, got form {candidate.form!r}"
-        )
+        raise UsageError(f"{candidate.path}: expected class ModelNew, as --{asked} asks, got form {candidate.form!r}")
     return candidate.claiming(args.dtype, args.layout)
 
 

@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=int, metavar="N", help="of a queue, beside the GPUs' (default: by the cores)"
     )
-    parser.add_argument(
-        "--cluster", metavar="ADDRESS", help="of a Dask scheduler whose workers judge the queue"
-    )
+    parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler whose workers judge the queue")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,9 +106,7 @@ def _accepted(found: dict[backlog.Task, Verdict]) -> int:
     return sum(verdict.verdict == "accepted" for verdict in found.values())
 
 
-def _line(
-    task: backlog.Task, verdict: Verdict, document: dict[str, Any], key: str, problem: Any, hardware: str
-) -> str:
+def _line(task: backlog.Task, verdict: Verdict, document: dict[str, Any], key: str, problem: Any, hardware: str) -> str:
     """A line of flashinfer-bench's trace, with the whole verdict and its key beside what is read there."""
     environment = {"hardware": hardware, "libs": {"torch": torch.__version__, "judge": backlog.version()}}
     definition = Path(problem[0]).stem if problem else verdict.form

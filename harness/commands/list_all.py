@@ -47,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
         for line in lines:
             *cells, sentence = line.values()
             text = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
-            print_lines(
-                out, [f"  {text}", f"      {sentence}"] if part == "cases" else [f"  {text}  {sentence}"]
-            )
+            print_lines(out, [f"  {text}", f"      {sentence}"] if part == "cases" else [f"  {text}  {sentence}"])
     return 0
 
 
@@ -73,7 +71,4 @@ def _entries(table: Mapping[str, Entry]) -> list[dict[str, Any]]:
 
 
 def _commands() -> list[dict[str, str]]:
-    return [
-        {"command": name, "what": import_module(importable(module)).SUMMARY}
-        for name, module in COMMANDS.items()
-    ]
+    return [{"command": name, "what": import_module(importable(module)).SUMMARY} for name, module in COMMANDS.items()]

@@ -45,9 +45,7 @@ def find() -> str:
     for place in (None, *_PLACES):
         if found := shutil.which("compute-sanitizer", path=place):
             return found
-    raise UsageError(
-        f"compute-sanitizer is not on PATH nor in {', '.join(_PLACES)}; it is part of the CUDA toolkit"
-    )
+    raise UsageError(f"compute-sanitizer is not on PATH nor in {', '.join(_PLACES)}; it is part of the CUDA toolkit")
 
 
 def driver(backends: list[str]) -> list[str]:
@@ -115,9 +113,7 @@ def drive(backends: list[str], device: str) -> set[str]:
                 inputs.call(convgap, backend=backend)
                 leaves = [t.detach().requires_grad_() for t in (inputs.x, inputs.weight) if t is not None]
                 names = ("x", "weight")[: len(leaves)]
-                answer = replace(inputs, **dict(zip(names, leaves, strict=True))).call(
-                    convgap, backend=backend
-                )
+                answer = replace(inputs, **dict(zip(names, leaves, strict=True))).call(convgap, backend=backend)
                 torch.autograd.grad(answer.sum(), leaves)
     if device != "cpu":
         torch.cuda.synchronize()
@@ -133,9 +129,7 @@ def _moved(value: Tensor, device: str) -> Tensor:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py sanitize`."""
-    parser.add_argument(
-        "--tools", type=words, metavar="LIST", help=f"some of {', '.join(TOOLS)} (default: all)"
-    )
+    parser.add_argument("--tools", type=words, metavar="LIST", help=f"some of {', '.join(TOOLS)} (default: all)")
     parser.add_argument("--backends", type=words, metavar="LIST", help="triton, cupy (default: both)")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep each tool's output in this directory")
     parser.add_argument("--drive", action="store_true", help="only launch the kernels, under no sanitizer")
@@ -157,13 +151,9 @@ def run(args: argparse.Namespace) -> int:
         return int(bool(missing))
     sanitizer = find()
     # First without: what is compiled now is read from the compilers' caches by the four runs that follow.
-    done = subprocess.run(
-        driver(backends), check=False, env=environment(), cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run(driver(backends), check=False, env=environment(), cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise UsageError(
-            f"the kernels fail without a sanitizer already: {last_line(done.stderr or done.stdout)}"
-        )
+        raise UsageError(f"the kernels fail without a sanitizer already: {last_line(done.stderr or done.stdout)}")
     return max(_one(tool, command(tool, sanitizer, backends), args.logs) for tool in tools)
 
 

@@ -20,9 +20,7 @@ SUMMARY = "show a saved record again: tables, or a page, plots, CSV"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `bench.py show`."""
-    parser.add_argument(
-        "record", type=Path, help="JSON record, as --json wrote it (also compressed, .json.gz)"
-    )
+    parser.add_argument("record", type=Path, help="JSON record, as --json wrote it (also compressed, .json.gz)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs nothing else")
     plots.add_plot_options(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per case, entry and mode")

@@ -44,14 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="about how long it may take, once inputs are made (default: %(default)s)",
     )
     parser.add_argument("--warm", action="store_true", help="with a warm L2 (default: flushed, clean)")
-    parser.add_argument(
-        "--list", action="store_true", help="only list the settings that would be tried; needs no GPU"
-    )
+    parser.add_argument("--list", action="store_true", help="only list the settings that would be tried; needs no GPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write auto-tuning results (T4 format)")
     parser.add_argument("--text", type=Path, metavar="FILE", help="write what is printed, too")
-    parser.add_argument(
-        "--apply", type=Path, metavar="FILE", help=f"write a plan, which {plan.VARIABLE}=FILE loads"
-    )
+    parser.add_argument("--apply", type=Path, metavar="FILE", help=f"write a plan, which {plan.VARIABLE}=FILE loads")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,18 +57,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.seconds > 0:
         raise UsageError(f"--seconds: expected a positive number, got {args.seconds}")
     if used := plan.active():
-        raise UsageError(
-            f"settings are compared with the constants as shipped, not with {used}: unset {plan.VARIABLE}"
-        )
+        raise UsageError(f"settings are compared with the constants as shipped, not with {used}: unset {plan.VARIABLE}")
     if args.operator:
         raise UsageError("--operator: only launches of the project's own kernels have constants to try")
     outputs = [path for path in (args.json, args.text, args.apply) if path]
     require_writable(args, "json", "text", "apply")
     out = console()
     if args.list:
-        refuse(
-            args, ("seconds", "warm", "json", "text", "apply"), "expected without --list, which times nothing"
-        )
+        refuse(args, ("seconds", "warm", "json", "text", "apply"), "expected without --list, which times nothing")
         print_lines(out, _listed(chosen_cases(args, DEFAULT, gpu=True), backends))
         return 0
     device = _device()
@@ -117,9 +109,7 @@ def _listed(cases: Sequence[Case], backends: Sequence[str]) -> list[str]:
     for case in cases:
         call = Call(case.problem, stride_of(case), getattr(torch, case.dtype), 0, case.multiplier is None)
         for backend in backends:
-            tried = [
-                f"{name} {value}" for found in candidates(backend, call) for name, value in found.items()
-            ]
+            tried = [f"{name} {value}" for found in candidates(backend, call) for name, value in found.items()]
             lines.append(f"{case.name} {backend}: {', '.join(tried) or 'nothing that changes its launches'}")
     return lines
 

@@ -92,9 +92,7 @@ def require_tf32(case: Case, inputs: Inputs) -> None:
         raise Unavailable("no float32 convolution on a GPU, so no TF32: the entry eager-ieee says it all")
 
 
-def _framework(
-    case: Case, inputs: Inputs, call: Callable[[], Tensor], what: str, depth: int, stores: int
-) -> Built:
+def _framework(case: Case, inputs: Inputs, call: Callable[[], Tensor], what: str, depth: int, stores: int) -> Built:
     """Entry on top of torch's own convolution, which runs in torch's default precision."""
     if not _uses_tf32(case, inputs):
         return Built(call, what, depth, stores)
@@ -136,9 +134,7 @@ def _fused_tail(backend: str) -> Callable[[Case, Inputs], Built]:
         depth, stores = _convolution(case.problem)
         depth += depth_of(backend, _pooled(case), inputs.x.dtype)
         call = lambda: inputs.call(convgap, backend=backend, strategy="tail")  # noqa: E731
-        return _framework(
-            case, inputs, call, f"torch's convolution, then the fused tail ({how})", depth, stores + 1
-        )
+        return _framework(case, inputs, call, f"torch's convolution, then the fused tail ({how})", depth, stores + 1)
 
     return build
 
@@ -251,9 +247,7 @@ ENTRIES: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
         Entry("triton", "the Triton kernels", _product("triton"), product=True, cpu=True),
-        Entry(
-            "cupy", "the CUDA C++ kernels, launched through CuPy", _product("cupy"), product=True, cpu=True
-        ),
+        Entry("cupy", "the CUDA C++ kernels, launched through CuPy", _product("cupy"), product=True, cpu=True),
         Entry("torch", "the bands in plain PyTorch", _product("torch"), product=True, cpu=True),
         Entry(
             "triton-sized",
@@ -301,8 +295,7 @@ ENTRIES: Mapping[str, Entry] = {
 def is_product(name: str) -> bool:
     """Whether an operator has its own backend under that name; False for a name that is no entry."""
     return any(
-        name in table and table[name].product
-        for table in (operator.entries() for operator in operators.known())
+        name in table and table[name].product for table in (operator.entries() for operator in operators.known())
     )
 
 

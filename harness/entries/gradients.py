@@ -85,9 +85,7 @@ def _product(backend: str, case: Case, inputs: Inputs, grad: Tensor) -> Built:
     return Built(call, f"{how}, all gradients", depth(backend, case.problem, inputs.x))
 
 
-def _eager(
-    context: Callable[[], AbstractContextManager[Any]], case: Case, inputs: Inputs, grad: Tensor
-) -> Built:
+def _eager(context: Callable[[], AbstractContextManager[Any]], case: Case, inputs: Inputs, grad: Tensor) -> Built:
     tf32 = context is tf32_convolution
     if tf32:
         require_tf32(case, inputs)

@@ -17,9 +17,7 @@ WORKSPACE_SHARE = 1 / 16
 WORKSPACE_BYTES = 8 << 20
 """What is less stays in the L2 between two launches, however small y is: a ninth of an RTX 4090's."""
 
-RELOADS = {
-    "partials": "blocks hand their sums to the last one of them, which alone loads them: a few KiB, from L2"
-}
+RELOADS = {"partials": "blocks hand their sums to the last one of them, which alone loads them: a few KiB, from L2"}
 """Buffers that a kernel may store and load."""
 
 STORES = {
@@ -47,9 +45,7 @@ def violations(facts: Compiled) -> list[str]:
     if facts.y_bytes and facts.workspace >= max(WORKSPACE_SHARE * facts.y_bytes, WORKSPACE_BYTES):
         share = facts.workspace / facts.y_bytes
         found.append(f"no y: the workspace of {facts.workspace} bytes is {share:.0%} of y")
-    found += [
-        f"no reload: {buffer} is stored and loaded" for buffer in facts.reloaded if buffer not in RELOADS
-    ]
+    found += [f"no reload: {buffer} is stored and loaded" for buffer in facts.reloaded if buffer not in RELOADS]
     if facts.spills:
         found.append(
             f"no spill: {facts.local_stores} local stores, {facts.local_loads} local loads, "

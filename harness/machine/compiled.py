@@ -103,9 +103,7 @@ def collect(arch: int, cases: Sequence[str] = CASES) -> list[Compiled]:
     return found
 
 
-def _of_case(
-    backend: str, kernels: Any, case: Case, stride: tuple[int, ...], arch: int
-) -> Iterator[Compiled]:
+def _of_case(backend: str, kernels: Any, case: Case, stride: tuple[int, ...], arch: int) -> Iterator[Compiled]:
     dtype, problem = getattr(torch, case.dtype), case.problem
     y_bytes = dtype.itemsize * prod(problem.in_shape if isinstance(problem, Tail) else problem.conv_shape)
     for made, main, sums in launches(

@@ -95,9 +95,7 @@ def _require_compiling_triton() -> None:
 def _triton_binary(compiled: Any, types: dict[str, str]) -> Binary:
     pointers = {at: name for at, (name, kind) in enumerate(types.items()) if kind.startswith("*")}
     metadata = compiled.metadata
-    return Binary(
-        compiled.asm["cubin"], compiled.asm["ptx"], pointers, metadata.shared, 32 * metadata.num_warps
-    )
+    return Binary(compiled.asm["cubin"], compiled.asm["ptx"], pointers, metadata.shared, 32 * metadata.num_warps)
 
 
 def compile_cuda(launch: Any, arch: int) -> Binary:
@@ -108,9 +106,7 @@ def compile_cuda(launch: Any, arch: int) -> Binary:
     return replace(binary, shared=launch.shared)
 
 
-def compile_cuda_source(
-    source: str, kernel: str, options: tuple[str, ...], threads: int, arch: int
-) -> Binary:
+def compile_cuda_source(source: str, kernel: str, options: tuple[str, ...], threads: int, arch: int) -> Binary:
     """One kernel of a CUDA C++ source.
 
     Raises RuntimeError with the compiler's log if it does not compile, ValueError if the source has no such kernel.

@@ -137,17 +137,13 @@ def read_csv(text: str, entry: str) -> list[Profile]:
     starts = [at for at, line in enumerate(lines) if line.startswith('"ID"')]
     if not starts:
         return []
-    table = list(
-        csv.reader(io.StringIO("\n".join(line for line in lines[starts[0] :] if line.startswith('"'))))
-    )
+    table = list(csv.reader(io.StringIO("\n".join(line for line in lines[starts[0] :] if line.startswith('"')))))
     names, units, *kernels = table
     unit_of = dict(zip(names, units, strict=False))
     found = []
     for kernel in kernels:
         values = dict(zip(names, kernel, strict=False))
-        figures = {
-            field: _figure(values.get(name), unit_of.get(name, ""), field) for field, name in METRICS.items()
-        }
+        figures = {field: _figure(values.get(name), unit_of.get(name, ""), field) for field, name in METRICS.items()}
         found.append(Profile(entry, values.get("Kernel Name", "").split("(")[0], **figures))
     return found
 

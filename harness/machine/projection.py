@@ -127,9 +127,7 @@ def fit(record: Run, bandwidth: float) -> Memory:
     slope = sum(w * (size - x) * (us - y) for size, us, w in points)
     slope /= sum(w * (size - x) ** 2 for size, _, w in points)
     if slope <= 0:
-        raise UsageError(
-            "the record's cold floors do not grow with their bytes: no rate can be had from them"
-        )
+        raise UsageError("the record's cold floors do not grow with their bytes: no rate can be had from them")
     return Memory(max(0.0, y - slope * x), 1 / slope / 1e3 / bandwidth)
 
 

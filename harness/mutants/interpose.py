@@ -112,9 +112,7 @@ def _names(launch: Any) -> tuple[str, ...]:
 def changed(launch: Any, **attributes: Any) -> Any:
     """The same launch with other attributes. Raises ValueError for sizes where the code does not read them."""
     if "sizes" in attributes and getattr(launch, "fixed", False):
-        raise ValueError(
-            f"launch: expected one whose sizes are arguments, {launch.kernel} is fixed to its own"
-        )
+        raise ValueError(f"launch: expected one whose sizes are arguments, {launch.kernel} is fixed to its own")
     other = copy(launch)
     for name, value in attributes.items():
         setattr(other, name, value)

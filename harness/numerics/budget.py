@@ -94,9 +94,7 @@ def evaluation_error(
     return relative * np.asarray(magnitude, dtype=np.float64) + np.asarray(floor, np.float64) + stored_floor
 
 
-def budget(
-    expected: ArrayLike, magnitude: ArrayLike, dtype: str, depth: int, **details: ArrayLike | int
-) -> Array:
+def budget(expected: ArrayLike, magnitude: ArrayLike, dtype: str, depth: int, **details: ArrayLike | int) -> Array:
     """Largest |answer - expected| that correct arithmetic can give; `details` as for evaluation_error."""
     error = evaluation_error(magnitude, dtype, depth, **details)  # pyright: ignore[reportArgumentType]
     return error + FORMATS[dtype].half_ulp(np.abs(expected) + error)
@@ -129,9 +127,7 @@ def compare(
     An empty tensor passes, and the message says that there was nothing to compare.
     """
     true, size = (np.asarray(value, dtype=np.float64) for value in (expected, magnitude))
-    return compare_in(
-        lambda got: _units(got, true, size, dtype, depth, **details), actual, true, dtype, "the budget"
-    )
+    return compare_in(lambda got: _units(got, true, size, dtype, depth, **details), actual, true, dtype, "the budget")
 
 
 def compare_in(
@@ -196,9 +192,7 @@ def matrix(
     return worst
 
 
-def _units(
-    got: Array, expected: Array, magnitude: Array, dtype: str, depth: int, **details: ArrayLike | int
-) -> Array:
+def _units(got: Array, expected: Array, magnitude: Array, dtype: str, depth: int, **details: ArrayLike | int) -> Array:
     """|got - expected| over the budget, element by element; 0 or inf where either is not finite."""
     with np.errstate(all="ignore"):
         error = evaluation_error(magnitude, dtype, depth, **details)  # pyright: ignore[reportArgumentType]
@@ -209,9 +203,7 @@ def _units(
     # A comparison with NaN is False, so a NaN among the units would pass, and an infinite bound would pass everything.
     # Therefore whatever is not finite fails here; the two lines behind it excuse what is right.
     bounded = np.isfinite(error)
-    units[~bounded | ~np.isfinite(units) | ~np.isfinite(got) | ~np.isfinite(expected) | must_overflow] = (
-        np.inf
-    )
+    units[~bounded | ~np.isfinite(units) | ~np.isfinite(got) | ~np.isfinite(expected) | must_overflow] = np.inf
     units[bounded & may_overflow & np.isinf(got) & (np.sign(got) == np.sign(expected))] = 0
     units[(got == expected) | (np.isnan(got) & np.isnan(expected))] = 0
     return units

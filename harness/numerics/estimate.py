@@ -74,9 +74,7 @@ class Estimate:
         each = []
         for number, (actual, output) in enumerate(zip(found, self.outputs, strict=True), 1):
             which = f" of output {number}" if len(found) > 1 else ""
-            each.append(
-                compare_in(output.units, actual, output.expected, output.dtype, "the estimated budget", which)
-            )
+            each.append(compare_in(output.units, actual, output.expected, output.dtype, "the estimated budget", which))
         worst = max(each, key=lambda c: (not c.passed, c.worst), default=None)
         return worst or Comparison(True, 0.0, None, None, None, 0, "nothing to compare: no outputs")
 
@@ -153,9 +151,7 @@ class _Estimation:
                 jumps |= bool(beyond.any())
                 mask |= beyond
         if jumps:
-            why.append(
-                "discontinuity: rounding turns a comparison, an argmax or the like, and the output jumps"
-            )
+            why.append("discontinuity: rounding turns a comparison, an argmax or the like, and the output jumps")
         outputs = tuple(self._output(*each) for each in zip(truth, spread, apart, strict=True))
         return Estimate(outputs, tuple(why), tuple(sorted(self.unseen)))
 

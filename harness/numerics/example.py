@@ -68,9 +68,7 @@ def templates_of(operator: Any, seed: int, count: int) -> list[Template]:
     """`count` templates of another operator, small ones first."""
     rng = Random(seed)
     drawn = [
-        Template(
-            operator.draw(rng), rng.choice(operator.dtypes), rng.choice(operator.layouts), rng.random() < 0.3
-        )
+        Template(operator.draw(rng), rng.choice(operator.dtypes), rng.choice(operator.layouts), rng.random() < 0.3)
         for _ in range(count)
     ]
     return sorted(drawn, key=lambda t: prod(t.problem.in_shape))

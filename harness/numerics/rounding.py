@@ -85,13 +85,7 @@ class Rounding(TorchDispatchMode):
         args, kwargs = tree_map(self._wide, (tuple(args), kwargs or {}))
         name = func._schema.name.partition("::")[2]
         plain = name.rstrip("_") if not name.startswith("_") else name
-        known = (
-            plain in EXACT_NAMES
-            or plain in JUMP_NAMES
-            or plain in SIMPLE
-            or plain in HARD_NAMES
-            or plain in SUMS
-        )
+        known = plain in EXACT_NAMES or plain in JUMP_NAMES or plain in SIMPLE or plain in HARD_NAMES or plain in SUMS
         if plain in ("var", "var_mean") and not func.is_view:
             with self:
                 return _variance(plain, *args, **kwargs)
@@ -182,9 +176,7 @@ def _variance(name: str, x: Tensor, dim: Any = None, *more: Any, **options: Any)
     dims = list(range(x.dim())) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
     count = prod(x.shape[d] for d in dims)
     mean = x.mean(dims, keepdim=True)
-    found = (x - mean).square().sum(dims, keepdim=keep) / max(
-        count - (1 if correction is None else correction), 0
-    )
+    found = (x - mean).square().sum(dims, keepdim=keep) / max(count - (1 if correction is None else correction), 0)
     return (found, mean if keep else mean.squeeze(dims)) if name == "var_mean" else found
 
 
@@ -210,9 +202,7 @@ def _product(out: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> tuple[flo
     return a.shape[-1], torch.matmul(a.square(), b.square())
 
 
-def _added(
-    out: Tensor, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
-) -> tuple[float, Tensor]:
+def _added(out: Tensor, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> tuple[float, Tensor]:
     return a.shape[-1] + 1, beta**2 * c.square() + alpha**2 * torch.matmul(a.square(), b.square())
 
 
@@ -225,9 +215,7 @@ def _convolution(
     count = weight[0].numel()
     if transposed:
         steps = list(stride) * (weight.dim() - 2 if len(stride) == 1 else 1)
-        count = (
-            weight.shape[0] // groups * prod(-(-k // s) for k, s in zip(weight.shape[2:], steps, strict=True))
-        )
+        count = weight.shape[0] // groups * prod(-(-k // s) for k, s in zip(weight.shape[2:], steps, strict=True))
     return count + (bias is not None), torch.convolution(x.square(), weight.square(), squared, *more)
 
 

@@ -23,9 +23,7 @@ def strange_x(example: Example) -> None:
     rows, columns = range(problem.h), range(problem.w)
     if isinstance(problem, Chain) and rng.random() < 0.5:
         rows, columns = (_unseen(problem, axis) for axis in (0, 1))
-    places = [(h, w) for h in rows for w in range(problem.w)] + [
-        (h, w) for h in range(problem.h) for w in columns
-    ]
+    places = [(h, w) for h in rows for w in range(problem.w)] + [(h, w) for h in range(problem.h) for w in columns]
     if not places or 0 in inputs.x.stride() or not len(x):
         raise Skip
     for _ in range(rng.randint(1, 3)):

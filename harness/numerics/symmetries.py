@@ -97,9 +97,7 @@ def additive(example: Example) -> None:
         total = total + sign * ask(example, each).double().cpu().numpy()
         plan = expected.plan(depth_of_call(example, each.x))
         bounds = bounds + budget(expected.expected, expected.magnitude, example.case.dtype, **plan)
-    must(
-        bool((abs(total) <= bounds).all()), f"not additive in {name}: off by {abs(total).max(initial=0):.3g}"
-    )
+    must(bool((abs(total) <= bounds).all()), f"not additive in {name}: off by {abs(total).max(initial=0):.3g}")
 
 
 def strategies(example: Example) -> None:

@@ -87,9 +87,7 @@ class Pooled(Operator):
 
 def cases_of(sizes: type) -> dict[str, tuple[Case, ...]]:
     """The catalogue's cases with such sizes, by set."""
-    return {
-        name: tuple(case for case in group if type(case.problem) is sizes) for name, group in SETS.items()
-    }
+    return {name: tuple(case for case in group if type(case.problem) is sizes) for name, group in SETS.items()}
 
 
 def gradient_truths(

@@ -49,8 +49,7 @@ class TailOperator(Pooled):
         """Of x and of the multiplier."""
         given, grad_ = arrays(inputs), numpy_of(grad)
         values, magnitudes = (
-            oracle.multiply_gap_grad(given.x, given.multiplier, grad_, absolute=absolute)
-            for absolute in (False, True)
+            oracle.multiply_gap_grad(given.x, given.multiplier, grad_, absolute=absolute) for absolute in (False, True)
         )
         return gradient_truths(("x", "multiplier"), values, magnitudes, problem.n * problem.c, inputs, grad)
 

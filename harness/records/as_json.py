@@ -42,9 +42,7 @@ def from_json(text: str, name: str = "record") -> Run:
         if found == 1:
             _from_schema_1(data)
         elif found != SCHEMA:
-            raise RecordError(
-                f"{name}: expected a record of schema 1 or {SCHEMA}, found schema {found!r:.80}"
-            )
+            raise RecordError(f"{name}: expected a record of schema 1 or {SCHEMA}, found schema {found!r:.80}")
         run: Run = _build(Run, data, name)
     except RecordError:
         raise
@@ -127,9 +125,7 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         if set(data) != set(names):
             odd = sorted(set(data) ^ set(names))
             raise RecordError(f"{where}: fields missing or unknown: {', '.join(odd)}")
-        return typing.cast(Any, kind)(
-            **{name: _build(hints[name], data[name], f"{where}.{name}") for name in names}
-        )
+        return typing.cast(Any, kind)(**{name: _build(hints[name], data[name], f"{where}.{name}") for name in names})
     if origin is types.UnionType:
         if data is None and type(None) in args:
             return None

@@ -125,16 +125,12 @@ def require_comparable(old: Run, new: Run, *, allow_different_gpu: bool) -> None
     """RecordError unless both are whole runs, of one kind of GPU (or that is allowed), on the same problems."""
     for which, run in (("old", old), ("new", new)):
         if not run.finished:
-            raise RecordError(
-                f"the {which} record is of a run that was interrupted: it says nothing of the rest"
-            )
+            raise RecordError(f"the {which} record is of a run that was interrupted: it says nothing of the rest")
         if not run.cases and not run.calls:
             raise RecordError(f"the {which} record holds no case")
     gpus = old.environment.gpu, new.environment.gpu
     if gpus[0] != gpus[1] and not allow_different_gpu:
-        raise RecordError(
-            f"different GPUs: {gpus[0]} and {gpus[1]} (--allow-different-gpu compares them all the same)"
-        )
+        raise RecordError(f"different GPUs: {gpus[0]} and {gpus[1]} (--allow-different-gpu compares them all the same)")
     for name in _both(old, new):
         a, b = _case(old, name), _case(new, name)
         if a and b and (odd := [what for what, x, y in _problems(a, b) if None not in (x, y) and x != y]):

@@ -48,9 +48,7 @@ def command_of(words: Sequence[str]) -> str:
     """The command line of a process. Of its own path, and of absolute paths, the names: folders of one machine tell
     nobody anything elsewhere."""
     own, *rest = words
-    return shlex.join(
-        [Path(own).name, *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?(?=[^/])", r"\1", word) for word in rest)]
-    )
+    return shlex.join([Path(own).name, *(re.sub(r"^(--[\w-]+=)?/(?:.*/)?(?=[^/])", r"\1", word) for word in rest)])
 
 
 def _version(names: Sequence[str]) -> str | None:

@@ -34,6 +34,5 @@ def history(runs: Sequence[Run], effect: float = EFFECT) -> list[Line]:
             medians |= {at: us for at, us in ((i, change.old_us), (i + 1, change.new_us)) if us == us}
     last = {(change.case, change.entry, change.mode): change for change in steps[-1]}
     return [
-        Line(*key, tuple(medians.get(i) for i in range(len(runs))), last.get(key))
-        for key, medians in found.items()
+        Line(*key, tuple(medians.get(i) for i in range(len(runs))), last.get(key)) for key, medians in found.items()
     ]

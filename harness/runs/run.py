@@ -109,9 +109,7 @@ def begun(path: Path | None, environment: Environment, settings: dict[str, str])
     run = load(path)
     path.unlink()
     if run.environment.gpu != environment.gpu:
-        raise UsageError(
-            f"the GPU is lost for new processes too: {run.environment.gpu} is not there any more"
-        )
+        raise UsageError(f"the GPU is lost for new processes too: {run.environment.gpu} is not there any more")
     return run
 
 

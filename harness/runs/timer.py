@@ -57,9 +57,7 @@ class Timer:
         telemetry = Telemetry(device)
         prepares = {mode: flush and session.flusher(flush, device) for mode, flush in settings.modes.items()}
         properties = torch.cuda.get_device_properties(device)
-        return cls(
-            settings, telemetry, prepares, Ceilings(device, prepares), card(properties, telemetry.bandwidth())
-        )
+        return cls(settings, telemetry, prepares, Ceilings(device, prepares), card(properties, telemetry.bandwidth()))
 
     def describe(self, run: Run) -> None:
         """Enter the card and its ceilings in the record."""
@@ -92,9 +90,7 @@ class Timer:
             None,
         )
 
-    def _launches(
-        self, ready: list[Ready]
-    ) -> tuple[dict[str, tuple[Result, Callable[[], object]]], dict[str, Any]]:
+    def _launches(self, ready: list[Ready]) -> tuple[dict[str, tuple[Result, Callable[[], object]]], dict[str, Any]]:
         """What to time for each entry: its graph's replay, or the call itself where it cannot be captured."""
         launches: dict[str, tuple[Result, Callable[[], object]]] = {}
         outputs: dict[str, Any] = {}

@@ -51,9 +51,7 @@ def call_text(run: Run) -> str:
     out = console(text)
     print_lines(out, environment_lines(run))
     if run.environment.gpu is None:
-        print_lines(
-            out, ["no GPU: only what torch itself runs is timed; launches and interpreted kernels are not"]
-        )
+        print_lines(out, ["no GPU: only what torch itself runs is timed; launches and interpreted kernels are not"])
     for kind in dict.fromkeys(times.call for times in run.calls):
         section(out, f"{kind}: {CALLS[kind]}" + (", one sample" if kind in FIRST else ""))
         for times in (times for times in run.calls if times.call == kind):

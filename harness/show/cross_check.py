@@ -27,9 +27,7 @@ def print_check(run: Run, out: Console) -> None:
 def failures(case: CaseRecord) -> list[str]:
     """One line per result whose answer was wrong."""
     return [
-        f"  {case.name}: {result.entry}: wrong: {result.reason}"
-        for result in case.results
-        if result.status == "wrong"
+        f"  {case.name}: {result.entry}: wrong: {result.reason}" for result in case.results if result.status == "wrong"
     ]
 
 

@@ -14,10 +14,7 @@ def markdown(run: Run) -> str:
     lines = [f"| case | floor | {' | '.join(DRAWN)} |", "|---|" + "---|" * (len(DRAWN) + 1)]
     for case in run.cases:
         times = {result.entry: s.median for result in case.results if (s := result.summary(mode))}
-        found = [
-            min((times[entry] for entry in entries if entry in times), default=None)
-            for entries in DRAWN.values()
-        ]
+        found = [min((times[entry] for entry in entries if entry in times), default=None) for entries in DRAWN.values()]
         best = min((us for us in found if us is not None), default=None)
         cells = [NONE if us is None else f"**{number(us)}**" if us == best else number(us) for us in found]
         lines.append(f"| {label(case)} | {number(case.floor_us.get(mode))} | {' | '.join(cells)} |")

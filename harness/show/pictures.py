@@ -167,9 +167,7 @@ def overview_plot(run: Run) -> Any:
         axis.set_ylim(len(part) - 0.5, -0.5)
         axis.grid(axis="y", lw=0.3, alpha=0.5)
         axis.spines[["top", "right"]].set_visible(False)
-    names = {
-        text: dot for axis in axes[0] for dot, text in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    names = {text: dot for axis in axes[0] for dot, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(
         list(names.values())[::-1],
         list(names)[::-1],
@@ -259,9 +257,7 @@ def roofline_plot(run: Run) -> Any:
         own = min((s.median for result, s in timed if is_product(result.entry)), default=None)
         floor = case.floor_us.get(mode)
         if own and floor and floor < NAMED_BELOW * own:
-            axis.annotate(
-                case.name, (size, size * 1e3 / own), (5, -2), textcoords="offset points", fontsize=7
-            )
+            axis.annotate(case.name, (size, size * 1e3 / own), (5, -2), textcoords="offset points", fontsize=7)
     ceiling = sorted(
         (c.compulsory_bytes / 1e6, c.compulsory_bytes / f / 1e3) for c in cases if (f := c.floor_us.get(mode))
     )
@@ -286,15 +282,9 @@ def history_plot(runs: Sequence[Run], lines: Sequence[Line]) -> Any:
     figure, axes = _figure(1, 1, 10.0, 5.0)
     axis = axes[0][0]
     mode = first_mode(runs[-1])
-    figure.suptitle(
-        f"Time of the fastest of the product over the oldest record's, {mode} L2\n{_caption(runs[-1])}"
-    )
+    figure.suptitle(f"Time of the fastest of the product over the oldest record's, {mode} L2\n{_caption(runs[-1])}")
     for case in dict.fromkeys(line.case for line in lines):
-        own = [
-            line.medians
-            for line in lines
-            if (line.case, line.mode) == (case, mode) and is_product(line.entry)
-        ]
+        own = [line.medians for line in lines if (line.case, line.mode) == (case, mode) and is_product(line.entry)]
         best = [min((us for us in each if us is not None), default=None) for each in zip(*own, strict=True)]
         timed = [(i, us) for i, us in enumerate(best) if us is not None]
         if len(timed) > 1:

@@ -31,9 +31,7 @@ def add_plot_options(parser: argparse._ActionsContainer) -> None:
         "--plot", metavar="PATH", help="draw pictures: a directory, or a name with or without .png or .svg"
     )
     parser.add_argument("--plot-all", action="store_true", help="with --plot: also a panel for every case")
-    parser.add_argument(
-        "--theme", choices=THEMES, default="light", help="colours of the pictures (default: light)"
-    )
+    parser.add_argument("--theme", choices=THEMES, default="light", help="colours of the pictures (default: light)")
 
 
 def files_of(args: argparse.Namespace) -> list[Path]:
@@ -58,9 +56,7 @@ def targets(prefix: str, names: Iterable[str] = COMPACT) -> list[tuple[str, Path
     path = Path(prefix)
     inside = bool(prefix) and path.is_dir()  # Path("") is the folder one works in, which nobody asked for
     if not inside and (not prefix or path.suffix not in ("", *FORMATS)):
-        raise PlotError(
-            f"--plot: expected .png or .svg, a directory, or a name without a suffix, got {prefix!r}"
-        )
+        raise PlotError(f"--plot: expected .png or .svg, a directory, or a name without a suffix, got {prefix!r}")
     suffixes = [path.suffix] if path.suffix in FORMATS else list(FORMATS)
     folder, start = (path, "") if inside else (path.parent, f"{path.stem}-")
     return [(plot, folder / f"{start}{plot}{suffix}") for plot in names for suffix in suffixes]

@@ -42,11 +42,7 @@ def case_heading(case: CaseRecord) -> list[str]:
     lines = [
         f"{case.name}  ({case.shape}, {case.dtype}, {case.layout})",
         f"  {size_text(case.compulsory_bytes)} MB compulsory"
-        + (
-            f", working set {number(case.working_set_over_l2, 2)} x L2"
-            if case.working_set_over_l2 is not None
-            else ""
-        ),
+        + (f", working set {number(case.working_set_over_l2, 2)} x L2" if case.working_set_over_l2 is not None else ""),
     ]
     lines += [f"  floor {', '.join(floors)}"] if floors else []
     return lines + ([f"  speed-up over {case.reference}"] if case.reference else [])
@@ -104,9 +100,7 @@ def share(case: CaseRecord, mode: str, us: float) -> str:
 
 def case_notes(case: CaseRecord) -> list[str]:
     """Why an answer is missing or wrong, what is odd about one, and what disturbed the case."""
-    lines = [
-        f"  {result.entry}: {result.status}: {result.reason}" for result in case.results if result.reason
-    ]
+    lines = [f"  {result.entry}: {result.status}: {result.reason}" for result in case.results if result.reason]
     lines += [f"  {result.entry}: {note}" for result in case.results for note in result.notes]
     return lines + [f"  ! {flag}" for flag in case.flags]
 
@@ -146,12 +140,9 @@ def environment_lines(run: Run) -> list[str]:
     env = run.environment
     versions = ", ".join(f"{name} {version}" for name, version in env.versions.items())
     lines = [
-        f"{env.gpu or 'no GPU'}"
-        + (f" (sm_{env.capability}, driver {env.driver}, CUDA {env.cuda})" if env.gpu else "")
+        f"{env.gpu or 'no GPU'}" + (f" (sm_{env.capability}, driver {env.driver}, CUDA {env.cuda})" if env.gpu else "")
     ]
-    lines.append(
-        f"Python {env.python}, {versions}; {env.date}" + (f"; commit {env.commit}" if env.commit else "")
-    )
+    lines.append(f"Python {env.python}, {versions}; {env.date}" + (f"; commit {env.commit}" if env.commit else ""))
     if run.card and run.card.bandwidth:
         lines.append(
             f"{number(run.card.bandwidth)} GB/s by {run.card.source}, "
@@ -205,9 +196,7 @@ def print_case(case: CaseRecord, out: Console) -> None:
 def summary_table(run: Run) -> Table:
     """One line per case: the fastest entry of the product against its floor and the reference, and any faster one."""
     mode = first_mode(run)
-    table = new_table(
-        ["case", "fastest", f"{mode} us", "floor us", "floor", "speed-up", "over", "faster still"], 2
-    )
+    table = new_table(["case", "fastest", f"{mode} us", "floor us", "floor", "speed-up", "over", "faster still"], 2)
     for case in run.cases:
         timed = [(s.median, result) for result in case.results if (s := result.summary(mode))]
         timed.sort(key=lambda pair: pair[0])
@@ -235,9 +224,7 @@ def history_table(runs: Sequence[Run], lines: Sequence[Line]) -> Table:
     for line in lines:
         verdict = line.last.verdict if line.last else NONE
         cells = [number(us) for us in line.medians]
-        table.add_row(
-            line.case, line.entry, line.mode, *cells, Text(verdict, style=VERDICTS.get(verdict, ""))
-        )
+        table.add_row(line.case, line.entry, line.mode, *cells, Text(verdict, style=VERDICTS.get(verdict, "")))
     return table
 
 

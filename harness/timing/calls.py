@@ -96,9 +96,7 @@ ENTRIES: Mapping[str, Callable[[], Caller]] = {
 """What is called. `mean` is torch.mean on the input: one launch of one operator, the least that torch can do."""
 
 
-def measure(
-    case: Case, calls: list[str], names: list[str], device: torch.device, stop: Stop
-) -> Iterator[CallTimes]:
+def measure(case: Case, calls: list[str], names: list[str], device: torch.device, stop: Stop) -> Iterator[CallTimes]:
     """Times of each kind of call on the case, of the entries of those names."""
     torch.compiler.reset()
     ready: dict[str, Caller] = {}
@@ -141,18 +139,14 @@ def _checked(name: str, case: Case, device: torch.device) -> Caller:
     expected = truth(case.problem, inputs)
     torch_runs_it = operator.tf32 and name not in convgap.BACKENDS
     operand = TF32_OPERAND if torch_runs_it and inputs.x.is_cuda and case.dtype == "float32" else 0.0
-    plan = expected.plan(
-        operator.depth(case.problem), stores=operator.stores(case.problem), operand_error=operand
-    )
+    plan = expected.plan(operator.depth(case.problem), stores=operator.stores(case.problem), operand_error=operand)
     verdict = compare(answer, expected.expected, expected.magnitude, case.dtype, **plan)
     if not verdict.passed:
         raise RuntimeError(f"wrong: {verdict.message}")
     return caller
 
 
-def _rounds(
-    found: CallTimes, ready: Mapping[str, Caller], case: Case, device: torch.device, stop: Stop
-) -> None:
+def _rounds(found: CallTimes, ready: Mapping[str, Caller], case: Case, device: torch.device, stop: Stop) -> None:
     """Interleaved samples of one kind of call; an entry that fails leaves the others to go on."""
     wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     meters: dict[str, Callable[[], float]] = {}

@@ -61,9 +61,7 @@ def copy_kernel(source, target, numel, BLOCK: tl.constexpr, UNROLL: tl.constexpr
     first = tl.program_id(0).to(tl.int64) * (BLOCK * UNROLL)
     for step in tl.static_range(UNROLL):
         offsets = first + step * BLOCK + tl.arange(0, BLOCK)
-        tl.store(
-            target + offsets, tl.load(source + offsets, mask=offsets < numel, other=0.0), mask=offsets < numel
-        )
+        tl.store(target + offsets, tl.load(source + offsets, mask=offsets < numel, other=0.0), mask=offsets < numel)
 
 
 @triton.jit

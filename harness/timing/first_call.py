@@ -38,9 +38,7 @@ def measure(case: Case, entry: str) -> dict[str, float]:
 
 def _seconds(command: list[str], env: dict[str, str]) -> float:
     try:
-        done = subprocess.run(
-            command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=True
-        )
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=True)
         return float(done.stdout.split()[-1])
     except subprocess.TimeoutExpired:
         raise FirstCallError(f"first call: no answer in {LIMIT_S} s") from None

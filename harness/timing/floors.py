@@ -42,9 +42,7 @@ def card(properties: Any, bandwidth: float | None) -> Card:
     if properties.name == RTX_4090.name:
         return RTX_4090
     source = "memory clock * bus width (NVML)" if bandwidth else "unknown"
-    return Card(
-        properties.name, bandwidth, properties.L2_cache_size, properties.multi_processor_count, source
-    )
+    return Card(properties.name, bandwidth, properties.L2_cache_size, properties.multi_processor_count, source)
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,7 @@ class Ceilings:
                 found = import_module(importable(module))
                 found.empty(self.device)
                 self.sets[name] = found
-            except (
-                Exception
-            ) as error:  # whatever a compiler dies of: not installed, no C compiler, a broken one
+            except Exception as error:  # whatever a compiler dies of: not installed, no C compiler, a broken one
                 self.reasons[name] = one_line(error)
 
     def read_us(self, size: int, mode: str) -> float | None:

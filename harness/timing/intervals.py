@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 Samples = Sequence[float] | NDArray[np.float64]
 
 CONFIDENCE = 0.95
-RESAMPLES = (
-    2000  # the standard error of a bootstrap 2.5 % quantile is then about 1/30 of the interval's width
-)
+RESAMPLES = 2000  # the standard error of a bootstrap 2.5 % quantile is then about 1/30 of the interval's width
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,7 @@ Flush = Literal["read", "write", "none"]
 FLUSHES: tuple[Flush, ...] = ("read", "write", "none")
 
 RUNWAY = 100_000  # cycles of the first runway: about 50 us, several graph launches long
-LONGEST_RUNWAY = (
-    64 * RUNWAY
-)  # about 3 ms: a call that is still not enqueued by then waits for the device itself
+LONGEST_RUNWAY = 64 * RUNWAY  # about 3 ms: a call that is still not enqueued by then waits for the device itself
 WARM_SAMPLE_US = 50.0  # a warm sample repeats the call to last this long: 100 times the event's resolution
 MOST_REPEATS = 16
 SHORTEST_US = 1e-3  # far below an event's resolution: what launches nothing must not take no time at all

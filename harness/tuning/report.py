@@ -40,9 +40,7 @@ def render(found: Found, environment: Environment, mode: str) -> str:
         table = new_table(("constants", "kernels", "case", "shipped us", "us", "gain", "interval"), 3)
         for sweep in found.confirmed:
             base, trial = sweep.trials
-            table.add_row(
-                trial.name, sweep.backend, sweep.case, _us(base), _us(trial), *_gain(sweep.gain(trial))
-            )
+            table.add_row(trial.name, sweep.backend, sweep.case, _us(base), _us(trial), *_gain(sweep.gain(trial)))
         shown.print(table)
     print_lines(shown, ["", *map(" ".join, verdicts(found))])
     return out.getvalue()
@@ -140,9 +138,7 @@ def _result(trial: Trial) -> dict[str, Any]:
         measure("error", trial.error, "budgets")
     return {
         "timestamp": trial.when,
-        "configuration": {"case": trial.case, "kernels": trial.backend}
-        | shipped(trial.backend)
-        | trial.values,
+        "configuration": {"case": trial.case, "kernels": trial.backend} | shipped(trial.backend) | trial.values,
         "objectives": ["time"],
         "times": {
             "compilation_time": trial.compile_ms,

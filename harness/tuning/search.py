@@ -95,9 +95,7 @@ def search(
     end = bench.clock() + seconds
     found = Found()
     swept = bench.clock() + SWEEPING * seconds
-    jobs = [
-        (name, subject, list(candidates(name, subject.call))) for name in backends for subject in subjects
-    ]
+    jobs = [(name, subject, list(candidates(name, subject.call))) for name in backends for subject in subjects]
     left = sum(1 + len(settings) for _, _, settings in jobs)
     for backend, subject, settings in jobs:
         share = max(0.0, swept - bench.clock()) * (1 + len(settings)) / left
@@ -133,9 +131,7 @@ def _said(sweep_: Sweep) -> str:
     return said + (f", {unreached} not reached" if unreached else "")
 
 
-def sweep(
-    bench: Bench, subject: Subject, backend: str, settings: Sequence[dict[str, int]], until: float
-) -> Sweep:
+def sweep(bench: Bench, subject: Subject, backend: str, settings: Sequence[dict[str, int]], until: float) -> Sweep:
     """Settings of one kernel set on one case, built one after the other and timed in turns."""
     start = bench.clock()
     building = start + BUILDING * (until - start)
@@ -201,9 +197,7 @@ def proposals(sweeps: Sequence[Sweep]) -> Iterator[dict[str, int]]:
         yield from ({name: value} for name, value in list(best.items())[: ATTEMPTS - 1])
 
 
-def confirm(
-    bench: Bench, subjects: Sequence[Subject], backend: str, values: Values, until: float
-) -> Iterator[Sweep]:
+def confirm(bench: Bench, subjects: Sequence[Subject], backend: str, values: Values, until: float) -> Iterator[Sweep]:
     """The constants against the shipped ones, built and timed anew, on each case where they change something."""
     changed = [subject for subject in subjects if _changes(backend, subject, values)]
     for at, subject in enumerate(changed):

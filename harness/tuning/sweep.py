@@ -72,9 +72,7 @@ def _set(backend: str, constants: Any, values: Values) -> None:
 
 def prepared(backend: str, call: Call) -> tuple[Prepared, ...]:
     """What a call launches, in order. Raises Unlaunchable for sizes beyond a grid."""
-    made = launches(
-        kernel_set(backend), call.problem, call.stride, call.dtype, call.tensor, alignment=call.alignment
-    )
+    made = launches(kernel_set(backend), call.problem, call.stride, call.dtype, call.tensor, alignment=call.alignment)
     return tuple(launch for launch, main, _ in made if main)
 
 

@@ -99,9 +99,7 @@ class Bench:
 
 def attempt(bench: Bench, subject: Subject, backend: str, values: Values) -> tuple[Trial, Replay | None]:
     """Build the setting, call it once and compare; what to time is None where it is not right."""
-    trial = Trial(
-        backend, subject.case.name, dict(values), when=datetime.now(UTC).isoformat(timespec="seconds")
-    )
+    trial = Trial(backend, subject.case.name, dict(values), when=datetime.now(UTC).isoformat(timespec="seconds"))
     failed = "constraints"
     try:
         with constants_set(backend, values):

@@ -22,13 +22,9 @@ SIDES = range(5, 200)
 OPTIONS: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": 1}
 
 
-def tensors(
-    device: torch.device, h: int = 9, w: int = 12, layout: Any = torch.contiguous_format
-) -> list[Tensor]:
+def tensors(device: torch.device, h: int = 9, w: int = 12, layout: Any = torch.contiguous_format) -> list[Tensor]:
     x = torch.rand(2, 8, h, w, device=device).contiguous(memory_format=layout)
-    return [
-        t.requires_grad_() for t in (x, torch.rand(8, 6, 3, 3, device=device), torch.rand(6, device=device))
-    ]
+    return [t.requires_grad_() for t in (x, torch.rand(8, 6, 3, 3, device=device), torch.rand(6, device=device))]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["rows", "planes"])
@@ -98,9 +94,7 @@ def test_bad_ranges(heights: Any, widths: Any, error: type[Exception], said: str
 
 @pytest.mark.skipif(not GPU, reason="compiles and loads code for a GPU")
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
-def test_nothing_is_compiled_afterwards(
-    backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_compiled_afterwards(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     require(backend, device)
     sides = range(20, 90)
     function = convgap.conv_transpose2d_multiply_gap

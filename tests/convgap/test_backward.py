@@ -281,9 +281,7 @@ def test_gradient_of_an_expanded_gradient(device: torch.device) -> None:
 
 @pytest.mark.parametrize("multiplier", [0.5, 1e30, "tensor"])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(
-    ("n", "groups", "kernel"), [(1, 1, 3), (2, 1, 3), (1, 2, 3), (2, 2, 1), (1, 1, 1), (0, 1, 2)]
-)
+@pytest.mark.parametrize(("n", "groups", "kernel"), [(1, 1, 3), (2, 1, 3), (1, 2, 3), (2, 2, 1), (1, 1, 1), (0, 1, 2)])
 @pytest.mark.parametrize("backend", BACKENDS if GPU else ["cupy", "torch"])  # interpreted Triton is slow
 def test_a_result_may_be_written_to(
     backend: str, n: int, groups: int, kernel: int, bias: bool, multiplier: Any, device: torch.device

@@ -80,9 +80,7 @@ def test_weights_of_one_band_overflow_together(backend: str, device: torch.devic
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-def test_what_is_not_finite_meets_every_tap_of_its_band(
-    backend: str, value: float, device: torch.device
-) -> None:
+def test_what_is_not_finite_meets_every_tap_of_its_band(backend: str, value: float, device: torch.device) -> None:
     inputs = make_inputs(Case("fold", ONE_BAND, "drawn", multiplier=1.0), device)
     assert inputs.weight is not None
     x, weight = inputs.x.clone(), inputs.weight.abs() + 0.01

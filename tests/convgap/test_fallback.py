@@ -64,9 +64,7 @@ def run(missing: set[str], device: str = DEVICE, program: str = PROGRAM, **varia
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "missing", [{"triton"}, {"cupy"}, {"triton", "cupy"}], ids=["triton", "cupy", "both"]
-)
+@pytest.mark.parametrize("missing", [{"triton"}, {"cupy"}, {"triton", "cupy"}], ids=["triton", "cupy", "both"])
 def test_the_rest_works(missing: set[str]) -> None:
     found = run(missing)
     # Interpreting kernels.cu on the CPU takes no CuPy.
@@ -77,9 +75,7 @@ def test_the_rest_works(missing: set[str]) -> None:
         if name in lost:
             assert not status["usable"]
             assert f"{label} is not installed" in status["reason"]
-            assert found["results"][name].startswith(
-                f"RuntimeError: backend '{name}' is not usable on {DEVICE}"
-            )
+            assert found["results"][name].startswith(f"RuntimeError: backend '{name}' is not usable on {DEVICE}")
             assert status["reason"] in found["results"][name]
         elif status["usable"]:
             assert found["results"][name] == "right"

@@ -89,9 +89,7 @@ OTHERWISE: dict[str, Callable[[Model, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "context", [nullcontext, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__
-)
+@pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("name", OTHERWISE)
 def test_what_was_not_seen_is_done_as_before(name: str, context: type[AbstractContextManager[Any]]) -> None:
     model = Model(OTHERWISE[name])

@@ -26,9 +26,7 @@ from tests.convgap.forwards import (
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", KEPT)
-def test_the_same_in_both_modes_and_under_autocast(
-    name: str, training: bool, dtype: torch.dtype | None
-) -> None:
+def test_the_same_in_both_modes_and_under_autocast(name: str, training: bool, dtype: torch.dtype | None) -> None:
     model = make(KEPT[name])
     twin = copy.deepcopy(model)
     torch.manual_seed(3)
@@ -136,9 +134,7 @@ def test_scales_that_make_the_output_larger(scale: str) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.up = nn.ConvTranspose2d(3, 1, 3)
-            self.register_buffer(
-                "scale", torch.rand(4, 1, 1) if scale == "channels" else torch.rand(3, 1, 1, 1)
-            )
+            self.register_buffer("scale", torch.rand(4, 1, 1) if scale == "channels" else torch.rand(3, 1, 1, 1))
 
         def forward(self, x: Tensor) -> Tensor:
             return (self.up(x) * self.scale).mean((2, 3))

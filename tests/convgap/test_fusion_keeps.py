@@ -213,9 +213,7 @@ def test_the_function_in_a_forward() -> None:
     torch.testing.assert_close(again(data()), model(data()), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "how", ["compile", "dynamic", "strict export", "export", "jit.trace", "fx", "functional"]
-)
+@pytest.mark.parametrize("how", ["compile", "dynamic", "strict export", "export", "jit.trace", "fx", "functional"])
 def test_ways_to_run_a_fused_model(how: str) -> None:
     for name in ("scaled by gain", "other_way", "asked"):
         model = make(KEPT[name]).eval()
@@ -239,9 +237,7 @@ def test_ways_to_run_a_fused_model(how: str) -> None:
             run = torch.fx.symbolic_trace(fused, {"mask": None}) if name != "asked" else fused
         else:
             state = {k: v.clone() for k, v in fused.state_dict().items()}
-            run = partial(
-                lambda fused, state, x: torch.func.functional_call(fused, state, (x,)), fused, state
-            )
+            run = partial(lambda fused, state, x: torch.func.functional_call(fused, state, (x,)), fused, state)
 
         torch.testing.assert_close(run(x), model(x), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(run(data(1)), model(data(1)), rtol=1e-5, atol=1e-6)

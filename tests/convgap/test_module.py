@@ -80,11 +80,7 @@ def test_same_initialisation() -> None:
 
 def test_state_dict_both_ways(device: torch.device) -> None:
     module, peer = make().to(device), StepByStep().to(device)
-    assert (
-        list(module.state_dict())
-        == list(peer.state_dict())
-        == ["conv_transpose.weight", "conv_transpose.bias"]
-    )
+    assert list(module.state_dict()) == list(peer.state_dict()) == ["conv_transpose.weight", "conv_transpose.bias"]
     x = torch.rand(2, 6, 5, 7, generator=torch.Generator().manual_seed(1)).to(device)
     with eager.ieee_float32(), torch.no_grad():
         peer.load_state_dict(module.state_dict())
@@ -114,9 +110,7 @@ def test_repr() -> None:
         "ConvTranspose2d(6, 4, kernel_size=(3, 3)",
     ):
         assert part in text
-    assert "multiplier=(4, 1, 1)" in repr(
-        convgap.ConvTranspose2dMultiplyGAP(6, 4, 3, multiplier=torch.ones(4, 1, 1))
-    )
+    assert "multiplier=(4, 1, 1)" in repr(convgap.ConvTranspose2dMultiplyGAP(6, 4, 3, multiplier=torch.ones(4, 1, 1)))
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
@@ -208,9 +202,7 @@ def replaced(model: Any) -> None:
 def seeded(make: Callable[[Any], object]) -> Callable[[Any], None]:
     def change(model: Any) -> None:
         torch.manual_seed(1)
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # torch deprecates weight_norm by hooks; models have it
+        with warnings.catch_warnings(action="ignore"):  # torch deprecates weight_norm by hooks; models have it
             make(model.conv_transpose)
 
     return change
@@ -223,15 +215,11 @@ CHANGES: dict[str, Callable[[Any], None]] = {
     "spectral_norm": seeded(parametrizations.spectral_norm),
     "orthogonal": seeded(parametrizations.orthogonal),
     "pruning": seeded(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
-    "pruned twice": seeded(
-        lambda layer: [prune.random_unstructured(layer, n, 0.5) for n in ("weight", "bias")]
-    ),
+    "pruned twice": seeded(lambda layer: [prune.random_unstructured(layer, n, 0.5) for n in ("weight", "bias")]),
     "pre-hook": seeded(lambda layer: layer.register_forward_pre_hook(lambda module, args: (args[0] + 1,))),
     "hook": seeded(lambda layer: layer.register_forward_hook(lambda module, args, out: out.relu())),
     "backward hook": seeded(lambda layer: layer.register_full_backward_hook(lambda m, i, o: (i[0] * 2,))),
-    "backward pre-hook": seeded(
-        lambda layer: layer.register_full_backward_pre_hook(lambda m, o: (o[0] * 2,))
-    ),
+    "backward pre-hook": seeded(lambda layer: layer.register_full_backward_pre_hook(lambda m, o: (o[0] * 2,))),
     "subclass": doubled,
     "patched forward": patched,
     "wrapper": adapted,
@@ -251,9 +239,7 @@ def test_what_is_on_the_layer_counts(name: str, training: bool, device: torch.de
         CHANGES[name](model)
         model.double().to(device).train(training)  # some bring layers of their own
         inputs = x.clone().requires_grad_()
-        for _ in range(
-            2
-        ):  # by the second step spectral_norm's vectors have moved, and pruning's graph is gone
+        for _ in range(2):  # by the second step spectral_norm's vectors have moved, and pruning's graph is gone
             out = model(inputs)
             grads = torch.autograd.grad(out.square().sum(), [inputs, *model.parameters()])
         results.append([out, *grads])
@@ -278,9 +264,7 @@ def test_a_checkpoint_that_changes_only_the_norm_changes_the_answer() -> None:
 
 def test_hooks_that_listen_to_every_module() -> None:
     module, called = make(), []
-    handle = nn.modules.module.register_module_forward_hook(
-        lambda m, args, out: called.append(type(m).__name__)
-    )
+    handle = nn.modules.module.register_module_forward_hook(lambda m, args, out: called.append(type(m).__name__))
     try:
         module(torch.rand(2, 6, 5, 7))
     finally:

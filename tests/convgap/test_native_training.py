@@ -62,9 +62,7 @@ def test_the_gradients_of_the_native_path_are_those_of_the_chain(
     ((number, steps, scale, grad, sums, weight),) = asked
     assert (number, steps, scale) == (kind.number, kind, 0.5) and torch.equal(grad, torch.ones_like(grad))
     assert (sums is None) == (len(wanted) == 1) and weight is inputs.weight
-    answer = tuple(
-        None if name not in wanted else getattr(inputs, name) * 2 for name in ("x", "weight", "bias")
-    )
+    answer = tuple(None if name not in wanted else getattr(inputs, name) * 2 for name in ("x", "weight", "bias"))
     for found, name in zip(torch.autograd.grad(out.sum(), leaves), wanted, strict=True):
         assert torch.equal(found, getattr(inputs, name) * 2)
 
@@ -74,8 +72,7 @@ def test_kinds_have_numbers_of_their_own() -> None:
     inputs, _ = make_inputs(case, torch.device("cpu")).tracked()
     problem: Any = case.problem
     one, same, other = (
-        straight(problem, inputs.x, inputs.weight, bias, None, "torch")
-        for bias in (inputs.bias, inputs.bias, None)
+        straight(problem, inputs.x, inputs.weight, bias, None, "torch") for bias in (inputs.bias, inputs.bias, None)
     )
     assert one is not None and other is not None and one is same and one.number != other.number
     with torch.no_grad():
@@ -86,9 +83,7 @@ def test_kinds_have_numbers_of_their_own() -> None:
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["chain/edge/7x7", "chain/edge/nobias", "tail/edge/7x7"])
-def test_native_training_has_the_bits_of_python(
-    backend: str, dtype: str, name: str, device: torch.device
-) -> None:
+def test_native_training_has_the_bits_of_python(backend: str, dtype: str, name: str, device: torch.device) -> None:
     require(backend, device)
     if fast.wait() != "native":
         pytest.skip(f"no native path: {fast.state()}")
@@ -119,9 +114,7 @@ def test_a_batch_of_none_has_nothing_to_launch(backend: str, device: torch.devic
     require(backend, device)
     (case,) = select(["chain/edge/7x7"])
     inputs, leaves = make_inputs(case, device).tracked()
-    torch.autograd.grad(
-        inputs.call(convgap, backend=backend).sum(), list(leaves.values())
-    )  # now it is chosen
+    torch.autograd.grad(inputs.call(convgap, backend=backend).sum(), list(leaves.values()))  # now it is chosen
     problem: Any = replace(case.problem, n=0)
     x, weight, bias = inputs.x.detach()[:0].requires_grad_(), inputs.weight, inputs.bias
     assert weight is not None

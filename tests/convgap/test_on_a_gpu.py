@@ -16,9 +16,7 @@ from harness.cases.inputs import make_inputs
 from tests.convgap.answers import REPEATED, named
 from tests.usable import require
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="the CPU has neither streams nor graphs"
-)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="the CPU has neither streams nor graphs")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

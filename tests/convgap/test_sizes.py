@@ -35,8 +35,7 @@ class Model(nn.Module):
     def __init__(self, backend: str) -> None:
         super().__init__()
         self.heads = nn.ModuleList(
-            convgap.ConvTranspose2dMultiplyGAP(4, 6, multiplier=0.5, backend=backend, **head)
-            for head in HEADS
+            convgap.ConvTranspose2dMultiplyGAP(4, 6, multiplier=0.5, backend=backend, **head) for head in HEADS
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,9 +57,7 @@ A kind for each size would be 3,000 after 200 sizes."""
 
 
 @pytest.mark.parametrize("backend", convgap.BACKENDS)
-def test_a_model_takes_whatever_sizes_come(
-    backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_takes_whatever_sizes_come(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     require(backend, device)
     torch.manual_seed(0)
     model = Model(backend).to(device)

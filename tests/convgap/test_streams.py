@@ -48,9 +48,7 @@ def test_threads(backend: str, device: torch.device) -> None:
     usable(backend, device)
     repeats = 1000 if GPUS else 50
     inputs = [arguments(device, seed) for seed in range(THREADS)]
-    expected = [
-        (call(*given, backend), convgap.multiply_gap(given[0], 0.5, backend=backend)) for given in inputs
-    ]
+    expected = [(call(*given, backend), convgap.multiply_gap(given[0], 0.5, backend=backend)) for given in inputs]
     if GPUS:
         torch.cuda.synchronize()
 
@@ -205,9 +203,7 @@ def test_in_a_fresh_process(name: str, backend: str, device: torch.device) -> No
     usable(backend, device)
     program = f"import torch, convgap\nBACKEND = {backend!r}\n{IN_A_PROCESS[name]}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
 
 

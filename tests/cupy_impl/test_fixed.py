@@ -120,9 +120,7 @@ def test_no_argument_reaches_fixed_code(device: torch.device) -> None:
 
 
 def test_constants_move_no_line_and_keep_the_types() -> None:
-    source = (
-        "typedef int t;\n__global__ void add(\n    float* x, t n,\n    long long s) {\n    x[n] = s;\n}\n"
-    )
+    source = "typedef int t;\n__global__ void add(\n    float* x, t n,\n    long long s) {\n    x[n] = s;\n}\n"
     text = with_constants(source, "add", (7, -5))
     assert text.count("\n") == source.count("\n")
     assert "constexpr long long s = -5;" in text and "constexpr t n = 7;" in text

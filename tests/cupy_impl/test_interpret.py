@@ -24,9 +24,7 @@ def test_vector_add(order: str) -> None:
 @pytest.mark.parametrize("threads", [32, 128, 1024])
 def test_block_sum(order: str, threads: int) -> None:
     n = 2000
-    x = torch.randint(
-        -100, 100, (3, n), generator=torch.Generator().manual_seed(2)
-    ).float()  # every sum is exact
+    x = torch.randint(-100, 100, (3, n), generator=torch.Generator().manual_seed(2)).float()  # every sum is exact
     out, wide, ints = torch.zeros(3), torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.int32)
     kernel("sum_rows", 1024)((3,), threads, (x, out, wide, ints, n))
     assert torch.equal(out, x.sum(1))
@@ -138,9 +136,7 @@ def floats_to_narrow() -> torch.Tensor:
     patterns = torch.randint(0, 2**32, (1 << 17,), generator=torch.Generator().manual_seed(3)).to(torch.int32)
     # Random patterns are seldom in float16's range: these are, its subnormals included.
     scale = torch.logspace(-9, 5, 1 << 16, dtype=torch.float64)
-    near = (
-        scale * torch.rand(1 << 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    ).float()
+    near = (scale * torch.rand(1 << 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)).float()
     halves = torch.arange(0x7C00).to(torch.int16).view(torch.float16).double()
     ties16 = torch.cat([(halves[:-1] + halves[1:]) / 2, torch.tensor([65520.0])]).float()
     ties_bf16 = (torch.arange(0x7F80) * 65536 + 0x8000).to(torch.int32).view(torch.float32)

@@ -121,9 +121,7 @@ def test_launches_that_cuda_refuses(grid: tuple[int, ...], block: int, message: 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyError, match=r"no kernel 'subtract' in the source, which has .*'add'"):
         kernel("subtract")
-    with pytest.raises(
-        ValueError, match=r"options: expected macro definitions \(-DNAME=VALUE\), got \['-O3'\]"
-    ):
+    with pytest.raises(ValueError, match=r"options: expected macro definitions \(-DNAME=VALUE\), got \['-O3'\]"):
         Module(SOURCE, ("-O3",))
     monkeypatch.setenv("CONVGAP_INTERPRET_ORDER", "sideways")
     with pytest.raises(ValueError, match=r"CONVGAP_INTERPRET_ORDER: expected one of .*, got 'sideways'"):
@@ -216,9 +214,7 @@ def test_misaligned_store_is_reported_and_not_done(order: str) -> None:
     store_four = kernel("store_four")
     store_four((1,), 1, (out[4:],))
     assert out.tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
-    message = (
-        r"store_four: block \(0, 0, 0\): thread 0 on line \d+: store_wide of 16 bytes at a misaligned address"
-    )
+    message = r"store_four: block \(0, 0, 0\): thread 0 on line \d+: store_wide of 16 bytes at a misaligned address"
     with pytest.raises(RuntimeError, match=message):
         store_four((1,), 1, (out[1:],))
     assert out.tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
@@ -232,7 +228,5 @@ def test_compile_error_is_shown() -> None:
 
 @needs_compiler
 def test_parameter_of_an_unsupported_type_is_refused() -> None:
-    with pytest.raises(
-        RuntimeError, match="a kernel parameter is a pointer, int, long long, float or double"
-    ):
+    with pytest.raises(RuntimeError, match="a kernel parameter is a pointer, int, long long, float or double"):
         Module('extern "C" __global__ void wrong(short x) {}')

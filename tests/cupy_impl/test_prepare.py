@@ -117,9 +117,7 @@ def test_no_bit_depends_on_the_batch() -> None:
             for made in filter(None, launches(chain, stride, torch.float32, 0)):
                 launch: Any = made.launch
                 if launch.kernel != "weight_grad":  # whose additions go over the samples
-                    kept = {
-                        name: value for name, value in launch.kind.constants if name not in ROWS_OF_A_BLOCK
-                    }
+                    kept = {name: value for name, value in launch.kind.constants if name not in ROWS_OF_A_BLOCK}
                     slice_ = launch.sizes[-9:-7] if launch.kernel in ("contract", "planes_contract") else ()
                     steps.append((launch.kernel, *kept.items(), *slice_))
                     planes += launch.kernel == "planes_contract"
@@ -150,9 +148,7 @@ def test_kinds_of_a_tail_are_few() -> None:
         n, h, w = random_sizes(rng)
         shape = n, rng.randint(1, 600), h, w
         stride, alignment = random_strides(rng, shape)
-        kinds.add(
-            prepare.prepare_multiply_gap(Tail(*shape), stride, torch.float32, alignment, False).launch.kind
-        )
+        kinds.add(prepare.prepare_multiply_gap(Tail(*shape), stride, torch.float32, alignment, False).launch.kind)
     assert len(kinds) <= 60, len(kinds)
 
 

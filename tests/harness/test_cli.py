@@ -87,9 +87,7 @@ def test_an_unwritable_output_is_found_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(
-        compare, "run_cases", lambda *_: pytest.fail("ran although the output cannot be written")
-    )
+    monkeypatch.setattr(compare, "run_cases", lambda *_: pytest.fail("ran although the output cannot be written"))
     refused([*SMALL, "--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "no" / "b.csv")], capsys)
     assert os.listdir(tmp_path) == []
 
@@ -101,9 +99,7 @@ def test_argparse_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("command", ["compare", "check"])
-def test_right_answers_exit_with_0(
-    command: str, entries: dict[str, Entry], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_right_answers_exit_with_0(command: str, entries: dict[str, Entry], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, *SMALL]) == 0
     out = capsys.readouterr().out
     assert "shape/tail:2,3,4,5" in out and "2 answers inside their budget, 0 wrong" in out
@@ -150,9 +146,7 @@ def test_gradients_are_compared_on_request(capsys: pytest.CaptureFixture[str], t
     assert case.compulsory_bytes == 4 * (2 * 3 * 5 * 6 + 2 * 3 * 4 * 3 * 3)
 
 
-def test_a_wrong_gradient_exits_with_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_gradient_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = backward.band_fill
     monkeypatch.setattr(backward, "band_fill", lambda problem, d, dx: right(problem, d, dx).roll(1, 3))
     assert main(BACKWARD) == 1
@@ -199,9 +193,7 @@ def test_ctrl_c_keeps_what_is_finished(
     assert not run.finished and [case.shape for case in run.cases] == ["tail:2,3,4,5"]
 
 
-def test_dtype_and_layout_make_variants_with_names_of_their_own(
-    entries: dict[str, Entry], tmp_path: Path
-) -> None:
+def test_dtype_and_layout_make_variants_with_names_of_their_own(entries: dict[str, Entry], tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     options = ["--dtype", "float32,float64", "--layout", "contiguous,channels_last", "--json", str(path)]
     assert main([*SMALL, *options]) == 0

@@ -27,9 +27,7 @@ def test_only_the_block_changes(tmp_path: Path) -> None:
     path.write_text("above\n<!-- a -->\nold\n<!-- end a -->\nbelow\n<!-- b -->\nkept\n<!-- end b -->\n")
     replace_block(path, "a", "new\n")
     once = path.read_text()
-    assert once == (
-        "above\n<!-- a -->\n```\nnew\n```\n<!-- end a -->\nbelow\n<!-- b -->\nkept\n<!-- end b -->\n"
-    )
+    assert once == ("above\n<!-- a -->\n```\nnew\n```\n<!-- end a -->\nbelow\n<!-- b -->\nkept\n<!-- end b -->\n")
     replace_block(path, "a", "new")
     assert path.read_text() == once
 
@@ -135,10 +133,7 @@ def test_an_output_that_is_an_input_is_refused_and_the_input_kept(
     assert main(line.split()) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
-    assert (
-        "expected another file than the input" in captured.err
-        or "expected a file outside of folder" in captured.err
-    )
+    assert "expected another file than the input" in captured.err or "expected a file outside of folder" in captured.err
     assert Path("input").read_text() == Path("lines").read_text() == text
 
 

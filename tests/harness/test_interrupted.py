@@ -48,9 +48,7 @@ def test_a_command_that_is_interrupted_says_so(
     assert capsys.readouterr().err == f"bench.py {command[0]}: interrupted\n"
 
 
-def test_fuzz_says_how_far_it_came(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fuzz_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = count()
 
     def third(example: Example) -> bool:
@@ -82,7 +80,5 @@ FRONT_DOOR = "sys.argv = ['bench.py', 'list']; runpy.run_path('bench.py', run_na
 def test_the_front_door_answers_for_what_is_imported(error: str, code: int, says: str) -> None:
     find = f"def find(name, *_):\n    if name == 'torch':\n        raise {error}"
     program = "\n".join(("import runpy, sys", find, FINDER, FRONT_DOOR))
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", says)

@@ -52,9 +52,7 @@ def test_what_asks_for_nothing_or_too_much_is_refused(
         (["--shape", ""], "expected chain:"),
     ],
 )
-def test_what_no_machine_holds_is_refused(
-    options: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_no_machine_holds_is_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert says in refused(["check", *options], capsys)
 
 

@@ -26,9 +26,7 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-9, 10, shape).astype(np.float64)
 
 
-def exact(
-    chain: Chain, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, multiplier: Fraction
-) -> np.ndarray:
+def exact(chain: Chain, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, multiplier: Fraction) -> np.ndarray:
     """The operator in rational arithmetic, one scattered product at a time."""
     n_out, c_out, h_out, w_out = chain.conv_shape
     per_in, per_out = chain.c_in // chain.groups, chain.c_out // chain.groups
@@ -71,9 +69,7 @@ def test_chain_by_hand() -> None:
     # from row 0, so it keeps input row 1 only; taps 1 and 2 keep both rows. Columns alike.
     x = np.array([[[[1.0, 10.0], [100.0, 1000.0]]]])
 
-    def chain(
-        x: np.ndarray, weight: np.ndarray, bias: float, multiplier: float, absolute: bool = False
-    ) -> float:
+    def chain(x: np.ndarray, weight: np.ndarray, bias: float, multiplier: float, absolute: bool = False) -> float:
         out = oracle.conv_transpose2d_multiply_gap(
             x, weight, [bias], multiplier=multiplier, stride=2, padding=1, output_padding=1, absolute=absolute
         )
@@ -166,6 +162,4 @@ def test_not_finite_goes_where_the_scatter_takes_it() -> None:
     x[3, 1, 2, 1] = np.nan
     x[4, 0, 0, :], x[4, 1, :, 4] = np.nan, np.inf
     out = oracle.conv_transpose2d_multiply_gap(x, weight, padding=3)[:, :, 0, 0]
-    np.testing.assert_array_equal(
-        out, [[18, 9], [np.inf, np.nan], [np.nan, np.nan], [np.nan, np.nan], [18, 9]]
-    )
+    np.testing.assert_array_equal(out, [[18, 9], [np.inf, np.nan], [np.nan, np.nan], [np.nan, np.nan], [18, 9]])

@@ -13,9 +13,7 @@ from reference.problem import Chain, Tail, band, distinct_bands
 
 RANDOM = [random_chain(Random(seed)) for seed in range(200)]
 SMALL = [
-    case.small().problem
-    for case in (*HEADLINE, *GRID, *MODELS, *EDGE)
-    if not case.gpu_only and case.op == "chain"
+    case.small().problem for case in (*HEADLINE, *GRID, *MODELS, *EDGE) if not case.gpu_only and case.op == "chain"
 ]
 
 
@@ -28,9 +26,7 @@ def seen_rows(chain: Chain, axis: int, k: int) -> list[int]:
 
 def test_band_is_the_set_of_rows_that_land_inside() -> None:
     # All small parameters: sizes to 6, outputs to 9, stride to 4, padding to 6, dilation to 3.
-    for k, size, out, s, p, d in product(
-        range(4), range(1, 7), range(1, 10), range(1, 5), range(7), range(1, 4)
-    ):
+    for k, size, out, s, p, d in product(range(4), range(1, 7), range(1, 10), range(1, 5), range(7), range(1, 4)):
         lo, hi = band(k, size, out, s, p, d)
         inside = [h for h in range(size) if 0 <= h * s - p + k * d < out]
         assert list(range(lo, hi)) == inside, (k, size, out, s, p, d)
@@ -56,9 +52,7 @@ def test_distinct_bands_are_the_bands_of_their_taps(chain: Chain) -> None:
         bands = distinct.at(size)
         assert list(distinct.before) == sorted(distinct.before, reverse=True)
         assert list(distinct.after) == sorted(distinct.after)
-        assert len(distinct.taps) == len(distinct) + 1 and len(
-            set(zip(distinct.before, distinct.after))
-        ) == len(bands)
+        assert len(distinct.taps) == len(distinct) + 1 and len(set(zip(distinct.before, distinct.after))) == len(bands)
         for k in range(chain.kernel[axis]):
             b = distinct.of(k)
             assert distinct.taps[b] <= k < distinct.taps[b + 1]

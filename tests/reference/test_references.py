@@ -59,10 +59,7 @@ def check_gradients(case: Case, dtype: str) -> None:
     inputs = make_inputs(case, "cpu", dtype)
     tracked, leaves = inputs.tracked()
     out = tracked.call(eager)
-    grad = (
-        torch.rand(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
-        - 0.5
-    )
+    grad = torch.rand(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype) - 0.5
     true = truth_gradients(case.problem, inputs, grad)
     # Backward adds over samples, output channels and taps, each in any order; eager besides over all
     # positions of y, on CPU really one after the other: its bias gradient is off by up to 1e-3.
@@ -73,9 +70,7 @@ def check_gradients(case: Case, dtype: str) -> None:
         depth += p.n * p.out_size(0) * p.out_size(1)
     for key, got in zip(leaves, torch.autograd.grad(out, list(leaves.values()), grad), strict=True):
         t = true[key]
-        result = compare(
-            got, t.expected, t.magnitude, dtype, depth, floor=t.floor, reference_depth=t.depth, stores=2
-        )
+        result = compare(got, t.expected, t.magnitude, dtype, depth, floor=t.floor, reference_depth=t.depth, stores=2)
         assert result.passed, (key, result.message)
 
 
@@ -91,9 +86,7 @@ def test_gradients_of_a_case(case: Case, dtype: str) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_gradients_of_a_random_problem(seed: int) -> None:
-    case = Case(
-        f"gradient-{seed}", random_chain(Random(3000 + seed)), "drawn", values="normal", multiplier=None
-    )
+    case = Case(f"gradient-{seed}", random_chain(Random(3000 + seed)), "drawn", values="normal", multiplier=None)
     check_gradients(case, ("float32", "float64")[seed % 2])
 
 

@@ -148,9 +148,7 @@ def test_a_launch_hands_over_what_the_kernel_takes(fake: Driver, monkeypatch: py
     monkeypatch.setattr(launch, "INTERPRETED", False)
     monkeypatch.setattr(private, "current_device", lambda: 3)
     monkeypatch.setattr(launch, "_compiled", lambda special, device: kernel())
-    prepared: Any = prepare_multiply_gap(
-        Tail(2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False
-    ).launch
+    prepared: Any = prepare_multiply_gap(Tail(2, 3, 64, 64), (12288, 4096, 64, 1), torch.float32, 0, False).launch
     y, out = torch.zeros(1), torch.zeros(1)
     arguments = (y, out, out, out, out, 0, 0, 0.25)
     assert len(arguments) + len(prepared.sizes) == len(prepared.kind.types)

@@ -57,12 +57,8 @@ def test_nothing_goes_past_a_listener(
     assert len(path.driver.launched()) == 2
 
 
-@pytest.mark.parametrize(
-    "listening", [lambda: torch.autocast("cpu"), Listener], ids=["autocast", "dispatch mode"]
-)
-def test_each_thread_has_keys_of_its_own(
-    path: Calls, listening: Callable[[], AbstractContextManager[Any]]
-) -> None:
+@pytest.mark.parametrize("listening", [lambda: torch.autocast("cpu"), Listener], ids=["autocast", "dispatch mode"])
+def test_each_thread_has_keys_of_its_own(path: Calls, listening: Callable[[], AbstractContextManager[Any]]) -> None:
     path.plan = plan(ONE)
     y, found = y_like(), []
 
@@ -84,9 +80,7 @@ def test_each_thread_has_keys_of_its_own(
 
 
 @pytest.mark.parametrize("wrong", ["_thread_keys", "keys_of"])
-def test_what_is_stored_in_another_way_is_asked_for(
-    path: Calls, monkeypatch: pytest.MonkeyPatch, wrong: str
-) -> None:
+def test_what_is_stored_in_another_way_is_asked_for(path: Calls, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Python is right: where the module would read something else in torch's libraries, it asks."""
     assert path.module.reads_torch()
     # One state's keys, or one tensor's, for all.

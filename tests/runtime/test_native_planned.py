@@ -94,10 +94,7 @@ class Both:
 
     def launched(self) -> tuple[list[Noted], list[Noted]]:
         """What was launched natively, and through Python, since this was last asked."""
-        done = [
-            (self._kernels[one.function - 1], list(one.parameter)[:ARGUMENTS])
-            for one in self._driver.launched()
-        ]
+        done = [(self._kernels[one.function - 1], list(one.parameter)[:ARGUMENTS]) for one in self._driver.launched()]
         python, self._python = self._python, []
         return done, python
 

@@ -200,9 +200,7 @@ def test_doctor_and_records_name_the_plan_and_export_refuses_it(
 
 
 @pytest.mark.parametrize(("value", "found"), [("", "None"), ("here.json", "/here.json")])
-def test_the_variable_is_read_at_import_and_empty_counts_as_unset(
-    value: str, found: str, tmp_path: Path
-) -> None:
+def test_the_variable_is_read_at_import_and_empty_counts_as_unset(value: str, found: str, tmp_path: Path) -> None:
     """A relative name is of the folder that the program was started in, whatever it does later."""
     environment = {**os.environ, plan.VARIABLE: value, "PYTHONPATH": str(ROOT)}
     program = "import os; from runtime import plan; os.chdir('/'); print(plan.PATH)"

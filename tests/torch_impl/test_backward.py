@@ -39,9 +39,7 @@ def gradients(case: Case, problem: Chain) -> tuple[dict[str, Tensor], dict]:
     assert inputs.weight is not None
     d = backward.expand(problem, inner, inputs.weight, scale)
     assert d.shape == (problem.n, problem.c_in, len(problem.distinct(0)), len(problem.distinct(1)))
-    dx = backward.band_fill(
-        problem, d, torch.full_like(inputs.x, torch.nan, memory_format=torch.contiguous_format)
-    )
+    dx = backward.band_fill(problem, d, torch.full_like(inputs.x, torch.nan, memory_format=torch.contiguous_format))
     sums = forward.band_sums(problem, inputs.x)
     dw = backward.weight_grad(problem, inner, sums, scale, inputs.weight.dtype)
     return {"x": dx, "weight": dw}, truth_gradients(problem, inputs, grad)
@@ -109,9 +107,7 @@ def test_a_fold_hides_nothing(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_tap_that_meets_nothing_has_no_gradient_and_gives_none(
-    form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tap_that_meets_nothing_has_no_gradient_and_gives_none(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Kernel 3, stride 2, padding 1 on one element: only the middle tap lands.
     chain = Chain(2, 3, 4, 1, 1, (3, 3), (2, 2), (1, 1))
     assert live(chain, 0) == live(chain, 1) == (1,)
@@ -132,20 +128,14 @@ def test_a_tap_that_meets_nothing_has_no_gradient_and_gives_none(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("scale", "grad"), [(1e39, 1e-3), (1e-39, 1e30)])
-def test_a_multiplier_that_is_no_float32(
-    scale: float, grad: float, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_multiplier_that_is_no_float32(scale: float, grad: float, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain(1, 1, 1, 1, 1, (1, 2), (1, 2), bias=False)
     force(monkeypatch, form)
     weight, g = torch.tensor([0.5, 0.25]).reshape(1, 1, 1, 2), torch.full((1, 1, 1, 1), grad)
     d = backward.expand(chain, g, weight, scale)
     torch.testing.assert_close(d.item(), 0.375 * grad * scale, rtol=1e-6, atol=0)
-    dw = backward.weight_grad(
-        chain, g, forward.band_sums(chain, torch.full(chain.in_shape, 0.5)), scale, g.dtype
-    )
-    torch.testing.assert_close(
-        dw.double(), torch.full_like(dw, 1).double() * (0.25 * grad * scale), rtol=1e-6, atol=0
-    )
+    dw = backward.weight_grad(chain, g, forward.band_sums(chain, torch.full(chain.in_shape, 0.5)), scale, g.dtype)
+    torch.testing.assert_close(dw.double(), torch.full_like(dw, 1).double() * (0.25 * grad * scale), rtol=1e-6, atol=0)
 
 
 def test_no_band_at_all() -> None:

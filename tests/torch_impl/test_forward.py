@@ -206,9 +206,7 @@ def test_a_fold_hides_nothing(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("strange", [INF, -INF, NAN])
-def test_what_meets_nothing_reaches_nothing(
-    strange: float, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_meets_nothing_reaches_nothing(strange: float, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Kernel 3, stride 2, padding 1 on one element: only the middle tap lands.
     chain = Chain(1, 1, 1, 1, 1, (3, 3), (2, 2), (1, 1), bias=False)
     force(monkeypatch, form, chain)

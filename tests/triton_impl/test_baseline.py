@@ -32,6 +32,4 @@ def interpreted() -> bool:
 @pytest.mark.parametrize("options", ["float32/contiguous", "float16/sliced", "float64/channels_last"])
 def test_the_baseline_schedule_is_right(shape: str, options: str) -> None:
     dtype, layout = options.split("/")
-    assert (
-        main(["check", "--shape", shape, "--backends", "baseline", "--dtype", dtype, "--layout", layout]) == 0
-    )
+    assert main(["check", "--shape", shape, "--backends", "baseline", "--dtype", dtype, "--layout", layout]) == 0

@@ -94,9 +94,7 @@ print(json.dumps(found))
 def test_every_kernel_has_a_shorter_form_for_its_sizes_which_adds_in_the_same_order(tmp_path: Path) -> None:
     environment = compilers.environment()
     environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], check=False, capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", PROGRAM], check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     # Of each launch of some calls: the kernel, sums and products of the fixed form that the general one has not in the
     # same layout, instructions of the general form and of the fixed one.
@@ -115,9 +113,7 @@ def launched(problem: Chain) -> Launch:
     return Launch(made.special, made.grid, made.sizes)
 
 
-@pytest.mark.skipif(
-    not INTERPRETED, reason="on a GPU, where `fix` compiles, the next test shows what comes of it"
-)
+@pytest.mark.skipif(not INTERPRETED, reason="on a GPU, where `fix` compiles, the next test shows what comes of it")
 def test_a_fixed_launch_is_a_kind_of_its_sizes() -> None:
     """Launches of one kind part when they are fixed, and a launch that was not stays as it was."""
     device = torch.device("cpu")

@@ -37,9 +37,7 @@ class RawKernel:
         if reason := unavailable():
             raise Unsupported(reason)
         if "extern __shared__" in self.code:
-            raise Unsupported(
-                "the interpreter of CUDA C++ has no shared memory whose size the launch decides"
-            )
+            raise Unsupported("the interpreter of CUDA C++ has no shared memory whose size the launch decides")
         text = re.sub(r"^\s*#\s*include\b.*$", "", self.code, flags=re.MULTILINE)
         try:
             macros = tuple(option for option in self.options if option.startswith("-D"))
@@ -47,19 +45,13 @@ class RawKernel:
         except RuntimeError as error:
             raise Unsupported(f"the interpreter of CUDA C++ does not take this source: {error}") from None
 
-    def __call__(
-        self, grid: Any, block: Any, args: Any, shared_mem: int = 0, stream: Any = None, **_: Any
-    ) -> None:
+    def __call__(self, grid: Any, block: Any, args: Any, shared_mem: int = 0, stream: Any = None, **_: Any) -> None:
         self.compile()
         if shared_mem:
-            raise Unsupported(
-                "the interpreter of CUDA C++ has no shared memory whose size the launch decides"
-            )
+            raise Unsupported("the interpreter of CUDA C++ has no shared memory whose size the launch decides")
         sizes = (block,) if isinstance(block, int) else tuple(block)
         if any(size != 1 for size in sizes[1:]):
-            raise Unsupported(
-                f"the interpreter of CUDA C++ runs blocks of one dimension, this one is {sizes}"
-            )
+            raise Unsupported(f"the interpreter of CUDA C++ runs blocks of one dimension, this one is {sizes}")
         grids = (grid,) if isinstance(grid, int) else tuple(int(n) for n in grid)
         self._kernel(grids, int(sizes[0]), tuple(map(_argument, args)))
 

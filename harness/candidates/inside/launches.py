@@ -63,9 +63,7 @@ class Launches:
         for kind in (JITFunction, InterpretedFunction):
             plain = kind.run
 
-            def run(
-                self: Any, *args: Any, grid: Any, warmup: bool, _plain: Any = plain, **kwargs: Any
-            ) -> Any:
+            def run(self: Any, *args: Any, grid: Any, warmup: bool, _plain: Any = plain, **kwargs: Any) -> Any:
                 if warmup or launches.go(name(self)):
                     return _plain(self, *args, grid=grid, warmup=warmup, **kwargs)
                 return None

@@ -106,11 +106,7 @@ class Process:
         spec = request["x"]
         dtype = getattr(torch, spec["dtype"])
         calls.poison(request["out"], dtype, self.device)
-        x = (
-            self.x
-            if request["same"] and self.x is not None
-            else self.memory.put(spec, blobs[0], late=request["late"])
-        )
+        x = self.x if request["same"] and self.x is not None else self.memory.put(spec, blobs[0], late=request["late"])
         self.x = x
         out, seen = self._called(x, request)
         if "error" in seen:

@@ -20,9 +20,7 @@ from torch import Tensor
 class Subject(Protocol):
     """build: for one problem, with a multiplier. tensors: the live weight and bias, by name; call: one answer."""
 
-    def build(
-        self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype
-    ) -> None: ...
+    def build(self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype) -> None: ...
     def tensors(self) -> dict[str, Tensor]: ...
     def load(self, values: dict[str, Tensor]) -> None: ...
     def call(self, x: Tensor) -> Any: ...
@@ -58,9 +56,7 @@ class Model:
         self.model: Any = None
         self.problem: dict[str, Any] = {}
 
-    def build(
-        self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def build(self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype) -> None:
         """A new model; numbers stand for pairs of equal numbers, as in KernelBench."""
         self.problem = problem
         pairs = [_plain(problem[name]) for name in ("kernel", "stride", "padding", "output_padding")]
@@ -74,11 +70,7 @@ class Model:
         found = {}
         for name, shape in shapes.items():
             usual = f"conv_transpose.{name}"
-            alike = [
-                key
-                for key, value in state.items()
-                if isinstance(value, Tensor) and tuple(value.shape) == shape
-            ]
+            alike = [key for key, value in state.items() if isinstance(value, Tensor) and tuple(value.shape) == shape]
             named = [key for key in alike if key.rpartition(".")[2] == name]
             if usual in alike:
                 found[name] = usual
@@ -94,9 +86,7 @@ class Model:
     def load(self, values: dict[str, Tensor]) -> None:
         """Set weight and bias as a checkpoint does."""
         names = self._names()
-        self.model.load_state_dict(
-            self.model.state_dict() | {names[name]: value for name, value in values.items()}
-        )
+        self.model.load_state_dict(self.model.state_dict() | {names[name]: value for name, value in values.items()})
 
     def call(self, x: Tensor) -> Any:
         """The model's answer."""
@@ -110,9 +100,7 @@ def _plain(pair: Any) -> Any:
 class _Given:
     """A subject whose weight and bias are arguments: they live here."""
 
-    def build(
-        self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def build(self, problem: dict[str, Any], multiplier: float, device: torch.device, dtype: torch.dtype) -> None:
         """Make room for weight and bias of the problem, if it has them."""
         self.problem, self.multiplier = problem, multiplier
         self.held: dict[str, Tensor] = {}
@@ -232,12 +220,8 @@ def evaluate(text: str, names: dict[str, Any]) -> int:
     )
     known += (ast.FloorDiv, ast.Mod)
     for node in ast.walk(tree):
-        if not isinstance(node, known) or (
-            isinstance(node, ast.Name) and node.id not in {*names, *functions}
-        ):
-            raise ValueError(
-                f"{text}: expected whole numbers, {', '.join(names)}, + - * // %, cdiv, min, max"
-            )
+        if not isinstance(node, known) or (isinstance(node, ast.Name) and node.id not in {*names, *functions}):
+            raise ValueError(f"{text}: expected whole numbers, {', '.join(names)}, + - * // %, cdiv, min, max")
     return math.floor(eval(compile(tree, "<header>", "eval"), {"__builtins__": {}}, {**names, **functions}))
 
 

@@ -18,9 +18,7 @@ from typing import Any
 import torch
 
 STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
-PACKAGES = tuple(
-    {sysconfig.get_path(name) for name in ("purelib", "platlib")} | {torch.__path__[0].rpartition("/")[0]}
-)
+PACKAGES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")} | {torch.__path__[0].rpartition("/")[0]})
 LOOKERS = ("inspect.py", "traceback.py", "gc.py")
 MEMORY = {"gc.get_objects", "gc.get_referrers", "gc.get_referents"}
 FRAMES = {"sys._getframe", "sys._current_frames", "sys._current_exceptions"}
@@ -52,9 +50,7 @@ class Watch:
             held = {key: value for key, value in vars(owner).items() if callable(value)}
             self._saved.append((name, owner, held, frozenset(dir(owner))))
             if isinstance(owner, ModuleType) and getattr(owner, "__file__", "").startswith(self._judge):
-                self._codes += [
-                    (f"{name}.{k}", v, v.__code__) for k, v in held.items() if isinstance(v, FunctionType)
-                ]
+                self._codes += [(f"{name}.{k}", v, v.__code__) for k, v in held.items() if isinstance(v, FunctionType)]
         self._precision = precision()
         sys.addaudithook(self._hear)
 
@@ -85,9 +81,7 @@ class Watch:
     def _patched(self) -> Iterator[str]:
         for name, owner, held, names in self._saved:
             now = vars(owner)
-            yield from (
-                f"{name}.{key}" for key, value in held.items() if not _same(now.get(key, value), value)
-            )
+            yield from (f"{name}.{key}" for key, value in held.items() if not _same(now.get(key, value), value))
             if isinstance(owner, type):
                 new = (key for key in now if key not in held and key in names and callable(now[key]))
                 yield from (f"{name}.{key}" for key in new)
@@ -124,9 +118,7 @@ class Watch:
             return "network: opened a connection" if self._theirs() else ""
         elif event == "object.__setattr__" and arguments[1] == "__code__":
             return (
-                f"patched: the code of {getattr(arguments[0], '__qualname__', arguments[0])}"
-                if self._theirs()
-                else ""
+                f"patched: the code of {getattr(arguments[0], '__qualname__', arguments[0])}" if self._theirs() else ""
             )
         return ""
 
@@ -209,9 +201,7 @@ def owners() -> dict[str, Any]:
         torch.Generator,
     )
     named = {module.__name__: module for module in modules}
-    named |= {
-        f"{kind.__module__}.{kind.__name__}": kind for kind in (*classes, socket.socket, threading.Thread)
-    }
+    named |= {f"{kind.__module__}.{kind.__name__}": kind for kind in (*classes, socket.socket, threading.Thread)}
     with contextlib.suppress(ImportError):
         import triton.testing
 

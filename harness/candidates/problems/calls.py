@@ -43,9 +43,7 @@ class Model:
 class Examination(Exam):
     """Puts one candidate to one problem; `checks` grows, and Found is raised at the first fault."""
 
-    def __init__(
-        self, problem: ProblemFile, candidate: Candidate, worker: Worker, rules: Rules, seed: int
-    ) -> None:
+    def __init__(self, problem: ProblemFile, candidate: Candidate, worker: Worker, rules: Rules, seed: int) -> None:
         super().__init__(candidate, worker, rules)
         self.problem, self.seed = problem, seed
         self.apart = 0.0
@@ -150,9 +148,7 @@ class Examination(Exam):
             own = self.current.own
             own.load_state_dict(self.current.state)
             device = "cuda" if self.rules.gpu else "cpu"
-            self.estimates[key] = estimate(
-                Wide(self.problem, own, x), self.problem.dtype, self.seed, device=device
-            )
+            self.estimates[key] = estimate(Wide(self.problem, own, x), self.problem.dtype, self.seed, device=device)
         found = self.estimates[key]
         self.apart = max(self.apart, found.apart)
         return found

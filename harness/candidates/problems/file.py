@@ -40,18 +40,14 @@ class ProblemFile:
         """Arguments of Model's constructor."""
         found = self._call("get_init_inputs")
         if not isinstance(found, list | tuple):
-            raise UsageError(
-                f"--problem: {self.path}: get_init_inputs: expected a list, got {type(found).__name__}"
-            )
+            raise UsageError(f"--problem: {self.path}: get_init_inputs: expected a list, got {type(found).__name__}")
         return list(found)
 
     def inputs(self, seed: int) -> list[Any]:
         """Arguments of one call, on the CPU, drawn from a seed."""
         with _seeded(seed):
             found = self._call("get_inputs")
-        if not isinstance(found, list | tuple) or not any(
-            isinstance(v, Tensor) for v in tree_leaves(list(found))
-        ):
+        if not isinstance(found, list | tuple) or not any(isinstance(v, Tensor) for v in tree_leaves(list(found))):
             raise UsageError(f"--problem: {self.path}: get_inputs: expected a list with a tensor in it")
         return tree_map(lambda v: v.detach().cpu() if isinstance(v, Tensor) else v, list(found))
 
@@ -60,9 +56,7 @@ class ProblemFile:
         with _seeded(seed):
             model = self._call("Model", *copy.deepcopy(self.init))
         if not isinstance(model, nn.Module):
-            raise UsageError(
-                f"--problem: {self.path}: Model: expected a torch.nn.Module, got {type(model).__name__}"
-            )
+            raise UsageError(f"--problem: {self.path}: Model: expected a torch.nn.Module, got {type(model).__name__}")
         return model.cpu()
 
     @cached_property
@@ -73,9 +67,7 @@ class ProblemFile:
         dtype = found[0] if found else torch.float32
         if dtype not in DTYPES:
             known = ", ".join(DTYPES.values())
-            raise UsageError(
-                f"--problem: {self.path}: computes in {dtype}, expected one of {known}: truth is float64"
-            )
+            raise UsageError(f"--problem: {self.path}: computes in {dtype}, expected one of {known}: truth is float64")
         return DTYPES[dtype]
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -105,9 +97,7 @@ def read(path: Path) -> ProblemFile:
     finally:
         sys.dont_write_bytecode = writes
     if missing := [wanted for wanted in NAMES if not callable(getattr(module, wanted, None))]:
-        raise UsageError(
-            f"--problem: {path}: expected class Model, get_inputs and get_init_inputs, no {missing[0]}"
-        )
+        raise UsageError(f"--problem: {path}: expected class Model, get_inputs and get_init_inputs, no {missing[0]}")
     return ProblemFile(path, module, hashlib.sha256(text).hexdigest())
 
 

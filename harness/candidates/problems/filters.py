@@ -30,9 +30,7 @@ def remarks(problem: ProblemFile, seed: int) -> Iterator[str]:
     yield from _ignored(problem, model, state, inputs, found, seed)
     other = estimate(Wide(problem, problem.model(seed), problem.inputs(seed + 1)), problem.dtype, seed)
     pairs = zip(found.outputs, other.outputs, strict=True)
-    if all(
-        a.expected.shape == b.expected.shape and _close(a.bound, a.expected, b.expected) for a, b in pairs
-    ):
+    if all(a.expected.shape == b.expected.shape and _close(a.bound, a.expected, b.expected) for a, b in pairs):
         yield "constant: other inputs give the same outputs: a kernel that computes nothing passes"
     yield from _eager(problem, seed, found)
 
@@ -57,9 +55,7 @@ def _outputs(found: Estimate) -> Iterator[str]:
             yield f"small: {100 * share:.2g} % of {name} is smaller than its own bound: zeros pass there"
         if values.size > 1 and np.ptp(values) <= 2 * output.bound.max():
             yield f"constant: all elements of {name} are the same: a kernel that writes one number passes"
-        elif (
-            values.ndim > 1 and values.shape[0] > 1 and (np.ptp(values, axis=0) <= 2 * output.bound[0]).all()
-        ):
+        elif values.ndim > 1 and values.shape[0] > 1 and (np.ptp(values, axis=0) <= 2 * output.bound[0]).all():
             yield f"alike: all samples of {name} are the same: swapped samples pass"
         if np.abs(values).max() <= LOOSE:
             yield (
@@ -87,9 +83,7 @@ def _ignored(
                 yield f"ignored: no output depends on the parameter {name}: a kernel that never reads it passes"
 
 
-def _same(
-    problem: ProblemFile, model: Any, state: dict[str, Tensor], inputs: Sequence[Any], found: Estimate
-) -> bool:
+def _same(problem: ProblemFile, model: Any, state: dict[str, Tensor], inputs: Sequence[Any], found: Estimate) -> bool:
     model.load_state_dict(state)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -102,9 +96,9 @@ def _same(
 
 def _other(value: Tensor, seed: int) -> Tensor:
     """Other numbers of the same spread and range: the same ones reversed and a little larger."""
-    return (
-        value.flatten().flip(0).view(value.shape) * 1.25 + 0.125 * (value.double().std(correction=0) or 1)
-    ).to(value.dtype)
+    return (value.flatten().flip(0).view(value.shape) * 1.25 + 0.125 * (value.double().std(correction=0) or 1)).to(
+        value.dtype
+    )
 
 
 def _close(bound: Any, a: Any, b: Any, apart: Any = False) -> bool:

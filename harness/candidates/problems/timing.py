@@ -43,9 +43,7 @@ class TimedProblem(Clocked):
         _, blobs = self.worker.ask("time", [storage(t.clone()) for t in tensors], most=most, what="secret")
         if len(blobs) != len(shapes):
             raise Found("refused", f"forged: {len(blobs)} outputs after timing, expected {len(shapes)}")
-        return expected.compare(
-            [received(b, getattr(torch, dtype), shape) for b, (shape, dtype) in zip(blobs, shapes)]
-        )
+        return expected.compare([received(b, getattr(torch, dtype), shape) for b, (shape, dtype) in zip(blobs, shapes)])
 
 
 def rank(judged: Sequence[Judged], problem: ProblemFile, needed: Floor, *, seed: int, seconds: float) -> None:

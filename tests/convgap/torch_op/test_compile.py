@@ -39,18 +39,14 @@ def gradients(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor
 
 @pytest.mark.parametrize("strategy", ["collapsed", "tail"])
 @pytest.mark.parametrize("trained_multiplier", [False, True])
-def test_one_graph_for_every_batch_size(
-    device: torch.device, trained_multiplier: bool, strategy: str
-) -> None:
+def test_one_graph_for_every_batch_size(device: torch.device, trained_multiplier: bool, strategy: str) -> None:
     # aot_eager traces, differentiates and partitions as Inductor does, without a compiler behind it.
     module = model(device, trained_multiplier, strategy)
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
         for n in (2, 3, 7, 16):
             x = torch.rand(n, 3, 6, 5, device=device)
-            for got, expected in zip(
-                gradients(compiled, module, x), gradients(module, module, x), strict=True
-            ):
+            for got, expected in zip(gradients(compiled, module, x), gradients(module, module, x), strict=True):
                 torch.testing.assert_close(got, expected)
 
 

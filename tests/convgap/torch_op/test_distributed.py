@@ -19,13 +19,9 @@ import convgap
 GPUS = torch.cuda.device_count()
 KINDS = [
     "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(GPUS < 2, reason="NCCL between two processes takes two GPUs")
-    ),
+    pytest.param("cuda", marks=pytest.mark.skipif(GPUS < 2, reason="NCCL between two processes takes two GPUs")),
 ]
-SHARED = pytest.param(
-    "shared", marks=pytest.mark.skipif(GPUS < 1, reason="two processes that share a GPU take a GPU")
-)
+SHARED = pytest.param("shared", marks=pytest.mark.skipif(GPUS < 1, reason="two processes that share a GPU take a GPU"))
 # Equal to float64's rounding: the ranks add partial sums in another order.
 CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
 

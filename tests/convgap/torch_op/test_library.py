@@ -175,8 +175,7 @@ def test_flop_counter_counts_what_is_done() -> None:
 def test_autocast_casts_like_the_convolution(strategy: str, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
-        torch.rand(shape, generator=generator).to(device)
-        for shape in ((N, CI, H, W), (CI, CO, KH, KW), (CO,))
+        torch.rand(shape, generator=generator).to(device) for shape in ((N, CI, H, W), (CI, CO, KH, KW), (CO,))
     )
     options: dict[str, Any] = OPTIONS | {"strategy": strategy}
     low = torch.bfloat16
@@ -218,9 +217,7 @@ def test_nothing_of_the_size_of_y_is_saved(strategy: str, device: torch.device) 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = convgap.conv_transpose2d_multiply_gap(
-            x, weight, bias, multiplier=multiplier, stride=2, strategy=strategy
-        )
+        out = convgap.conv_transpose2d_multiply_gap(x, weight, bias, multiplier=multiplier, stride=2, strategy=strategy)
     out.sum().backward()
     assert saved
     assert max(saved) <= max(x.numel(), weight.numel())  # y has 2 * 16 * 17 * 17
@@ -235,9 +232,7 @@ def test_nothing_of_the_size_of_y_is_saved(strategy: str, device: torch.device) 
         ("multiplier", {"contract"}),
     ],
 )
-def test_only_the_gradients_asked_for_are_computed(
-    wanted: str, backward: set[str], device: torch.device
-) -> None:
+def test_only_the_gradients_asked_for_are_computed(wanted: str, backward: set[str], device: torch.device) -> None:
     tensors = {
         "x": torch.rand(N, CI, H, W), "weight": torch.rand(CI, CO, KH, KW), "bias": torch.rand(CO),
         "multiplier": torch.rand(CO, 1, 1),
@@ -335,7 +330,5 @@ child.join()
 def test_fork_after_use_on_the_cpu() -> None:
     # Without a device to be seen: a forked child cannot use CUDA, which tests/convgap/test_streams.py is about.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(
-        [sys.executable, "-c", FORK], check=False, capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", FORK], check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -33,9 +33,7 @@ def test_a_forgotten_crop_is_wrong_and_named(sides: tuple[str, ...]) -> None:
     expected = answers.right(problem, inputs)
     verdict = answers.judge(out, problem, inputs, expected, tf32=False)
     assert not verdict.passed
-    kind, reason = diagnose(
-        out, problem, inputs, expected, verdict, Past([], [], problem), "structured", tf32=False
-    )
+    kind, reason = diagnose(out, problem, inputs, expected, verdict, Past([], [], problem), "structured", tf32=False)
     assert kind == "wrong" and "as if the border crop were forgotten" in reason
     assert len(sides) > 1 or f"at the {'+'.join(sides)}" in reason
 
@@ -44,9 +42,7 @@ def test_forgetting_the_crop_of_the_published_size_exceeds_the_budget() -> None:
     """With plain values it errs by less than a left-to-right sum may: borders that outweigh the plane show it."""
     from harness.candidates.trials import TODAY
 
-    problem = type(TODAY)(
-        2, 8, 8, 128, 128, *(TODAY.kernel, TODAY.stride, TODAY.padding, TODAY.output_padding)
-    )
+    problem = type(TODAY)(2, 8, 8, 128, 128, *(TODAY.kernel, TODAY.stride, TODAY.padding, TODAY.output_padding))
     inputs = structured(Trial("published", problem, 0.5, 1).inputs(1))
     out = torch.from_numpy(answers.banded(problem, inputs, forgotten=answers.SIDES)).float()
     assert not answers.judge(out, problem, inputs, answers.right(problem, inputs), tf32=True).passed

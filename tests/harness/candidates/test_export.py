@@ -48,9 +48,7 @@ def test_form(strategy: str, texts: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("strategy", export.STRATEGIES)
-def test_accepted_by_the_judge_with_strict_rules(
-    strategy: str, texts: dict[str, str], tmp_path: Path
-) -> None:
+def test_accepted_by_the_judge_with_strict_rules(strategy: str, texts: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "file.py"
     path.write_text(texts[strategy], encoding="utf-8")
     verdict = judged(path, strict=True)
@@ -124,9 +122,7 @@ def test_compiles_to_as_much_machine_code_as_the_package(texts: dict[str, str], 
     (tmp_path / "model_new.py").write_text(texts["collapsed"], encoding="utf-8")
     code = _SAME_CODE.format(root=str(Path(__file__).parents[3]), folder=str(tmp_path))
     environment = compilers.environment()
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     mine, theirs = map(int, done.stdout.split())
     assert mine == theirs > 100
@@ -222,9 +218,7 @@ def test_planted_violation_is_rejected(rule: str, texts: dict[str, str]) -> None
         ("tail", "scaled(total, scale)", "scaled(total, 1.0)"),
     ],
 )
-def test_wrong_answers_are_rejected(
-    strategy: str, old: str, new: str, texts: dict[str, str], tmp_path: Path
-) -> None:
+def test_wrong_answers_are_rejected(strategy: str, old: str, new: str, texts: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "file.py"
     text = texts[strategy]
     assert old in text

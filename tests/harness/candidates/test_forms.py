@@ -27,9 +27,7 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("text", [DEEP, DEEPER], ids=["sum", "signs"])
-def test_what_nests_too_deeply_is_named(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_nests_too_deeply_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, text)
     assert "nests too deeply" in refused(path)
     assert main(["judge", str(path)]) == 2
@@ -84,9 +82,7 @@ def test_names_of_solutions_become_names_of_files(tmp_path: Path) -> None:
     write(tmp_path, task.text, task.file)
 
 
-@pytest.mark.parametrize(
-    "options", [["FIFO"], ["--problem", "FIFO", "a.py"], ["--queue", "FIFO", "--trace", "t"]]
-)
+@pytest.mark.parametrize("options", [["FIFO"], ["--problem", "FIFO", "a.py"], ["--queue", "FIFO", "--trace", "t"]])
 def test_a_pipe_is_not_waited_for(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,9 +135,7 @@ def test_a_model_that_is_only_declared_is_none(tmp_path: Path) -> None:
 
 
 WORDS = '"""A RawKernel with accessPolicyWindow would be slower."""\n# without @triton.jit, on no torch.cuda.Stream()\n'
-CUDA = (
-    'CODE = r"""\n// no accessPolicyWindow here\n__global__ void a() { const char* s = "//"; int x; }\n"""\n'
-)
+CUDA = 'CODE = r"""\n// no accessPolicyWindow here\n__global__ void a() { const char* s = "//"; int x; }\n"""\n'
 
 
 def test_comments_are_no_kernels_and_no_signs(tmp_path: Path) -> None:

@@ -47,9 +47,7 @@ def test_a_way_that_this_system_has_not_is_seen() -> None:
     assert isolation.works(Isolation(), False) == Isolation()
 
 
-def test_no_candidate_of_a_judge_with_a_gpu_runs_on_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_candidate_of_a_judge_with_a_gpu_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # As on a machine whose judge has a GPU that the candidate's process cannot start: here nobody has one.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(worker, "strongest", lambda gpu: Isolation())

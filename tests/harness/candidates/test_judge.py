@@ -210,9 +210,7 @@ def test_autotuned_is_accepted(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     text = (EXAMPLES / "tail_triton.py").read_text(encoding="utf-8")
     configs = "[triton.Config({'BLOCK': 256}), triton.Config({'BLOCK': 1024})]"
-    text = replaced(
-        "@triton.jit\n", f"@triton.autotune(configs={configs}, key=['PLANE'])\n@triton.jit\n", text
-    )
+    text = replaced("@triton.jit\n", f"@triton.autotune(configs={configs}, key=['PLANE'])\n@triton.jit\n", text)
     verdict = judged(write(tmp_path, replaced(", BLOCK=1024)", ")", text)))
     assert (verdict.verdict, verdict.reasons) == ("accepted", [])
 

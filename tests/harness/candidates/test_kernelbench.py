@@ -106,9 +106,7 @@ def test_model_new_against_model(
         with torch.no_grad():
             out = new(x)
         sizes = {"stride": conv.stride, "padding": conv.padding, "output_padding": conv.output_padding}
-        inputs = Inputs(
-            x, conv.weight.detach(), conv.bias.detach(), 0.5, sizes | {"groups": 1, "dilation": 1}
-        )
+        inputs = Inputs(x, conv.weight.detach(), conv.bias.detach(), 0.5, sizes | {"groups": 1, "dilation": 1})
         verdict = judge(out.cpu(), problem, inputs, right(problem, inputs), tf32=GPU and strategy == "tail")
         assert verdict.passed, f"trial {trial}: {verdict.message}"
         worst = max(worst, verdict.worst)

@@ -60,18 +60,14 @@ def test_every_kind_gets_its_verdict_and_a_queue_goes_on_where_it_stopped(
         and "7 of 10 have a verdict" in again.err
         and "3 of 3 judged" in again.err
     )
-    keys = Counter(
-        json.loads(line)["judged"]["key"] for line in trace.read_text().splitlines() if line[-1] == "}"
-    )
+    keys = Counter(json.loads(line)["judged"]["key"] for line in trace.read_text().splitlines() if line[-1] == "}")
     assert len(keys) == 10 and set(keys.values()) == {1}
 
 
 def test_another_problem_is_judged_anew_and_the_same_is_not() -> None:
     task = backlog.Task("a.py", "text")
     assert task.key("one") == backlog.Task("a.py", "text").key("one") != task.key("two")
-    assert (
-        task.key("one") != backlog.Task("b.py", "text").key("one") != backlog.Task("a.py", "more").key("one")
-    )
+    assert task.key("one") != backlog.Task("b.py", "text").key("one") != backlog.Task("a.py", "more").key("one")
 
 
 def test_lines_of_solutions(tmp_path: Path) -> None:
@@ -122,9 +118,7 @@ def test_processes_that_die_lose_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert verdicts == dict.fromkeys(names, "accepted") | {"always": "crashed"}
 
 
-def test_a_cluster_loses_nothing_when_a_worker_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     monkeypatch.setattr(crew.job, "run", dies)
     with distributed.LocalCluster(

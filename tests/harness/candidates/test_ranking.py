@@ -31,14 +31,10 @@ class Worker:
         self.kernel_us, self.wrong = kernel_us, wrong
         self.inputs: Any = None
 
-    def ask(
-        self, command: str, blobs: Sequence[Any] = (), *, what: str, **_: Any
-    ) -> tuple[dict[str, Any], list[Any]]:
+    def ask(self, command: str, blobs: Sequence[Any] = (), *, what: str, **_: Any) -> tuple[dict[str, Any], list[Any]]:
         assert command == "time"
         if what == "kernels":
-            return {
-                "kernels": [{"name": "k", "count": 1.0, "us": self.kernel_us}] if self.kernel_us else []
-            }, []
+            return {"kernels": [{"name": "k", "count": 1.0, "us": self.kernel_us}] if self.kernel_us else []}, []
         if what == "secret":
             x = torch.frombuffer(bytearray(blobs[0]), dtype=torch.float32).view(SMALL.in_shape)
             values = answers.right(SMALL, replace(self.inputs, x=x)).expected.astype(np.float32)
@@ -59,9 +55,7 @@ def timed(worker: Worker, us: float) -> tuple[ranking.Timed, Any]:
                {"candidate 0": us, "triton": 20.0, "eager-tf32": 90.0}.items()}
         for mode in ranking.MODES
     }  # fmt: skip
-    verdict.timing = ranking._summary(
-        "candidate 0", samples, timer, CASE.name, CASE.problem.compulsory_bytes(4), []
-    )
+    verdict.timing = ranking._summary("candidate 0", samples, timer, CASE.name, CASE.problem.compulsory_bytes(4), [])
     channel: Any = worker
     return ranking.Timed(judged, channel, Rules(), worker.inputs, CASE), timer
 
@@ -73,11 +67,7 @@ def test_honest_times_and_their_page() -> None:
     low, high = verdict.timing["rows"]["triton"]["over_candidate"]
     assert 1.9 < low < high < 2.1 and verdict.timing["reference"] == "eager-tf32"
     text = "\n".join(page.lines(verdict))
-    assert (
-        "times the candidate's: slower" in text
-        and "% of what reading the input allows" in text
-        and "1 x k" in text
-    )
+    assert "times the candidate's: slower" in text and "% of what reading the input allows" in text and "1 x k" in text
     assert "10." in "\n".join(page.ranking([verdict, Verdict("b.py", "kernelbench", "wrong", ["wrong: so"])]))
 
 

@@ -53,9 +53,7 @@ def test_kernels_of_one_element_and_of_more_than_five_rows_are_asked_for(form: s
 
 
 def test_a_solution_keeps_the_convolution_of_its_definition() -> None:
-    assert {(p.kernel, p.stride, p.padding) for p in hidden("solution", Random(1))} == {
-        ((3, 3), (2, 2), (1, 1))
-    }
+    assert {(p.kernel, p.stride, p.padding) for p in hidden("solution", Random(1))} == {((3, 3), (2, 2), (1, 1))}
 
 
 def test_an_operator_of_ones_own_is_asked_for_nan_too() -> None:

@@ -135,9 +135,7 @@ def test_unusable_input(files, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "--effect" in refused([*command, "--effect", "-1"], capsys)
     Path(command[1]).write_text("{}")
     assert "old.json: expected a record" in refused(command, capsys)
-    assert "missing.json: cannot be read" in refused(
-        ["diff", str(tmp_path / "missing.json"), command[2]], capsys
-    )
+    assert "missing.json: cannot be read" in refused(["diff", str(tmp_path / "missing.json"), command[2]], capsys)
 
 
 def test_records_without_times(files, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,9 +151,7 @@ def test_records_without_times(files, capsys: pytest.CaptureFixture[str]) -> Non
     "change",
     [{"values": "normal"}, {"multiplier": "tensor"}, {"seed": 7}, {"op": "backward"}, {"layout": "sliced"}],
 )
-def test_another_problem_is_not_compared(
-    change: dict[str, object], files, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_problem_is_not_compared(change: dict[str, object], files, capsys: pytest.CaptureFixture[str]) -> None:
     new = synthetic.run()
     for name, value in change.items():
         setattr(new.cases[0], name, value)

@@ -13,15 +13,11 @@ from harness.cli import main
 from harness.commands import doctor
 
 
-def test_doctor_needs_a_fast_backend(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_needs_a_fast_backend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def status(usable: bool) -> Callable[..., list[Any]]:
         names = {"triton": False, "cupy": usable, "torch": True}
         return lambda device=None: [
-            SimpleNamespace(
-                name=n, usable=u, reason="" if u else "no compiler", how="interpreter" if u else ""
-            )
+            SimpleNamespace(name=n, usable=u, reason="" if u else "no compiler", how="interpreter" if u else "")
             for n, u in names.items()
         ]
 

@@ -73,16 +73,12 @@ def test_what_is_no_candidate(text: str, name: str, message: str, tmp_path: Path
         ["--dtype", "int8", "x.py"],
     ],
 )
-def test_bad_usage_is_exit_code_2(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_usage_is_exit_code_2(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path, MODEL, "x.py").parent)
     assert main(["judge", *arguments]) == 2
 
 
-def test_a_file_that_was_not_run_is_said_not_to_have_been(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_was_not_run_is_said_not_to_have_been(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "exported.py"
     path.write_text(export.source("tail"))
     for command in (["judge", str(path), "--rules", "strict"], ["export", "--check", str(path)]):
@@ -113,9 +109,7 @@ def test_calibration_asks_before_it_works(
 
 
 @pytest.mark.parametrize("text", ["import torch\n", '{"definition": "a"}\n{"a": 1}\n', "\n\0\n"])
-def test_nothing_is_appended_to_what_is_no_trace(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_appended_to_what_is_no_trace(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, trace = write(tmp_path, MODEL), tmp_path / "notes"
     trace.write_text(text)
     for arguments in ([str(good), "--rules", "strict", "--form-only"], ["--queue", str(tmp_path)]):

@@ -26,9 +26,7 @@ def record(tmp_path: Path) -> Path:
 def test_the_list_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [line["case"] for line in found["cases"]] == [
-        case.name for cases in SETS.values() for case in cases
-    ]
+    assert [line["case"] for line in found["cases"]] == [case.name for cases in SETS.values() for case in cases]
     assert [line["entry"] for line in found["entries"]] == list(ENTRIES)
     assert [line["command"] for line in found["commands"]] == list(COMMANDS)
     assert all(all(line.values()) for lines in found.values() for line in lines)
@@ -63,9 +61,7 @@ def test_a_compressed_record(record: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_files(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main(["show", str(record), "--html", str(tmp_path / "p.html"), "--csv", str(tmp_path / "p.csv")]) == 0
-    )
+    assert main(["show", str(record), "--html", str(tmp_path / "p.html"), "--csv", str(tmp_path / "p.csv")]) == 0
     assert (tmp_path / "p.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "p.csv").read_text().startswith("case,")
     assert main(["show", str(record), "--html", str(tmp_path / "absent" / "p.html")]) == 2

@@ -75,10 +75,7 @@ def test_reading(figures: dict[str, Any], words: str) -> None:
 
 
 def test_reading_of_the_baseline_on_the_4090() -> None:
-    assert (
-        reading(BASELINE_4090)
-        == "memory-bound at 89 % of DRAM, with 8 % of the warps: wide loads keep it fed"
-    )
+    assert reading(BASELINE_4090) == "memory-bound at 89 % of DRAM, with 8 % of the warps: wide loads keep it fed"
 
 
 def test_table_holds_the_4090_row_and_the_failures() -> None:

@@ -47,9 +47,7 @@ def fake(folder: Path, script: str) -> list[str]:
         ("exit 3", 1, "exit code 3"),
     ],
 )
-def test_verdict(
-    script: str, code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verdict(script: str, code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sanitize._one("memcheck", fake(tmp_path, script), tmp_path / "logs") == code
     assert says in capsys.readouterr().out
     assert (tmp_path / "logs" / "memcheck.log").exists()

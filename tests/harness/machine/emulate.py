@@ -121,9 +121,7 @@ class Shared:
         old = self._data[address : address + len(data)]
         for byte, before, after in zip(range(address, address + len(data)), old, data, strict=True):
             # Lanes that hold the same number may all store it.
-            if before != after and (
-                self._written.get(byte, warp) != warp or self._read.get(byte, set()) - {warp}
-            ):
+            if before != after and (self._written.get(byte, warp) != warp or self._read.get(byte, set()) - {warp}):
                 raise RaceError(f"warp {warp} changes byte {byte} that another warp has in use")
             self._written[byte] = warp
         old[:] = data
@@ -142,9 +140,7 @@ def run(program: Program, arguments: Sequence[int | float], memory: Memory, grid
         given[name] = number.reshape(1).view(np.uint64)
     for block in range(grid):
         shared = Shared()
-        warps = [
-            Warp(program, given, memory, shared, number, block, grid) for number in range(threads // LANES)
-        ]
+        warps = [Warp(program, given, memory, shared, number, block, grid) for number in range(threads // LANES)]
         while any(not warp.done for warp in warps):
             for warp in reversed(warps) if backwards else warps:
                 warp.to_barrier()

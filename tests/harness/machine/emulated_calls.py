@@ -132,9 +132,7 @@ def main(name: str) -> None:
             except (RuntimeError, ValueError, LookupError) as error:
                 found[name_] = f"{type(error).__name__}: {error}"
         ran |= set(kernels)
-    print(
-        json.dumps({"wrong": {k: v for k, v in found.items() if v}, "calls": len(found), "ran": sorted(ran)})
-    )
+    print(json.dumps({"wrong": {k: v for k, v in found.items() if v}, "calls": len(found), "ran": sorted(ran)}))
 
 
 if __name__ == "__main__":

@@ -91,9 +91,7 @@ def _product(words: tuple[str, ...], operands: list[Array], addend: Array | None
     elif words[1] == "hi":
         bits = 8 * a.dtype.itemsize
         high = [int(x) * int(y) >> bits for x, y in zip(a, b, strict=True)]
-        product = np.array([number % (1 << bits) for number in high], UNSIGNED[a.dtype.itemsize]).view(
-            a.dtype
-        )
+        product = np.array([number % (1 << bits) for number in high], UNSIGNED[a.dtype.itemsize]).view(a.dtype)
     else:
         product = a * b
     if words[0] == "mul":
@@ -107,12 +105,8 @@ def _permuted(a: Array, b: Array, selector: Array) -> Array:
     found = np.zeros(len(a), np.uint32)
     for i in range(4):
         which = selector >> np.uint32(4 * i) & np.uint32(15)
-        byte = (both >> (which & np.uint32(7)).astype(np.uint64) * np.uint64(8)).astype(
-            np.uint32
-        ) & np.uint32(255)
-        byte = np.where(
-            which & np.uint32(8), np.where(byte & np.uint32(128), np.uint32(255), np.uint32(0)), byte
-        )
+        byte = (both >> (which & np.uint32(7)).astype(np.uint64) * np.uint64(8)).astype(np.uint32) & np.uint32(255)
+        byte = np.where(which & np.uint32(8), np.where(byte & np.uint32(128), np.uint32(255), np.uint32(0)), byte)
         found |= byte.astype(np.uint32) << np.uint32(8 * i)
     return found
 

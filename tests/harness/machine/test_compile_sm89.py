@@ -101,9 +101,7 @@ def check(
     """No kernel is missing in any dtype but those that are `absent` in it, none spills, each fits sm_89's 99 KiB of
     shared memory."""
     for dtype in (kind for kind in kinds if " " not in kind):
-        assert {kernel for kernel, of, _ in found if of == dtype} == device_kernels() - absent.get(
-            dtype, set()
-        )
+        assert {kernel for kernel, of, _ in found if of == dtype} == device_kernels() - absent.get(dtype, set())
     unfit = [row for row in found if row[2]["TOUCHED"] or row[2]["LOCAL"] or row[2]["SHARED"] > 99 * 1024]
     assert not unfit
 
@@ -146,9 +144,7 @@ def test_triton(kinds: tuple[str, ...], tmp_path: Path) -> None:
         check=False, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = [
-        (kernel, dtype, dump(Path(path).read_bytes())) for kernel, dtype, path in json.loads(done.stdout)
-    ]
+    found = [(kernel, dtype, dump(Path(path).read_bytes())) for kernel, dtype, path in json.loads(done.stdout)]
     check(found, kinds)
 
 

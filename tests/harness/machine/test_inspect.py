@@ -158,9 +158,7 @@ def test_planted_triton_kernels() -> None:
     needs_compilers()
     environment = compilers.environment()
     script = Path(__file__).with_name("planted_triton.py")
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["good"] == {"broken": [], "width": 128, "stored": {"out": 1}}
@@ -211,11 +209,7 @@ def test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills() -> None:
         "band_fill",
         "weight_grad",
     } <= kernels
-    broken = [
-        f"{item.backend} {item.case} {item.kernel}: {line}"
-        for item in sets
-        for line in audit.violations(item)
-    ]
+    broken = [f"{item.backend} {item.case} {item.kernel}: {line}" for item in sets for line in audit.violations(item)]
     assert broken == []
     streams = [item for item in sets if item.main and item.kernel != "contract"]
     # Planes of 49 elements start where no wide access may. Triton reads them element by element, neighbouring threads
@@ -229,9 +223,7 @@ def test_both_sets_pass_the_audit_on_the_4090_and_the_baseline_spills() -> None:
     assert max(map(len, text.splitlines())) <= 130 and "kernels of the two sets, 0 break a rule" in text
 
 
-def test_command_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = replace(FACTS, kernel="band_sums", local_stores=3)
     monkeypatch.setattr(inspect_kernels, "collect_elsewhere", lambda *_: [FACTS, bad])
     path = tmp_path / "out.json"
@@ -241,9 +233,7 @@ def test_command_line(
     first, second = json.loads(path.read_text())["kernels"]
     assert first["audit"] == [] and first["blocks_per_sm"] == 8 and second["audit"]
     assert first["in_flight_per_sm"] == 128 * 128 * 8
-    monkeypatch.setattr(
-        inspect_kernels, "collect_elsewhere", lambda *_: [FACTS, replace(bad, backend="baseline")]
-    )
+    monkeypatch.setattr(inspect_kernels, "collect_elsewhere", lambda *_: [FACTS, replace(bad, backend="baseline")])
     assert main(["inspect"]) == 0, "the baseline is shown, not judged"
     assert main(["inspect", "--json", str(tmp_path / "absent" / "out.json")]) == 2
 

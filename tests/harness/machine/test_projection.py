@@ -23,13 +23,9 @@ BANDWIDTH = 4800.0
 def record(gpu: str | None = "a card", us: float = 122.0) -> Run:
     """Two floors, and one time of the larger case."""
     environment = Environment("", "", "", "", "", {}, gpu=gpu)
-    large = CaseRecord(
-        "tail/headline", "tail", "", "float32", "contiguous", "", 512 * MIB, floor_us={"cold": 118.6}
-    )
+    large = CaseRecord("tail/headline", "tail", "", "float32", "contiguous", "", 512 * MIB, floor_us={"cold": 118.6})
     large.results = [Result("triton", "timed", samples={"cold": [us] * 5}), Result("eager-ieee", "timed")]
-    small = CaseRecord(
-        "tail/other", "tail", "", "float32", "contiguous", "", 64 * MIB, floor_us={"cold": 18.6}
-    )
+    small = CaseRecord("tail/other", "tail", "", "float32", "contiguous", "", 64 * MIB, floor_us={"cold": 18.6})
     return Run(environment, {}, Card("a card", BANDWIDTH, 50 << 20, 132), cases=[large, small])
 
 

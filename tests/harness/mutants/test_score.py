@@ -22,9 +22,7 @@ PAIRS = [(backend, mutant) for backend in BACKENDS for mutant in catalogue.of(ba
     ("backend", "mutant"),
     [
         # What is wrong around a kernel is the same around either set; what is wrong in a kernel's text is not.
-        pytest.param(
-            b, m, id=f"{b}-{m.name}", marks=() if b in m.source else TRITON.marks if b == "triton" else ()
-        )
+        pytest.param(b, m, id=f"{b}-{m.name}", marks=() if b in m.source else TRITON.marks if b == "triton" else ())
         for b, m in PAIRS
     ],
 )
@@ -76,10 +74,7 @@ def test_a_source_mutant_says_when_its_text_is_gone() -> None:
 
 @pytest.mark.parametrize("backend", ["triton", "cupy"])
 def test_source_mutants_still_find_their_text(backend: str) -> None:
-    file = (
-        Path(__file__).parents[3]
-        / {"triton": "triton_impl/kernels.py", "cupy": "cupy_impl/kernels.cu"}[backend]
-    )
+    file = Path(__file__).parents[3] / {"triton": "triton_impl/kernels.py", "cupy": "cupy_impl/kernels.cu"}[backend]
     text = file.read_text()
     for mutant in MUTANTS:
         if backend in mutant.source:

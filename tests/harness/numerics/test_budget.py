@@ -37,9 +37,7 @@ DEPTH = mean_depth(128) + 2 + mean_depth(128) + 2
 
 
 def judge(actual: Tensor, true: Truth, depth: int = DEPTH, dtype: str = "float32"):
-    return compare(
-        actual, true.expected, true.magnitude, dtype, depth, floor=true.floor, reference_depth=true.depth
-    )
+    return compare(actual, true.expected, true.magnitude, dtype, depth, floor=true.floor, reference_depth=true.depth)
 
 
 def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -109,9 +109,7 @@ def test_an_operator_whose_inside_is_not_seen_is_named() -> None:
 
 def test_casts_to_the_working_format_do_not_round_the_truth() -> None:
     found = estimated(lambda x: (x.float() / 3).sum(1), (X,))
-    np.testing.assert_allclose(
-        found.outputs[0].expected, (X.double() / 3).sum(1).numpy(), rtol=1e-15, atol=1e-13
-    )
+    np.testing.assert_allclose(found.outputs[0].expected, (X.double() / 3).sum(1).numpy(), rtol=1e-15, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -32,12 +32,8 @@ LONG = {"torch": (2000, 100), "cupy": (200, 16), "triton": (60, 16)}
 
 
 @pytest.mark.parametrize("backend", convgap.BACKENDS)
-@pytest.mark.parametrize(
-    "lengths", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)], ids=["short", "long"]
-)
-def test_holds_for_random_calls(
-    backend: str, lengths: dict[str, tuple[int, int]], device: torch.device
-) -> None:
+@pytest.mark.parametrize("lengths", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_holds_for_random_calls(backend: str, lengths: dict[str, tuple[int, int]], device: torch.device) -> None:
     require(backend, device)
     examples, pool = lengths[backend]
     found = search(backend, device.type, examples=examples, seed=6, pool_size=pool)
@@ -57,9 +53,7 @@ def force(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["folded", "taps"])
-def test_holds_for_random_calls_in_every_form_of_plain_torch(
-    form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_holds_for_random_calls_in_every_form_of_plain_torch(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, form)
     found = search("torch", "cpu", examples=400, seed=7, pool_size=40)
     assert not found.miss, found.miss

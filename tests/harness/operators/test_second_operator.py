@@ -188,9 +188,7 @@ def test_calls(softmax: Any, no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_
         (["calls", "--backends", "mean"], "--backends: expected some of triton, cupy, eager"),
     ],
 )
-def test_what_it_has_not_is_refused(
-    softmax: Any, no_gpu: None, words: list[str], says: str, capsys: Any
-) -> None:
+def test_what_it_has_not_is_refused(softmax: Any, no_gpu: None, words: list[str], says: str, capsys: Any) -> None:
     assert main([words[0], *OPERATOR, *words[1:]]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1

@@ -42,9 +42,7 @@ def test_a_changed_source_file_is_said(checkout: Path) -> None:
     assert commit_of(checkout).endswith("+changes")
 
 
-def test_a_checkout_around_it_is_not_its_own(
-    checkout: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_checkout_around_it_is_not_its_own(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     inside = checkout / "site-packages"
     inside.mkdir()
     assert commit_of(inside) == ""

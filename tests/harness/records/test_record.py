@@ -32,9 +32,7 @@ def test_numbers_that_are_not_finite_survive_in_standard_json() -> None:
     text = to_json(run)
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no standard JSON"))
     back = from_json(text).cases[0].results
-    assert (
-        back[0].error == inf and back[1].error is not None and isnan(back[1].error) and back[2].error == -inf
-    )
+    assert back[0].error == inf and back[1].error is not None and isnan(back[1].error) and back[2].error == -inf
 
 
 def broken(**changes: object) -> str:
@@ -62,9 +60,7 @@ def test_what_is_no_record_is_refused_with_its_place(text: str, says: str) -> No
 def test_a_bad_sample_deep_inside_is_found() -> None:
     data = json.loads(to_json(synthetic.run()))
     data["cases"][1]["results"][2]["samples"]["cold"][3] = "fast"
-    with pytest.raises(
-        RecordError, match=r"cases\[1\]\.results\[2\]\.samples\['cold'\]\[3\]: expected float"
-    ):
+    with pytest.raises(RecordError, match=r"cases\[1\]\.results\[2\]\.samples\['cold'\]\[3\]: expected float"):
         from_json(json.dumps(data))
 
 
@@ -106,9 +102,7 @@ def test_speed_up_needs_both_rows() -> None:
     assert case.speed_up(triton, "cold") is None
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.json"
     write_whole(path, "old")
 

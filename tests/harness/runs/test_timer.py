@@ -48,12 +48,7 @@ def test_a_graph_that_goes_wrong_loses_its_times(entries: dict[str, Entry]) -> N
 
     record = timed_run(entries, fake_timer([], capture=capture))
     found = record.result("right")
-    assert (
-        found is not None
-        and found.status == "wrong"
-        and found.samples == {}
-        and "after timing" in found.reason
-    )
+    assert found is not None and found.status == "wrong" and found.samples == {} and "after timing" in found.reason
 
 
 def test_what_cannot_be_captured_is_timed_by_events_and_says_so(entries: dict[str, Entry]) -> None:

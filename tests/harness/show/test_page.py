@@ -17,9 +17,7 @@ from tests import synthetic
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium or Chrome is installed to open the page with"
-)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed to open the page with")
 
 # Sorts by the second entry's column, folds out a case by its link, and reports what a person would see.
 SCRIPT = """<script>
@@ -125,16 +123,11 @@ def test_verdicts() -> None:
     timed = {"rows": {"candidate": {"us": 30.5, "low": 30.1, "high": 30.9}}}
     found = [
         Verdict("mine.py", "kernelbench", checks=[Check("uniform", True, "fine", 0.25)]),
-        Verdict(
-            "<b>.py", "functions", "wrong", ["crop: as if it were forgotten"], checks=[Check("x", False)]
-        ),
+        Verdict("<b>.py", "functions", "wrong", ["crop: as if it were forgotten"], checks=[Check("x", False)]),
     ]
     page = judge_page(found)
     assert (
-        "0.25" in page
-        and "&lt;b&gt;.py" in page
-        and "crop: as if it were forgotten" in page
-        and "<b>.py" not in page
+        "0.25" in page and "&lt;b&gt;.py" in page and "crop: as if it were forgotten" in page and "<b>.py" not in page
     )
     found[0].timing = timed | {"case": "a", "gpu": "b", "warm": {"candidate": {"us": 1.0}}}
     assert "30.5" in judge_page(found)

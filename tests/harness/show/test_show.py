@@ -35,9 +35,7 @@ def crowded() -> Run:
             row.entry = name
         case.reference = "eager-ieee"
         case.results[4].entry = "inductor-max"
-        case.results[4].samples = {
-            mode: [10 * us for us in values] for mode, values in case.results[4].samples.items()
-        }
+        case.results[4].samples = {mode: [10 * us for us in values] for mode, values in case.results[4].samples.items()}
         case.results[5].status, case.results[5].reason, case.results[5].error = (
             "wrong",
             "321 of the budget at [0]",
@@ -126,9 +124,7 @@ def test_reach_of_a_speed_up_is_its_further_end() -> None:
     assert text.gain_text((2.0, Interval(1.9, 2.3))) == "2.00 ±15.0%"
 
 
-needs_matplotlib = pytest.mark.skipif(
-    find_spec("matplotlib") is None, reason="plots need matplotlib, the extra 'plot'"
-)
+needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="plots need matplotlib, the extra 'plot'")
 
 
 @needs_matplotlib

@@ -50,17 +50,13 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def test_every_kind_of_call_is_timed_in_common_rounds(planted: list[tuple[int, int]]) -> None:
-    found = {
-        times.call: times for times in measure(CASE, KINDS, ["eager", "mean", "wrong", "dies"], CPU, STOP)
-    }
+    found = {times.call: times for times in measure(CASE, KINDS, ["eager", "mean", "wrong", "dies"], CPU, STOP)}
     assert list(found) == KINDS
     for times in found.values():
         assert {name: len(samples) for name, samples in times.samples.items()} == {"eager": 3, "mean": 3}
         assert all(us > 0 for samples in times.samples.values() for us in samples)
         assert times.missing.keys() == {"wrong", "dies"}
-        assert (
-            times.missing["wrong"].startswith("RuntimeError: wrong:") and "no room" in times.missing["dies"]
-        )
+        assert times.missing["wrong"].startswith("RuntimeError: wrong:") and "no room" in times.missing["dies"]
 
 
 def test_every_kind_can_be_asked_for_by_name() -> None:
@@ -137,8 +133,7 @@ def test_what_does_not_exist_takes_one_line(option: list[str], capsys) -> None:
 
 def test_ratios_are_to_eager_and_mean() -> None:
     samples = {
-        name: synthetic.samples(us, seed=i)
-        for i, (name, us) in enumerate((("triton", 5), ("eager", 20), ("mean", 10)))
+        name: synthetic.samples(us, seed=i) for i, (name, us) in enumerate((("triton", 5), ("eager", 20), ("mean", 10)))
     }
     table = call_table(CallTimes("host", "tail:1,2,3,4", "float32", samples))
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
@@ -155,9 +150,7 @@ def test_what_is_asked_for_twice_is_timed_once(planted: list[tuple[int, int]], t
     assert "nothing was timed" not in (tmp_path / "calls.txt").read_text()
 
 
-def test_nothing_timed_exits_with_1(
-    planted: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_timed_exits_with_1(planted: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calls", "--shape", "tail:1,2,4,4", "--calls", "host", "--backends", "triton"]) == 1
     assert capsys.readouterr().out.endswith("\nnothing was timed\n")
 

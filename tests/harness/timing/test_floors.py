@@ -31,9 +31,7 @@ def test_the_table_knows_the_4090_and_nvml_the_others() -> None:
     assert card(properties, 1.0) is RTX_4090
     other = card(SimpleNamespace(name="X", L2_cache_size=60 << 20, multi_processor_count=132), 4917.0)
     assert (other.bandwidth, other.l2_bytes, other.sms) == (4917.0, 60 << 20, 132)
-    assert (
-        card(SimpleNamespace(name="X", L2_cache_size=1, multi_processor_count=1), None).floor_us(100) is None
-    )
+    assert card(SimpleNamespace(name="X", L2_cache_size=1, multi_processor_count=1), None).floor_us(100) is None
 
 
 def test_a_copy_moves_its_bytes_twice() -> None:
@@ -66,9 +64,7 @@ def test_floors_by_whichever_kernel_set_works(
     for name, module in planted.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(floors, "capture", lambda call: (call, call()))
-    monkeypatch.setattr(
-        floors, "stopwatch", lambda launch, prepare: lambda: float(bool(launch() is not None))
-    )
+    monkeypatch.setattr(floors, "stopwatch", lambda launch, prepare: lambda: float(bool(launch() is not None)))
     found = Ceilings(DEVICE, {"cold": lambda: None})
     assert list(found.sets) == left and found.reasons.keys() == {"Triton", "CUDA"} - set(left)
     assert all("C compiler" in why or "Error" in why for why in found.reasons.values())

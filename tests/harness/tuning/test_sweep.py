@@ -39,9 +39,7 @@ def test_every_launch_that_constants_can_make_is_tried_once(backend: str, proble
     usual = launched(backend, of, {})
     assert len(set(tried)) == len(tried) > 0 and usual not in tried
     every = {
-        launched(backend, of, {name: value})
-        for name, values in sweep.tunable(backend).items()
-        for value in values
+        launched(backend, of, {name: value}) for name, values in sweep.tunable(backend).items() for value in values
     }
     assert every | {usual} == {*tried, usual}
 
@@ -77,18 +75,14 @@ SMALL = (
         pytest.param(
             backend,
             case,
-            marks=[pytest.mark.slow]
-            if (backend, case) in {("triton", SMALL[-1]), ("triton", SMALL[-2])}
-            else [],
+            marks=[pytest.mark.slow] if (backend, case) in {("triton", SMALL[-1]), ("triton", SMALL[-2])} else [],
             id=f"{backend}-{case.name}",
         )
         for backend in BACKENDS
         for case in SMALL
     ],
 )
-def test_every_setting_is_within_its_budget_and_a_sample_does_not_know_its_batch(
-    backend: str, case: Case
-) -> None:
+def test_every_setting_is_within_its_budget_and_a_sample_does_not_know_its_batch(backend: str, case: Case) -> None:
     require(backend, CPU)
     subject = Subject.of(case, CPU)
     alone = replace(

@@ -149,9 +149,7 @@ def test_what_is_no_problem_is_said_in_a_sentence(
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "option", [["--rules", "strict"], ["--depth", "3"], ["--dtype", "float16"], ["--full"]]
-)
+@pytest.mark.parametrize("option", [["--rules", "strict"], ["--depth", "3"], ["--dtype", "float16"], ["--full"]])
 def test_options_of_our_own_operators_do_not_go_with_it(option: list[str], problem: Path) -> None:
     kernel = problem.with_name("kernel.py")
     kernel.write_text(KERNEL)
