@@ -139,7 +139,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     """Prepare the product of band sums and folded weights."""
     shape = products.contraction(problem, dtype.itemsize)
     code = parameters.multiplied("contract", dtype, problem, shape, {})
-    return _sliced(
+    return _product(
         code,
         problem,
         shape,
@@ -150,7 +150,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
     )
 
 
-def _sliced(
+def _product(
     code: Code,
     problem: Chain,
     shape: products.Product,
@@ -162,11 +162,16 @@ def _sliced(
     N, G, CI, CO = _channels(problem)
     slices, tiles_, samples = ceil(CI / slice_), ceil(CO / shape.BN), ceil(N / shape.BM)
     sizes = N, G, CI, CO, *place, slice_, *_pairs(slices, tiles_, samples), int(problem.bias), int(tensor)
-    count = samples * G * tiles_
-    launch = Launch(code, count * slices, shape.THREADS, sizes)
-    cut = slices > 1
     why = f"{what}: {shape.BM} samples by {shape.BN} outputs a block, {slices} slices of the input planes"
-    return Prepared(launch, cut * count * slices * shape.BM * shape.BN, cut * count, why)
+    return _sliced(code, shape.THREADS, sizes, samples * G * tiles_, slices, shape.BM * shape.BN, why)
+
+
+def _sliced(
+    code: Code, threads: int, sizes: tuple[int, ...], tiles_: int, slices: int, size: int, why: str
+) -> Prepared:
+    """The launch of a product of `tiles_` tiles of `size` numbers, each the sum of `slices` slices."""
+    cut = tiles_ if slices > 1 else 0
+    return Prepared(Launch(code, tiles_ * slices, threads, sizes), cut * slices * size, cut, why)
 
 
 @lru_cache(maxsize=4096)
@@ -179,7 +184,7 @@ def prepare_band_sums_contract(
         shape, planes, registers = found
         code = parameters.multiplied("planes_contract", dtype, problem, shape, vars(planes), registers)
         place = problem.h, problem.w, divisor(problem.w), *stride
-        return _sliced(
+        return _product(
             code,
             problem,
             shape,
@@ -252,10 +257,8 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     slice_, slices = products.slices_for(CO, shape.KS, blocks, least)
     sizes = N, G, CI, CO, problem.h, problem.w, slice_, slices, divisor(slices), tiles_, samples
     code = parameters.multiplied("expand", dtype, problem, shape, {})
-    launch = Launch(code, samples * blocks * slices, shape.THREADS, sizes)
-    cut = (slices > 1) * samples * blocks
     why = f"gradients times folded weights: {shape.BM} samples a block, {slices} slices of the outputs"
-    return Prepared(launch, cut * slices * shape.BM * shape.BN, cut, why)
+    return _sliced(code, shape.THREADS, sizes, samples * blocks, slices, shape.BM * shape.BN, why)
 
 
 @lru_cache(maxsize=4096)
@@ -283,9 +286,6 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
     slice_, slices = products.slices_for(N, shape.KS, blocks, c.GRADIENT_STEPS)
     sizes = N, G, CI, CO, problem.h, problem.w, slice_, slices, divisor(slices), tiles_, outputs, cuts
     code = parameters.multiplied("weight_grad", dtype, problem, shape, {"CUT": c.CUT})
-    launch = Launch(code, blocks * slices, shape.THREADS, sizes)
-    cut = (slices > 1) * blocks
-    # The gradients of BM biases lie behind those of the weights.
-    partials = cut * slices * shape.BM * (shape.BN + 1)
     why = f"gradients times band sums: {shape.BM} outputs a block, {slices} slices of the samples"
-    return Prepared(launch, partials, cut, why)
+    # The gradients of BM biases lie behind those of the weights.
+    return _sliced(code, shape.THREADS, sizes, blocks, slices, shape.BM * (shape.BN + 1), why)
