@@ -12,13 +12,13 @@ from runtime.layout import describe, pow2_at_least
 from runtime.prepared import Prepared, accumulator
 from triton_impl import constants as c
 from triton_impl import kernels, parameters, slices, tiles
-from triton_impl.launch import POINTER, Launch, divisor, specialize
+from triton_impl.launch import POINTER, Launch, divided, specialize
 
 
 def _sliced(count: int, programs: int, least: int) -> dict[str, int]:
     """Sizes of a sum of `count` terms in slices, by parameter; as in slices.gradient_slices."""
     share, number = slices.gradient_slices(count, programs, least)
-    return {"share": share, "slices": number, "slices_by": divisor(number)}
+    return {"share": share, **divided(slices=number)}
 
 
 def _workspace(dtype: torch.dtype) -> dict[str, str]:
@@ -56,17 +56,9 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
             "scale": "fp64",
         },
         {
-            "N": problem.n,
-            "G": G,
-            "CI": CI,
-            "CO": CO,
-            "H": problem.h,
-            "W": problem.w,
+            **slices.extents(problem),
             **cut,
-            "n_blocks": n_blocks,
-            "n_blocks_by": divisor(n_blocks),
-            "blocks": blocks,
-            "blocks_by": divisor(blocks),
+            **divided(n_blocks=n_blocks, blocks=blocks),
         },
         {
             "ACC": parameters.accumulator_type(dtype),
@@ -101,7 +93,7 @@ def prepare_band_fill(problem: Chain, stride: tuple[int, ...], dtype: torch.dtyp
     special, sizes = specialize(
         kernels.band_fill,
         {"d": POINTER[accumulator(dtype)], "dx": POINTER[dtype]},
-        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
+        {"C": layout.c, **divided(blocks=blocks), **tile.sizes(layout)},
         {
             "ACC": parameters.accumulator_type(dtype),
             **parameters.band_tables(seen),
@@ -132,17 +124,9 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
         kernels.weight_grad,
         pointers | numbers,
         {
-            "N": problem.n,
-            "G": G,
-            "CI": CI,
-            "CO": CO,
-            "H": problem.h,
-            "W": problem.w,
+            **slices.extents(problem),
             **cut,
-            "k_blocks": k_blocks,
-            "k_blocks_by": divisor(k_blocks),
-            "blocks": blocks,
-            "blocks_by": divisor(blocks),
+            **divided(k_blocks=k_blocks, blocks=blocks),
         },
         {
             "ACC": parameters.accumulator_type(dtype),

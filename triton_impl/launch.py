@@ -248,6 +248,11 @@ def _wide(name: str) -> bool:
     return name in WIDE or name.endswith("_by")
 
 
+def divided(**numbers: int) -> dict[str, int]:
+    """The numbers, and for each, under its name and _by, what divides by it."""
+    return numbers | {f"{name}_by": divisor(d) for name, d in numbers.items()}
+
+
 def divisor(d: int) -> int:
     """What kernels.quotient takes for i // d, 0 <= i < 2^31: m = ceil(2^s / d) below the shift s, in 32 bits
     each.

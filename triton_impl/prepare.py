@@ -19,7 +19,7 @@ from runtime.prepared import Prepared, accumulator
 from triton_impl import constants as c
 from triton_impl import kernels, one_launch, parameters, slices, tiles
 from triton_impl.gradients import prepare_band_fill, prepare_expand, prepare_weight_grad
-from triton_impl.launch import INTERPRETED, POINTER, Launch, divisor, specialize
+from triton_impl.launch import INTERPRETED, POINTER, Launch, divided, divisor, specialize
 
 __all__ = ["INTERPRETED", "prepare_band_fill", "prepare_expand", "prepare_weight_grad"]
 
@@ -41,8 +41,7 @@ def prepare_multiply_gap(
                 "C": layout.c,
                 "plane": layout.h,
                 "stride_n": layout.stride[0],
-                "blocks": blocks,
-                "blocks_by": divisor(blocks),
+                **divided(blocks=blocks),
             },
             fixed | vars(flat),
             {"y": layout.vector * dtype.itemsize, "stride_n": layout.vector, "plane": layout.vector},
@@ -55,7 +54,7 @@ def prepare_multiply_gap(
     special, sizes = specialize(
         kernels.multiply_gap,
         call,
-        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(seen)},
+        {"C": layout.c, **divided(blocks=blocks), **tile.sizes(seen)},
         fixed | parameters.tile_constants(tile, seen) | {"FR": parameters.finish_rows(tile.BP, tile.warps)},
         tiles.divisible(seen, tile, "y", dtype.itemsize) | {"partials": 16},
         tile.warps,
@@ -79,7 +78,7 @@ def prepare_band_sums(problem: Chain, stride: tuple[int, ...], dtype: torch.dtyp
     special, sizes = specialize(
         kernels.band_sums,
         {"x": POINTER[dtype], "sums": acc, "partials": acc, "counters": "*i32"},
-        {"C": layout.c, "blocks": blocks, "blocks_by": divisor(blocks), **tile.sizes(layout)},
+        {"C": layout.c, **divided(blocks=blocks), **tile.sizes(layout)},
         {
             "ACC": parameters.accumulator_type(dtype),
             **parameters.band_tables(seen),
@@ -122,7 +121,7 @@ def prepare_contract(problem: Chain, dtype: torch.dtype, tensor: bool) -> Prepar
             "KK": pow2_at_least(problem.kernel[0] * problem.kernel[1]),
             "BN": BN,
             "BCO": cut.BCO,
-            "BCI": slices.fold_channels(dtype),
+            "BCI": c.CHANNELS,
             "BK": c.TAP_STEP,
             "STEPS": c.TAP_STEPS,
             "BT": slices.taps_at_once(problem) if fold else 0,
@@ -160,7 +159,7 @@ def prepare_band_sums_contract(
     special, sizes = specialize(
         kernels.band_sums_contract,
         {"x": POINTER[dtype], **parameters.chain_output_types(dtype)},
-        {"G": G, "G_by": divisor(G), "CI": CI, "CI_by": divisor(CI), "CO": CO, **own.sizes(layout)},
+        {**divided(G=G, CI=CI), "CO": CO, **own.sizes(layout)},
         {
             "TENSOR": tensor,
             "BIAS": problem.bias,
@@ -214,7 +213,7 @@ def _planes_contract(problem: Chain, layout: Layout, dtype: torch.dtype, tensor:
             **tiles.unit_strides(layout),
             "BN": BN,
             "BCO": cut.BCO,
-            "BCI": slices.fold_channels(dtype),
+            "BCI": c.CHANNELS,
             "FR": slices.slices_at_once(BN, cut.BCO, warps, dtype),
         },
         {"x": VEC * dtype.itemsize, "stride_n": VEC, "stride_c": VEC, "W": VEC, "weight": 16, "partials": 16},

@@ -13,7 +13,7 @@ from reference.problem import Chain
 from runtime.layout import pow2_at_least
 from runtime.prepared import Prepared, accumulator
 from triton_impl import constants as c
-from triton_impl.launch import Launch, divisor
+from triton_impl.launch import Launch, divided
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,6 @@ class Slices:
     BCO: int
     share: int
     slices: int
-
-
-def fold_channels(dtype: torch.dtype) -> int:
-    """Channels of one step of a product."""
-    return c.CHANNELS
 
 
 def product_slices(problem: Chain) -> Slices:
@@ -91,24 +86,21 @@ def slices_at_once(BN: int, BCO: int, warps: int, dtype: torch.dtype) -> int:
     return max(1, min(c.SLICES, c.SLICE_REGISTERS // each))
 
 
+def extents(problem: Chain) -> dict[str, int]:
+    """Samples, groups, planes of a group, and rows and columns of x, by parameter."""
+    groups = problem.groups
+    channels = {"G": groups, "CI": problem.c_in // groups, "CO": problem.c_out // groups}
+    return {"N": problem.n, **channels, "H": problem.h, "W": problem.w}
+
+
 def product_sizes(problem: Chain, cut: Slices, BN: int) -> dict[str, int]:
     """Sizes that a product takes, by parameter."""
     n_blocks = ceil(problem.n / BN)
     blocks = ceil(problem.c_out // problem.groups / cut.BCO)
     return {
-        "N": problem.n,
-        "G": problem.groups,
-        "CI": problem.c_in // problem.groups,
-        "CO": problem.c_out // problem.groups,
-        "H": problem.h,
-        "W": problem.w,
+        **extents(problem),
         "share": cut.share,
-        "n_blocks": n_blocks,
-        "n_blocks_by": divisor(n_blocks),
-        "slices": cut.slices,
-        "slices_by": divisor(cut.slices),
-        "blocks": blocks,
-        "blocks_by": divisor(blocks),
+        **divided(n_blocks=n_blocks, slices=cut.slices, blocks=blocks),
     }
 
 

@@ -11,7 +11,7 @@ from math import ceil
 
 from runtime.layout import Layout, pow2_at_least, pow2_at_most
 from triton_impl import constants as c
-from triton_impl.launch import divisor
+from triton_impl.launch import divided
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,9 @@ class Tile:
             "W": layout.w,
             **stride,
             "rows": self.rows,
-            "cols": self.cols,
-            "cols_by": divisor(self.cols),
             "lines": self.lines,
             "step": self.step,
-            "parts": self.parts,
-            "parts_by": divisor(self.parts),
-            "cuts": self.cuts,
-            "cuts_by": divisor(self.cuts),
+            **divided(cols=self.cols, parts=self.parts, cuts=self.cuts),
         }
 
 
