@@ -816,7 +816,7 @@ __device__ __noinline__ ACC add_product(ACC total, ACC t, ACC folded, const ELEM
     return add_taps(total, t, weight, band / CB, band % CB);
 }
 
-// Larger ones of them that have no accesses of 16 bytes come one number at a time, neighbouring threads neighbouring numbers, and
+// Kernels of 17 to 25 taps that have no wide access come one number at a time, neighbouring threads neighbouring numbers, and
 // pass through `staged`: in shared memory a thread may read numbers that lie apart. Not in planes_contract, which has few
 // steps and would have more code than they save.
 constexpr int NUMBERS = OUTS * KK, STAGES = (NUMBERS + THREADS - 1) / THREADS;

@@ -254,7 +254,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     # The batch is not asked: bits depend on the slices.
     read = shape.PLANES * shape.KS * products.taps_of(problem)
     least = 1 if products.is_large(problem) else ceil(c.SLICE_WEIGHTS / read)
-    slice_, slices = products.slices_for(CO, shape.KS, blocks, least)
+    slice_, slices = products.gradient_slices(CO, shape.KS, blocks, least)
     sizes = N, G, CI, CO, problem.h, problem.w, slice_, slices, divisor(slices), tiles_, samples
     code = parameters.multiplied("expand", dtype, problem, shape, {})
     why = f"gradients times folded weights: {shape.BM} samples a block, {slices} slices of the outputs"
@@ -283,7 +283,7 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
     tiles_, outputs = ceil(CI / shape.PLANES), ceil(CO / shape.BM)
     chunks, cuts = ceil(products.sums_of(problem) / shape.BANDS), ceil(products.taps_of(problem) / c.CUT)
     blocks = G * tiles_ * chunks * outputs * cuts
-    slice_, slices = products.slices_for(N, shape.KS, blocks, c.GRADIENT_STEPS)
+    slice_, slices = products.gradient_slices(N, shape.KS, blocks, c.GRADIENT_STEPS)
     sizes = N, G, CI, CO, problem.h, problem.w, slice_, slices, divisor(slices), tiles_, outputs, cuts
     code = parameters.multiplied("weight_grad", dtype, problem, shape, {"CUT": c.CUT})
     why = f"gradients times band sums: {shape.BM} outputs a block, {slices} slices of the samples"

@@ -100,7 +100,7 @@ def slice_of(problem: Chain, planes: bool = False) -> int:
     return max(ceil(count / c.SLICES), min(count, least))
 
 
-def slices_for(count: int, step: int, blocks: int, least: int) -> tuple[int, int]:
+def gradient_slices(count: int, step: int, blocks: int, least: int) -> tuple[int, int]:
     """Terms of a slice, in whole steps, and slices of sums of `count` terms, for gradients: as many as fill a card
     where `blocks` are too few, of `least` steps or more."""
     steps = max(1, ceil(count / step))

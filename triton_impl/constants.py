@@ -188,7 +188,7 @@ TAP_REGISTERS = 128
 SLICE_REGISTERS = 128
 """Registers per thread that the last program fills with slices at a time."""
 
-GRADIENT_REGISTERS = 255
+EXPAND_REGISTERS = 255
 """Most registers per thread of `expand`: all there are. Where nothing is said, ptxas makes do with 64, and spills."""
 
 GRADIENT_SLICES = 32

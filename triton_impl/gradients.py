@@ -21,10 +21,6 @@ def _sliced(count: int, programs: int, least: int) -> dict[str, int]:
     return {"share": share, **divided(slices=number)}
 
 
-def _workspace(dtype: torch.dtype) -> dict[str, str]:
-    return {"partials": POINTER[accumulator(dtype)], "counters": "*i32"}
-
-
 @lru_cache(maxsize=4096)
 def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
     """Prepare the gradient of the band sums."""
@@ -50,7 +46,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
             "grad": acc,
             "weight": POINTER[dtype],
             "d": acc,
-            **_workspace(dtype),
+            **parameters.workspace_types(dtype),
             "grad_n": "i64",
             "grad_c": "i64",
             "scale": "fp64",
@@ -73,7 +69,7 @@ def prepare_expand(problem: Chain, dtype: torch.dtype) -> Prepared:
         },
         {"weight": 16, "partials": 16},
         c.PRODUCT_WARPS,
-        c.GRADIENT_REGISTERS,
+        c.EXPAND_REGISTERS,
         fused=True,
     )
     what = "one band of" if BT else "all bands of"
@@ -118,7 +114,13 @@ def prepare_weight_grad(problem: Chain, dtype: torch.dtype) -> Prepared:
     # One column more than there are taps: that of the bias.
     k_blocks, blocks = ceil((CI * problem.kernel[0] * problem.kernel[1] + 1) / c.GRAD_STEP), ceil(CO / BCO)
     cut = _sliced(problem.n, k_blocks * blocks * G, c.GRADIENT_STEPS)
-    pointers = {"grad": acc, "sums": acc, "dw": POINTER[dtype], "db": POINTER[dtype], **_workspace(dtype)}
+    pointers = {
+        "grad": acc,
+        "sums": acc,
+        "dw": POINTER[dtype],
+        "db": POINTER[dtype],
+        **parameters.workspace_types(dtype),
+    }
     numbers = {"grad_n": "i64", "grad_c": "i64", "scale": "fp64", "bias_scale": "fp64", "wants_bias": "i32"}
     special, sizes = specialize(
         kernels.weight_grad,

@@ -64,13 +64,17 @@ def count_bands(problem: Chain) -> int:
     return len(problem.distinct(0)) * len(problem.distinct(1))
 
 
+def workspace_types(dtype: torch.dtype) -> dict[str, str]:
+    """Types of the memory that a launch works in."""
+    return {"partials": POINTER[accumulator(dtype)], "counters": "*i32"}
+
+
 def output_types(dtype: torch.dtype) -> dict[str, str]:
     """Types of what follows the first pointer of a kernel that makes an output."""
     acc = POINTER[accumulator(dtype)]
     return {
         "out": POINTER[dtype],
-        "partials": acc,
-        "counters": "*i32",
+        **workspace_types(dtype),
         "multiplier": acc,
         "mult_n": "i64",
         "mult_c": "i64",

@@ -77,7 +77,7 @@ def prepare_band_sums(problem: Chain, stride: tuple[int, ...], dtype: torch.dtyp
     width = min(pow2_at_least(tile.BP * bands), c.FINISH_WIDTH)
     special, sizes = specialize(
         kernels.band_sums,
-        {"x": POINTER[dtype], "sums": acc, "partials": acc, "counters": "*i32"},
+        {"x": POINTER[dtype], "sums": acc, **parameters.workspace_types(dtype)},
         {"C": layout.c, **divided(blocks=blocks), **tile.sizes(layout)},
         {
             "ACC": parameters.accumulator_type(dtype),
